@@ -1,0 +1,56 @@
+"""The one interface behind which text is generated: in-process transformers, the extractive generator, later servers.
+
+A request carries both the rendered chat and the named prompt variables it was rendered from, so that a generator
+that is not a language model can read the document and the rubric without parsing a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from harness.types import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Decoding settings. `temperature` 0 means greedy; `max_tokens` bounds the completion."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRequest:
+    """One prompt: the chat to complete, and the variables (`document`, `domain`, rubric parts) it came from."""
+
+    messages: tuple[Message, ...]
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One completion; `finish_reason` is `stop` or `length`; `truncated_tokens` were cut from the prompt to fit."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    truncated_tokens: int = 0
+
+
+class Backend(Protocol):
+    """A generator of text. Equal requests, sampling and seed give equal completions on one machine."""
+
+    @property
+    def name(self) -> str:
+        """What is recorded as `Sample.generator`: a model id, or the generator's own name."""
+
+    @property
+    def flops_per_token(self) -> float:
+        """Forward floating-point operations per token (2 x parameters); 0 where there is no model."""
+
+    def generate(self, requests: Sequence[PromptRequest], sampling: Sampling, seed: int) -> list[Completion]:
+        """Complete every request, in order. A failed service raises `StageError`; it never returns an empty text."""

@@ -1,0 +1,184 @@
+"""The nouns that cross every boundary: frozen records, one row each on disk.
+
+Ids hash content *and* origin, so two rollouts that happen to be equal stay two samples; `content_hash` is the
+separate hash that finds duplicates. `Score.value is None` means "not measured" from end to end and is never 0.
+Nested fields are stored as JSON strings in parquet, so that a table can be read without this package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeAlias
+
+Json: TypeAlias = "None | bool | int | float | str | Sequence[Json] | Mapping[str, Json]"
+ScoreStatus = Literal["ok", "unscorable", "failed"]
+
+RUBRIC_PARTS = (
+    "Prompt-related",
+    "Response-related",
+    "Prompt-Response alignment",
+    "Technical/trainability aspects",
+)
+"""The four keys of a rubric (OptimSyn, arXiv 2604.00536, Fig. 13)."""
+
+QUESTION_TYPES = ("multiple choice", "fill-in-the-blank", "short answer", "essay")
+"""The question types that a rubric chooses from (OptimSyn, Fig. 13)."""
+
+
+def stable_hash(*parts: Json, length: int = 16) -> str:
+    """Hex digest of the canonical JSON of `parts`; equal on every machine and Python."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def derive_seed(*parts: Json) -> int:
+    """A 31-bit seed for a random generator, derived from `parts` by hashing."""
+    return int(stable_hash(*parts, length=8), 16) & 0x7FFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat turn; `role` is `system`, `user` or `assistant`."""
+
+    role: str
+    content: str
+
+
+def chat(messages: Sequence[Message]) -> list[dict[str, str]]:
+    """The plain-dictionary form that chat templates and trainers take."""
+    return [{"role": m.role, "content": m.content} for m in messages]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one batch of calls cost: tokens, calls, wall seconds, and floating-point operations (0: unknown).
+
+    FLOPs follow the usual estimate, 2 per parameter and token forward, 6 forward and backward.
+    """
+
+    role: str
+    model: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    calls: int = 0
+    seconds: float = 0.0
+    flops: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """A source item: a document (`text`) or a conversation (`messages`).
+
+    `keys` are identifiers shared with benchmarks (for example `{"pmid": "123"}`), by which overlaps are dropped.
+    """
+
+    id: str
+    text: str | None
+    messages: tuple[Message, ...] | None = None
+    domain: str = ""
+    source: str = ""
+    licence: str = ""
+    keys: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Rubric:
+    """A writer's rubric for one seed: `text` as written, `parts` as parsed (`RUBRIC_PARTS`)."""
+
+    id: str
+    seed_id: str
+    text: str
+    parts: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One synthetic conversation with its origin. `raw` is the generator's unparsed output.
+
+    `round` counts a closed loop's rounds (0 without one), `rollout` the draws of one prompt.
+    """
+
+    id: str
+    seed_ids: tuple[str, ...]
+    rubric_id: str | None
+    prompt_hash: str
+    messages: tuple[Message, ...]
+    raw: str
+    generator: str
+    finish_reason: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    round: int = 0
+    rollout: int = 0
+
+    @property
+    def question(self) -> str:
+        """The last user turn (empty when there is none)."""
+        return next((m.content for m in reversed(self.messages) if m.role == "user"), "")
+
+    @property
+    def answer(self) -> str:
+        """The last assistant turn (empty when there is none)."""
+        return next((m.content for m in reversed(self.messages) if m.role == "assistant"), "")
+
+    @property
+    def content_hash(self) -> str:
+        """Hash of question and answer alone, for duplicate detection."""
+        return stable_hash(self.question, self.answer)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a signal says of an item; `value` is None unless `status == "ok"`."""
+
+    item_id: str
+    signal: str
+    value: float | None
+    status: ScoreStatus = "ok"
+    reason: str = ""
+    parts: Mapping[str, float] = field(default_factory=dict)
+    target_rev: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """An item that did not survive a stage: `reason` is a short code, `raw` what it looked like."""
+
+    item_id: str
+    reason: str
+    raw: str
+    detail: str = ""
+
+
+_NESTED = ("messages", "keys", "parts", "seed_ids")
+
+
+def to_row(record: Any) -> dict[str, Any]:
+    """A record as a flat row: nested fields become JSON strings."""
+    row: dict[str, Any] = {}
+    for f in fields(record):
+        value = getattr(record, f.name)
+        if f.name == "messages" and value is not None:
+            value = json.dumps(chat(value), ensure_ascii=False)
+        elif f.name in _NESTED and value is not None:
+            value = json.dumps(value if isinstance(value, Mapping) else list(value), ensure_ascii=False)
+        row[f.name] = value
+    return row
+
+
+def from_row(cls: type[Any], row: Mapping[str, Any]) -> Any:
+    """The inverse of `to_row`; columns that the record does not have are ignored."""
+    values: dict[str, Any] = {}
+    for f in fields(cls):
+        value = row[f.name]
+        if f.name in _NESTED and value is not None:
+            value = json.loads(value)
+            if f.name == "messages":
+                value = tuple(Message(**m) for m in value)
+            elif f.name == "seed_ids":
+                value = tuple(value)
+        values[f.name] = value
+    return cls(**values)
