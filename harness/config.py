@@ -1,0 +1,369 @@
+"""The typed settings of a run, and the layers that they are resolved from.
+
+A run's settings are one frozen tree. Layers are merged in the order method < preset < target (and its scale) <
+file < command line, each key remembering which layer set it, so that `plan` can name every resolved default.
+Unknown keys are refused with the nearest known one. Knobs that cannot change a row (paths, threads, batch
+sizes of scoring, checkpoint intervals) live in `runtime`, which no stage identity reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from harness.errors import ConfigError, suggest
+
+
+class Section(BaseModel):
+    """Base of every settings section: frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SamplingConfig(Section):
+    """Decoding: `temperature` 0 is greedy; `max_tokens` bounds the completion."""
+
+    temperature: float = Field(1.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(512, ge=1)
+
+
+class ModelConfig(Section):
+    """One role's model. `id` is a hub id, a folder, `lab:ROLE`, or the name of a built-in generator."""
+
+    id: str
+    backend: Literal["transformers", "extractive"] = "transformers"
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    max_length: int = Field(8192, ge=16)
+
+
+class ModelsConfig(Section):
+    """The roles. `judge` is only needed by suites with judge-scored benchmarks."""
+
+    target: ModelConfig
+    writer: ModelConfig
+    generator: ModelConfig
+    judge: str | None = None
+
+
+class LabConfig(Section):
+    """The embedded lab: which planted world, and how much of it."""
+
+    world: int = Field(0, ge=0)
+    seeds: int = Field(192, ge=1)
+    test_items: int = Field(90, ge=2)
+    validation_items: int = Field(48, ge=1)
+
+
+class SeedsConfig(Section):
+    """Where seeds come from: `lab`, a JSONL (plain or gzip) or parquet file, or a Hugging Face data set name."""
+
+    source: str
+    text_field: str | None = None
+    limit: int | None = Field(None, ge=1)
+    domain: str = ""
+    licence: str = ""
+    min_words: int = Field(20, ge=1)
+    max_words: int = Field(6000, ge=1)
+
+
+class GuideConfig(Section):
+    """The validation items that signals may read: which set of the suite, how many, and how many are withheld.
+
+    `withhold` is the share that is kept from the reward and scored beside it (over-optimisation check).
+    """
+
+    set: str
+    n: int | None = Field(None, ge=1)
+    rendering: Literal["letter", "answer", "reasoning"] | None = None
+    withhold: float = Field(0.0, ge=0, le=0.9)
+
+
+class SynthesisConfig(Section):
+    """How pairs are made: prompts, decoding, and how many pairs a seed gives in each pass."""
+
+    rubric_prompt: str | None = None
+    generator_prompt: str | None = None
+    system_message: str = "You are a helpful assistant."
+    samples_per_seed: int = Field(1, ge=1)
+    initial_samples: int | None = Field(None, ge=2)
+    writer: SamplingConfig = SamplingConfig(temperature=0.7, top_p=0.9, max_tokens=8192)
+    generator: SamplingConfig = SamplingConfig(temperature=0.7, max_tokens=8192)
+    max_passes: int = Field(8, ge=1)
+    shard_size: int = Field(256, ge=1)
+    validity: dict[str, int | float | bool] = {}
+
+
+class WarmupConfig(Section):
+    """LoRA warm-up of the target on a share of the initial pairs; Adam's moments are kept."""
+
+    share: float = Field(0.1, gt=0, le=1)
+    batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(1e-5, gt=0)
+    epochs: int = Field(1, ge=1)
+    schedule: Literal["linear", "constant"] = "linear"
+    warmup_ratio: float = Field(0.03, ge=0, le=1)
+    lora_rank: int = Field(128, ge=1)
+    lora_alpha: int = Field(512, ge=1)
+    lora_dropout: float = Field(0.1, ge=0, lt=1)
+    lora_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+class InfluenceConfig(Section):
+    """Which update direction and which aggregate the influence score uses (see `methods/signals/influence`)."""
+
+    update: Literal["adam", "sgd"] = "adam"
+    eps: float = Field(1e-8, gt=0)
+    eps_mode: Literal["inside", "outside"] = "outside"
+    bias_correction: bool = True
+    momentum: bool = True
+    own_second_moment: bool = True
+    aggregate: Literal["mean_cosine", "cosine_of_mean", "mean_dot"] = "mean_cosine"
+
+
+class RewardConfig(Section):
+    """Shaping, which belongs to the driver: the scale of scores, and what an invalid sample gets."""
+
+    scope: Literal["batch", "group", "none"] = "batch"
+    invalid: Literal["penalty", "zero"] = "penalty"
+    penalty: float = Field(0.1, ge=0)
+
+
+class GrpoConfig(Section):
+    """GRPO of the policy. `mini_batch_prompts` splits a rollout batch into several optimizer steps."""
+
+    prompts_per_step: int = Field(256, ge=1)
+    mini_batch_prompts: int | None = Field(None, ge=1)
+    group_size: int = Field(5, ge=2)
+    steps: int | None = Field(None, ge=1)
+    epochs: float = Field(1.0, gt=0)
+    learning_rate: float = Field(1e-6, gt=0)
+    schedule: Literal["linear", "constant"] = "constant"
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    temperature: float = Field(1.5, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(8192, ge=1)
+    kl_coefficient: float = Field(0.001, ge=0)
+    clip_epsilon: float = Field(0.2, gt=0)
+    entropy_coefficient: float = Field(0.0, ge=0)
+    loss: Literal["grpo", "dapo", "bnpo", "dr_grpo"] = "grpo"
+    advantage_scale: Literal["group", "batch", "none"] = "group"
+    generator: SamplingConfig = SamplingConfig(temperature=0.0, max_tokens=8192)
+    micro_batch: int = Field(8, ge=1)
+    reward: RewardConfig = RewardConfig()
+
+    @model_validator(mode="after")
+    def _sizes(self) -> GrpoConfig:
+        if self.mini_batch_prompts and self.prompts_per_step % self.mini_batch_prompts:
+            raise ValueError("prompts_per_step must be a multiple of mini_batch_prompts")
+        return self
+
+
+class SelectConfig(Section):
+    """Selection after regeneration: keep the best `keep` share of valid samples by `signal` (the run's by default)."""
+
+    keep: float = Field(0.5, gt=0, lt=1)
+    signal: str | None = None
+
+
+class SftConfig(Section):
+    """The one fine-tuning recipe, the same for every arm of a comparison."""
+
+    tune: Literal["full", "lora"] = "full"
+    learning_rate: float = Field(1e-5, gt=0)
+    epochs: int = Field(3, ge=1)
+    batch_size: int = Field(8, ge=1)
+    micro_batch: int | None = Field(None, ge=1)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: float = Field(0.03, ge=0, le=1)
+    weight_decay: float = Field(0.1, ge=0)
+    adam_beta2: float = Field(0.95, gt=0, lt=1)
+    max_length: int = Field(16384, ge=8)
+    lora_rank: int = Field(128, ge=1)
+    lora_alpha: int = Field(256, ge=1)
+
+
+class EvalConfig(Section):
+    """How the fine-tuned target is tested. `limit` scores only the first items and marks the record as partial."""
+
+    apply_chat_template: bool = True
+    limit: int | None = Field(None, ge=1)
+
+
+class RuntimeConfig(Section):
+    """Knobs that change no row: where runs live, how often GRPO checkpoints, batch sizes, threads."""
+
+    runs: str = "runs"
+    checkpoint_every: int = Field(10, ge=1)
+    batch_size: int = Field(64, ge=1)
+    threads: int | None = Field(None, ge=1)
+
+
+class RunConfig(Section):
+    """Everything that defines a run. `synth_seed` and `sft_seed` follow `seed` unless set."""
+
+    method: str
+    driver: str
+    signal: str
+    target: str
+    suite: str
+    preset: str | None = None
+    scale: str | None = None
+    seed: int = Field(0, ge=0)
+    synth_seed: int | None = Field(None, ge=0)
+    sft_seed: int | None = Field(None, ge=0)
+    match: Literal["samples", "sft_tokens", "teacher_tokens", "flops"] = "samples"
+    budget: float = Field(gt=0)
+    allow_shortfall: bool = False
+    writer_from: str | None = None
+    best_of: int = Field(4, ge=2)
+    models: ModelsConfig
+    lab: LabConfig | None = None
+    seeds: SeedsConfig
+    guide: GuideConfig
+    synthesis: SynthesisConfig = SynthesisConfig()
+    warmup: WarmupConfig = WarmupConfig()
+    influence: InfluenceConfig = InfluenceConfig()
+    grpo: GrpoConfig = GrpoConfig()
+    select: SelectConfig | None = None
+    sft: SftConfig = SftConfig()
+    eval: EvalConfig = EvalConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    @property
+    def synthesis_seed(self) -> int:
+        """The seed of everything up to the data set."""
+        return self.seed if self.synth_seed is None else self.synth_seed
+
+    @property
+    def tuning_seed(self) -> int:
+        """The seed of the final fine-tuning."""
+        return self.seed if self.sft_seed is None else self.sft_seed
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One source of settings: its name for messages, and a nested mapping of values."""
+
+    name: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Resolved settings, and for every dotted key the layer that set it (`default` where none did)."""
+
+    config: RunConfig
+    origin: Mapping[str, str]
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and leaf values of a nested mapping."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def nest(dotted: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    tree: dict[str, Any] = {}
+    for key, value in dotted.items():
+        node = tree
+        *parents, leaf = key.split(".")
+        for name in parents:
+            node = node.setdefault(name, {})
+        node[leaf] = value
+    return tree
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """`key=value` of `--set`; the value is read as YAML, with 1e-5 taken for the number that it is."""
+    key, sep, value = text.partition("=")
+    if not sep or not key.strip():
+        raise ConfigError(f"--set {text!r}: expected KEY=VALUE, for example --set grpo.learning_rate=1e-3")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {text!r}: the value is not valid YAML; quote it") from None
+    return key.strip(), parsed
+
+
+def read_config_file(path: str | Path) -> Layer:
+    """A user's YAML file as a layer; a `config.yaml` that a run wrote is such a file."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the config file {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        where = f", line {line + 1}" if line is not None else ""
+        raise ConfigError(f"the config file {path}{where} is not valid YAML; correct it") from None
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"the config file {path} must hold settings as 'key: value' lines")
+    return Layer(f"file {path}", values)
+
+
+def known_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> set[str]:
+    """Every dotted key of the settings tree."""
+    keys: set[str] = set()
+    for name, field in model.model_fields.items():
+        keys.add(prefix + name)
+        for kind in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                keys |= known_keys(kind, f"{prefix}{name}.")
+    return keys
+
+
+def resolve(layers: list[Layer]) -> Resolved:
+    """Merge `layers` (later ones win) into a checked configuration.
+
+    Raises `ConfigError` naming the key, the layer that set it, and the nearest known key or the permitted values.
+    """
+    known = known_keys()
+    merged: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for layer in layers:
+        for key, value in flatten(layer.values):
+            if key not in known and not key.startswith("synthesis.validity."):
+                raise ConfigError(f"unknown setting '{key}' ({layer.name}){suggest(key, known)}")
+            for old in [k for k in merged if k.startswith(f"{key}.") or key.startswith(f"{k}.")]:
+                del merged[old]
+            merged[key] = value
+            origin[key] = layer.name
+    try:
+        config = RunConfig.model_validate(nest(merged))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(str(part) for part in fault["loc"])
+        where = origin.get(key, "no layer sets it")
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise ConfigError(f"setting '{key}' ({where}): {fault['msg']}{more}") from None
+    check_consistency(config)
+    dumped = dict(flatten(config.model_dump(mode="json")))
+    return Resolved(config, {key: origin.get(key, "default") for key in dumped})
+
+
+def check_consistency(config: RunConfig) -> None:
+    """Refuse combinations that cannot mean what they say."""
+    grpo = config.grpo
+    if grpo.reward.scope == "none" and grpo.advantage_scale == "none":
+        raise ConfigError(
+            "grpo.reward.scope and grpo.advantage_scale are both 'none': raw scores would reach the learner without a "
+            "scale; set one of them to 'batch' or 'group'"
+        )
+    if config.match == "samples" and config.budget != int(config.budget):
+        raise ConfigError(f"budget {config.budget} is not a whole number of samples; give one, or set --match")
+
+
+def dump_yaml(config: RunConfig) -> str:
+    """The fully resolved settings as YAML that `harness run FILE` takes."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

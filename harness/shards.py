@@ -1,0 +1,189 @@
+"""Crash-safe tables: parquet shards and markers that are written under a temporary name and renamed into place.
+
+One growing parquet file is unreadable after a kill, and even a small marker can be found empty; a rename is
+all or nothing. A shard carries what it cost in its own metadata, so that a resumed stage adds up the same as one that was never
+interrupted. What this gives up: power-loss durability of the last shard (no fsync of the folder).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from harness.errors import InputError, StageError
+from harness.types import Reject, Usage, from_row, to_row
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardOutput:
+    """What one shard of work gives: rows of the main table, rows of side tables, rejects and cost."""
+
+    rows: Sequence[Any]
+    rejects: Sequence[Reject] = ()
+    usage: Sequence[Usage] = ()
+    tables: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    rows_in: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A finished stage's account: what came in, what was kept, what was rejected and why, and what it cost."""
+
+    rows_in: int
+    kept: int
+    rejected: Mapping[str, int]
+    usage: Sequence[Usage]
+    seconds: float
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def line(self) -> str:
+        """`in → kept (rejected by reason)` for people."""
+        reasons = ", ".join(f"{name} {count}" for name, count in sorted(self.rejected.items()))
+        return f"{self.rows_in} in, {self.kept} kept" + (f", rejected: {reasons}" if reasons else "")
+
+
+def replace_into(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it into place.
+
+    Raises `StageError` where the disk is full or the folder cannot be written; nothing half-written stays in place.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StageError(
+                f"the disk is full while writing {path}; free some space, then resume: finished shards are kept"
+            ) from None
+        raise StageError(f"cannot write {path}: {error.strerror or error}; check the folder's permissions") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    replace_into(path, lambda p: p.write_text(text, encoding="utf-8") and None)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def write_table(path: Path, rows: Iterable[Any], metadata: Mapping[str, Any] | None = None) -> None:
+    """Write records or plain rows as one parquet file, atomically."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    plain = [to_row(row) if is_dataclass(row) else dict(row) for row in rows]
+    table = pa.Table.from_pylist(plain)
+    if metadata is not None:
+        table = table.replace_schema_metadata({b"harness": json.dumps(metadata).encode()})
+    replace_into(path, lambda p: pq.write_table(table, p))
+
+
+def part_name(index: int) -> str:
+    """File name of shard `index`."""
+    return f"part-{index:08d}.parquet"
+
+
+def parts(folder: Path) -> list[Path]:
+    """A table's shards, in order; temporary files of killed writers are not shards."""
+    return sorted(folder.glob("part-*.parquet"))
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """All rows of a table, shard by shard."""
+    import pyarrow.parquet as pq
+
+    rows: list[dict[str, Any]] = []
+    for part in parts(folder):
+        try:
+            rows.extend(pq.ParquetFile(part).read().to_pylist())
+        except (OSError, ValueError) as error:
+            raise InputError(f"{part} is not a readable parquet file ({error}); delete it and resume") from None
+    return rows
+
+
+def read_records(folder: Path, cls: type[T]) -> list[T]:
+    """All rows of a table as records."""
+    return [from_row(cls, row) for row in read_rows(folder)]
+
+
+def read_metadata(part: Path) -> dict[str, Any]:
+    """The account that a shard carries."""
+    import pyarrow.parquet as pq
+
+    raw = (pq.read_schema(part).metadata or {}).get(b"harness", b"{}")
+    return dict(json.loads(raw))
+
+
+def write_shard(folder: Path, index: int, output: ShardOutput, seconds: float) -> None:
+    """Write side tables and rejects first and the main table last: its rename is what commits the shard."""
+    for name, rows in {**output.tables, "rejects": output.rejects}.items():
+        if rows:
+            write_table(folder / name / part_name(index), rows)
+    rejected: dict[str, int] = {}
+    for reject in output.rejects:
+        rejected[reject.reason] = rejected.get(reject.reason, 0) + 1
+    rows_in = output.rows_in if output.rows_in is not None else len(output.rows) + len(output.rejects)
+    account = {
+        "rows_in": rows_in,
+        "kept": len(output.rows),
+        "rejected": rejected,
+        "usage": [asdict(u) for u in output.usage],
+        "seconds": seconds,
+    }
+    write_table(folder / part_name(index), output.rows, account)
+
+
+def merge_usage(usage: Iterable[Usage]) -> list[Usage]:
+    """Add up usage by role and model."""
+    total: dict[tuple[str, str], Usage] = {}
+    for u in usage:
+        old = total.get((u.role, u.model), Usage(u.role, u.model))
+        total[u.role, u.model] = Usage(
+            u.role,
+            u.model,
+            old.prompt_tokens + u.prompt_tokens,
+            old.completion_tokens + u.completion_tokens,
+            old.calls + u.calls,
+            old.seconds + u.seconds,
+            old.flops + u.flops,
+        )
+    return list(total.values())
+
+
+def summarise(folder: Path, notes: Mapping[str, Any] | None = None) -> Summary:
+    """Add up the accounts of a table's shards."""
+    accounts = [read_metadata(part) for part in parts(folder)]
+    rejected: dict[str, int] = {}
+    for account in accounts:
+        for reason, count in account["rejected"].items():
+            rejected[reason] = rejected.get(reason, 0) + count
+    return Summary(
+        rows_in=sum(a["rows_in"] for a in accounts),
+        kept=sum(a["kept"] for a in accounts),
+        rejected=rejected,
+        usage=merge_usage(Usage(**u) for a in accounts for u in a["usage"]),
+        seconds=sum(a["seconds"] for a in accounts),
+        notes=dict(notes or {}),
+    )
+
+
+def summary_to_json(summary: Summary) -> dict[str, Any]:
+    """A summary as the content of a `_DONE` marker."""
+    return asdict(summary)
+
+
+def summary_from_json(value: Mapping[str, Any]) -> Summary:
+    """The inverse of `summary_to_json`."""
+    return Summary(**{**value, "usage": [Usage(**u) for u in value["usage"]]})

@@ -1,0 +1,177 @@
+"""A stage: a step of a run whose output is stored once under a hash of everything that changes its rows.
+
+The identity covers the stage's own settings, its inputs' identities and a version integer raised by hand; the
+git commit is recorded elsewhere and not hashed, so that an unrelated edit does not recompute a week of work.
+A shard is the unit of batching and of resuming: its random seed derives from its index, so scores and samples
+do not depend on where an earlier process died.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from harness.shards import (
+    ShardOutput,
+    Summary,
+    part_name,
+    read_metadata,
+    read_records,
+    summarise,
+    summary_from_json,
+    summary_to_json,
+    write_json,
+    write_shard,
+)
+from harness.types import Json, Usage, derive_seed, stable_hash
+
+T = TypeVar("T")
+
+DONE = "_DONE"
+
+
+class Observer(Protocol):
+    """Who is told of a stage's work: the run's event log, its ledger and its progress display."""
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Append an event."""
+
+    def spend(self, stage: str, signal: str, usage: Sequence[Usage]) -> None:
+        """Record cost."""
+
+    def progress(self, label: str, done: int, total: int, note: str = "") -> None:
+        """Show how far a stage is."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of a run. `settings` are the configuration fields that change its rows; `work` does it.
+
+    Two stages with equal `name`, `version`, `settings` and input identities are the same stage.
+    """
+
+    name: str
+    version: int
+    settings: Mapping[str, Json]
+    inputs: tuple[Stage, ...]
+    work: Callable[[StageRun], Mapping[str, Any] | None] = field(compare=False, repr=False)
+    signal: str = ""
+
+    @property
+    def identity(self) -> str:
+        """Hash of name, version, settings and input identities."""
+        return stable_hash(self.name, self.version, self.settings, [s.identity for s in self.inputs])
+
+    @property
+    def folder_name(self) -> str:
+        """Name of its folder in the store."""
+        return f"{self.name}-{self.identity}"
+
+
+def ordered(stages: Sequence[Stage]) -> list[Stage]:
+    """All stages that `stages` need, each once, inputs before users."""
+    seen: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        if stage.identity not in seen:
+            for needed in stage.inputs:
+                visit(needed)
+            seen[stage.identity] = stage
+
+    for stage in stages:
+        visit(stage)
+    return list(seen.values())
+
+
+def stage_folder(store: Path, stage: Stage) -> Path:
+    """Where a stage's output lies."""
+    return store / stage.folder_name
+
+
+def read_summary(folder: Path) -> Summary | None:
+    """A finished stage's account, or None while it is not finished."""
+    marker = folder / DONE
+    if not marker.exists():
+        return None
+    return summary_from_json(json.loads(marker.read_text(encoding="utf-8")))
+
+
+class StageRun:
+    """What a stage's `work` is given: its folder, its inputs, its random seed, and helpers that survive a kill."""
+
+    def __init__(self, stage: Stage, store: Path, observer: Observer) -> None:
+        self.stage = stage
+        self.store = store
+        self.folder = stage_folder(store, stage)
+        self.observer = observer
+        self.seed = derive_seed(stage.identity)
+        self._started = time.perf_counter()
+        self._summary: Summary | None = None
+
+    def input(self, name: str) -> Path:
+        """Folder of the input stage called `name`."""
+        for stage in self.stage.inputs:
+            if stage.name == name:
+                return stage_folder(self.store, stage)
+        raise KeyError(f"stage {self.stage.name} has no input {name}")
+
+    def records(self, name: str, cls: type[T], table: str = "") -> list[T]:
+        """Rows of an input's main table, or of its side table `table`, as records."""
+        folder = self.input(name)
+        return read_records(folder / table if table else folder, cls)
+
+    def spend(self, usage: Sequence[Usage]) -> None:
+        """Record cost in the run's ledger (the stage's own account comes from its shards)."""
+        self.observer.spend(self.stage.name, self.stage.signal, usage)
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Append an event of this stage."""
+        self.observer.event(kind, stage=self.stage.name, **fields)
+
+    def write(self, index: int, output: ShardOutput, seconds: float) -> None:
+        """Commit shard `index` and record what it cost."""
+        write_shard(self.folder, index, output, seconds)
+        self.spend(output.usage)
+        self.event("shard", index=index, kept=len(output.rows), rejected=len(output.rejects), seconds=round(seconds, 3))
+
+    def shard_done(self, index: int) -> bool:
+        """Whether shard `index` was committed, by this process or an earlier one."""
+        return (self.folder / part_name(index)).exists()
+
+    def map_shards(
+        self, items: Sequence[T], size: int, work: Callable[[Sequence[T], int, int], ShardOutput], label: str = ""
+    ) -> None:
+        """Cut `items` into shards of `size`; call `work(items, index, seed)` for every shard that is not yet committed."""
+        count = max(1, -(-len(items) // size))
+        kept = 0
+        for index in range(count):
+            if self.shard_done(index):
+                kept += int(read_metadata(self.folder / part_name(index))["kept"])
+            else:
+                started = time.perf_counter()
+                output = work(items[index * size : (index + 1) * size], index, derive_seed(self.seed, index))
+                self.write(index, output, time.perf_counter() - started)
+                kept += len(output.rows)
+            self.observer.progress(label or self.stage.name, index + 1, count, f"{kept} kept")
+
+    def finish(self, summary: Summary) -> None:
+        """Set the account that the marker will hold, for stages that do not write shards."""
+        self._summary = summary
+
+    def commit(self, notes: Mapping[str, Any] | None) -> Summary:
+        """Write the `_DONE` marker; called once, by whoever executes the stage."""
+        summary = self._summary
+        if summary is None:
+            summary = summarise(self.folder, notes)
+        if not summary.seconds:
+            summary = Summary(**{**_fields(summary), "seconds": time.perf_counter() - self._started})
+        write_json(self.folder / DONE, summary_to_json(summary))
+        return summary
+
+
+def _fields(summary: Summary) -> dict[str, Any]:
+    return {name: getattr(summary, name) for name in ("rows_in", "kept", "rejected", "usage", "seconds", "notes")}
