@@ -1,0 +1,109 @@
+"""What a finished run leaves for comparison: `record.json` and `items.parquet`.
+
+The record holds only numbers and names: whoever compares runs reads records and imports no trainer. A cell that was not
+measured is None with its reason, never 0.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.errors import InputError
+from harness.shards import write_json
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnScore:
+    """One benchmark's score: `accuracy` in [0, 1] and its standard error over items (clustered where declared).
+
+    `guided` marks a benchmark whose items, of any split, guided the run.
+    """
+
+    column: str
+    metric: str
+    n: int
+    accuracy: float | None
+    stderr: float | None
+    status: str = "measured"
+    reason: str = ""
+    guided: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StageCost:
+    """One role's cost in one stage. Tokens and seconds are of the stage as it was computed, by whichever run."""
+
+    stage: str
+    role: str
+    model: str
+    prompt_tokens: int
+    completion_tokens: int
+    calls: int
+    seconds: float
+    flops: float
+
+
+@dataclass(frozen=True, slots=True)
+class StageCount:
+    """Rows in, kept and rejected by reason, and wall seconds of one stage."""
+
+    stage: str
+    identity: str
+    rows_in: int
+    kept: int
+    rejected: Mapping[str, int]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run in numbers. `columns` are of the fine-tuned target, `base_columns` of the target before it."""
+
+    run: str
+    method: str
+    driver: str
+    signal: str
+    target: str
+    suite: str
+    scale: str | None
+    lab_world: int | None
+    synth_seed: int
+    sft_seed: int
+    match: str
+    budget: float
+    reads_validation: bool
+    guided_columns: Sequence[str]
+    columns: Sequence[ColumnScore]
+    base_columns: Sequence[ColumnScore]
+    cost: Sequence[StageCost]
+    counts: Sequence[StageCount]
+    validity_flags: Sequence[str]
+    data_metrics: Mapping[str, Any] = field(default_factory=dict)
+    schema: int = SCHEMA_VERSION
+
+    def write(self, path: Path) -> None:
+        """Write `record.json`, atomically."""
+        write_json(path, asdict(self))
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read `record.json`. Raises `InputError` where it is missing, malformed or of another schema version."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; has the run finished? see 'harness ls'") from None
+    except ValueError:
+        raise InputError(f"{path} is not valid JSON; run 'harness resume' on the run to write it again") from None
+    if value.get("schema") != SCHEMA_VERSION:
+        raise InputError(f"{path} has schema {value.get('schema')}, this version reads {SCHEMA_VERSION}; run it again")
+    value["columns"] = [ColumnScore(**c) for c in value["columns"]]
+    value["base_columns"] = [ColumnScore(**c) for c in value["base_columns"]]
+    value["cost"] = [StageCost(**c) for c in value["cost"]]
+    value["counts"] = [StageCount(**c) for c in value["counts"]]
+    return RunRecord(**value)
