@@ -1,0 +1,53 @@
+"""What all tests share: the real test data, and what its absence means.
+
+Real data are optional on a developer's machine and mandatory where `HARNESS_REQUIRE_DATA` is set: there a test that
+skips because of `HARNESS_TEST_DATA` fails, so that a check cannot pass by testing nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+DATA_VARIABLE = "HARNESS_TEST_DATA"
+REQUIRE_VARIABLE = "HARNESS_REQUIRE_DATA"
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real data (`eval/`, `seeds/`); skips where there is none."""
+    folder = os.environ.get(DATA_VARIABLE)
+    if not folder or not Path(folder).is_dir():
+        pytest.skip(f"{DATA_VARIABLE} does not name a folder with real data")
+    return Path(folder)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skip for want of data into a failure where data are required."""
+    report = yield
+    reason = str(call.excinfo.value) if call.excinfo is not None else ""
+    if report.skipped and os.environ.get(REQUIRE_VARIABLE) and DATA_VARIABLE in reason:
+        report.outcome = "failed"
+        report.longrepr = f"skipped although {REQUIRE_VARIABLE} is set: {reason}"
+    return report
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked `gpu` where there is no GPU; torch is imported only when there is such a test."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU"))
