@@ -1,0 +1,203 @@
+"""Source documents from a file or a public data set, with what was dropped and why.
+
+A file that cannot be read as what it claims to be stops the run at its first bad line, because everything after it is
+suspect; a document that is merely unusable (empty, too short, too long, a duplicate) is dropped and counted. Lengths
+are counted in words, so that a seed set does not depend on which model's tokenizer happens to be in use.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.errors import InputError
+from harness.synthesis.duplicates import normalise_text
+from harness.synthesis.parsing import is_unicode
+from harness.synthesis.tables import read_rows
+from harness.types import Json, Message, Reject, Seed, chat, stable_hash
+
+TEXT_FIELDS = ("clean_text", "text", "raw_text", "content", "messages")
+"""Fields looked up for the document, in this order; the first three in the order of the released OptimSyn code."""
+
+SEED_REASONS: Mapping[str, str] = {
+    "seed_missing_field": "the row has no text field",
+    "seed_bad_type": "the text is neither a string nor a list of messages",
+    "seed_bad_encoding": "the text holds unpaired surrogates, NUL characters or many replacement characters",
+    "seed_empty": "the text is empty",
+    "seed_too_short": "the text has fewer words than the minimum",
+    "seed_too_long": "the text has more words or characters than the maximum",
+    "seed_duplicate": "the text equals an earlier one but for case and white space",
+}
+"""Reason codes of dropped documents, with what each means."""
+
+_RAW_CHARS = 2000
+_REPLACEMENTS_SHARE = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class SeedReport:
+    """Seeds in file order, and what happened to the rest: `read` = `kept` + the sum of `dropped`."""
+
+    source: str
+    seeds: tuple[Seed, ...]
+    read: int
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    rejects: tuple[Reject, ...] = ()
+
+    @property
+    def kept(self) -> int:
+        """How many documents are usable."""
+        return len(self.seeds)
+
+    @property
+    def hash(self) -> str:
+        """Hash of the kept seeds, ids (which hash content and origin) in order."""
+        return stable_hash([seed.id for seed in self.seeds], length=32)
+
+    def summary(self) -> str:
+        """One line: read, kept, dropped by reason with an example of each."""
+        line = f"{self.source}: {self.read} read, {self.kept} kept"
+        for reason, count in self.dropped.items():
+            example = next(reject for reject in self.rejects if reject.reason == reason)
+            line += f"; {count} dropped as {reason} ({example.item_id}: {example.detail})"
+        return line
+
+
+@dataclass(frozen=True, slots=True)
+class SeedLimits:
+    """What a usable document is. Words are separated by white space."""
+
+    min_words: int = 5
+    max_words: int = 6000
+    max_chars: int = 60000
+
+
+def load_seeds(
+    source: str,
+    *,
+    text_field: str | None = None,
+    limit: int | None = None,
+    limits: SeedLimits | None = None,
+    domain: str = "",
+    licence: str = "",
+    keys: Sequence[str] = ("pmid",),
+) -> SeedReport:
+    """Read and check documents from JSONL (`.jsonl`, `.jsonl.gz`), parquet, or a data set `org/name[:split]`.
+
+    `text_field` names the field to read (default: the first of `TEXT_FIELDS` that a row has); `limit` stops after
+    that many usable documents. `domain` and `licence` replace what the rows say; `keys` are the fields copied to
+    `Seed.keys`. The default `max_words` keeps documents under about 8k tokens, as the paper does.
+    Raises `InputError` for a file that is missing, unreadable or malformed (with the line), and where no usable
+    document is left; `PrerequisiteError` where a data set cannot be reached.
+    """
+    fields: tuple[str, ...] = TEXT_FIELDS if text_field is None else (text_field,)
+    reader = _Reader(fields, limits or SeedLimits(), domain, licence, tuple(keys))
+    name, rows = read_rows(source)
+    seeds, read = reader.take(name, rows, limit)
+    dropped = dict(sorted(Counter(reject.reason for reject in reader.rejects).items()))
+    if not seeds:
+        raise InputError(_nothing_left(source, read, dropped, fields, reader.present))
+    return SeedReport(source, seeds, read, dropped, tuple(reader.rejects))
+
+
+class _Reader:
+    """Turns rows into seeds, remembering what it saw: earlier texts, rejects, the fields of the first row."""
+
+    def __init__(
+        self, fields: tuple[str, ...], limits: SeedLimits, domain: str, licence: str, keys: tuple[str, ...]
+    ) -> None:
+        self.fields, self.limits, self.domain, self.licence, self.keys = fields, limits, domain, licence, keys
+        self.rejects: list[Reject] = []
+        self.present: list[str] = []
+        self._seen: dict[str, str] = {}
+
+    def take(
+        self, name: str, rows: Iterable[tuple[int, Mapping[str, Any]]], limit: int | None
+    ) -> tuple[tuple[Seed, ...], int]:
+        seeds: list[Seed] = []
+        read = 0
+        if limit is not None and limit < 1:
+            raise InputError(f"a limit of {limit} documents from {name} leaves none; give 1 or more")
+        for number, row in rows:
+            read += 1
+            self.present = self.present or sorted(row)
+            seed = self._seed(name, number, row)
+            if isinstance(seed, Reject):
+                self.rejects.append(seed)
+                continue
+            seeds.append(seed)
+            if len(seeds) == limit:
+                break
+        return tuple(seeds), read
+
+    def _seed(self, name: str, number: int, row: Mapping[str, Any]) -> Seed | Reject:
+        place = f"{name}#{row.get('doc_id') or row.get('id') or number}"
+        present = next((f for f in self.fields if row.get(f) is not None), None)
+        if present is None:
+            return Reject(place, "seed_missing_field", "", f"fields present: {', '.join(sorted(row))}"[:300])
+        value = row[present]
+        messages = _messages(value)
+        if not isinstance(value, str) and messages is None:
+            return Reject(place, "seed_bad_type", str(value)[:_RAW_CHARS], f"'{present}' is {type(value).__name__}")
+        text = value if isinstance(value, str) else "\n".join(message.content for message in messages or ())
+        problem = self._problem(text, place)
+        if problem is not None:
+            raw = text[:_RAW_CHARS].encode("utf-8", "backslashreplace").decode("utf-8")
+            return Reject(place, problem[0], raw, problem[1])
+        content: Json = text if messages is None else chat(messages)
+        return Seed(
+            id=stable_hash(place, content),
+            text=text if messages is None else None,
+            messages=messages,
+            domain=self.domain or str(row.get("domain") or ""),
+            source=place,
+            licence=self.licence or str(row.get("licence") or row.get("license") or ""),
+            keys={key: str(row[key]) for key in self.keys if row.get(key) not in (None, "")},
+        )
+
+    def _problem(self, text: str, place: str) -> tuple[str, str] | None:
+        """The reason and detail for dropping `text`, or None; a text without a problem is remembered."""
+        words, limits = len(text.split()), self.limits
+        if not is_unicode(text) or "\0" in text:
+            return "seed_bad_encoding", "unpaired surrogate or NUL character"
+        if text.count("�") > _REPLACEMENTS_SHARE * len(text):
+            return "seed_bad_encoding", f"{text.count('�')} replacement characters"
+        if not words:
+            return "seed_empty", "no words"
+        if words < limits.min_words:
+            return "seed_too_short", f"{words} words, minimum {limits.min_words}"
+        if words > limits.max_words:
+            return "seed_too_long", f"{words} words, maximum {limits.max_words}"
+        if len(text) > limits.max_chars:
+            return "seed_too_long", f"{len(text)} characters, maximum {limits.max_chars}"
+        first = self._seen.setdefault(stable_hash(normalise_text(text)), place)
+        return None if first == place else ("seed_duplicate", f"equals {first}")
+
+
+def _messages(value: Any) -> tuple[Message, ...] | None:
+    """A conversation, or None where `value` is not a list of turns with a role and a content."""
+    if isinstance(value, str) or not isinstance(value, Sequence) or not value:
+        return None
+    turns = []
+    for turn in value:
+        role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, Mapping) else (None, None)
+        if not isinstance(role, str) or not isinstance(content, str):
+            return None
+        turns.append(Message(role, content))
+    return tuple(turns)
+
+
+def _nothing_left(
+    source: str, read: int, dropped: Mapping[str, int], fields: Sequence[str], present: Sequence[str]
+) -> str:
+    if not read:
+        return f"{source} has no rows, so no usable documents are left; give a file with documents"
+    if dropped.get("seed_missing_field") == read:
+        return (
+            f"{source}: none of its {read} rows has the field {' or '.join(fields)} "
+            f"(fields present: {', '.join(present) or 'none'}); name the one that holds the text"
+        )
+    counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+    return f"{source}: no usable documents left of {read} read ({counts}); relax the limits or give other documents"
