@@ -100,10 +100,14 @@ def read_record(path: Path) -> RunRecord:
         raise InputError(f"cannot read {path}: {error.strerror}; has the run finished? see 'harness ls'") from None
     except ValueError:
         raise InputError(f"{path} is not valid JSON; run 'harness resume' on the run to write it again") from None
-    if value.get("schema") != SCHEMA_VERSION:
-        raise InputError(f"{path} has schema {value.get('schema')}, this version reads {SCHEMA_VERSION}; run it again")
-    value["columns"] = [ColumnScore(**c) for c in value["columns"]]
-    value["base_columns"] = [ColumnScore(**c) for c in value["base_columns"]]
-    value["cost"] = [StageCost(**c) for c in value["cost"]]
-    value["counts"] = [StageCount(**c) for c in value["counts"]]
-    return RunRecord(**value)
+    schema = value.get("schema") if isinstance(value, dict) else None
+    if schema != SCHEMA_VERSION:
+        raise InputError(f"{path} has schema {schema}, this version reads {SCHEMA_VERSION}; run it again")
+    try:
+        value["columns"] = [ColumnScore(**c) for c in value["columns"]]
+        value["base_columns"] = [ColumnScore(**c) for c in value["base_columns"]]
+        value["cost"] = [StageCost(**c) for c in value["cost"]]
+        value["counts"] = [StageCount(**c) for c in value["counts"]]
+        return RunRecord(**value)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} does not have the fields of a record ({error}); run it again") from None

@@ -1,0 +1,119 @@
+"""Differences and their uncertainty, with the unit that each is valid for.
+
+Comparing methods takes runs as units: items of one run share its training noise, and a test over items alone calls
+equal methods different far too often. Item-level errors are here too, because they say how far two given models are
+apart on a given test, which is a smaller question. Gives up: crossed run-by-item errors and pooled variances.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A mean paired difference, in the unit of the values, over `n` pairs.
+
+    `low` and `high` bound the 95 % interval; they, `sd` and `p` (two-sided) are None with fewer than two pairs.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+    sd: float | None
+    p: float | None
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies on one side of zero; False where there is no interval."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation (n - 1 in the denominator; None for one value)."""
+    if not values:
+        raise ValueError("no values")
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return mean, None
+    return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
+
+
+def paired_difference(a: Mapping[int, float], b: Mapping[int, float], level: float = 0.95) -> Difference:
+    """Mean of a - b over the units (runs, worlds) that both have, with Student's t interval.
+
+    With d the n differences, mean and s their sample mean and standard deviation: mean ± t(n - 1) · s / sqrt(n), and
+    t = mean / (s / sqrt(n)) for the test (Student 1908, "The probable error of a mean"). Differences that are all equal
+    have an interval of no width, and p is 0, or 1 where they are zero. Raises `ValueError` without a shared unit.
+    """
+    shared = sorted(a.keys() & b.keys())
+    if not shared:
+        raise ValueError("the two sides have no unit in common")
+    mean, sd = mean_sd([a[unit] - b[unit] for unit in shared])
+    n = len(shared)
+    if sd is None:
+        return Difference(mean, None, None, n, None, None)
+    if sd == 0.0:
+        return Difference(mean, mean, mean, n, 0.0, 1.0 if mean == 0.0 else 0.0)
+    from scipy.stats import t as student
+
+    error = sd / math.sqrt(n)
+    half = float(student.ppf(0.5 + level / 2, n - 1)) * error
+    p = 2 * float(student.sf(abs(mean) / error, n - 1))
+    return Difference(mean, mean - half, mean + half, n, sd, p)
+
+
+def standard_error(values: Sequence[float], clusters: Sequence[Hashable] | None = None) -> float | None:
+    """Standard error of the mean of item-level values (0 or 1 for correctness, or paired differences).
+
+    Without clusters sqrt(sum r² / (n (n - 1))) with r the residuals, which for 0/1 values is sqrt(p (1 - p) / (n - 1)).
+    With clusters the residuals are first summed within each: sqrt(G / (G - 1) · sum_c (sum r)²) / n, the clustered
+    error of Miller 2024 (arXiv 2411.00640, eq. 4) with the usual correction for G clusters; equal to the former when
+    every cluster is one item. None with fewer than two items or clusters.
+    """
+    n = len(values)
+    groups = list(range(n)) if clusters is None else list(clusters)
+    if len(groups) != n:
+        raise ValueError(f"{n} values but {len(groups)} cluster keys")
+    if n < 2:
+        return None
+    mean = math.fsum(values) / n
+    sums: dict[Hashable, float] = {}
+    for value, group in zip(values, groups, strict=True):
+        sums[group] = sums.get(group, 0.0) + value - mean
+    count = len(sums)
+    if count < 2:
+        return None
+    return math.sqrt(count / (count - 1) * math.fsum(s * s for s in sums.values())) / n
+
+
+def paired_items(
+    a: Mapping[str, float], b: Mapping[str, float], clusters: Mapping[str, Hashable] | None = None
+) -> tuple[float, float | None]:
+    """Mean of a - b over the same items and its standard error (of the differences, so that hard items cancel).
+
+    Raises `ValueError` where the two sides are not of the same items.
+    """
+    if a.keys() != b.keys() or not a:
+        raise ValueError("the two sides are not of the same items")
+    keys = sorted(a)
+    differences = [a[key] - b[key] for key in keys]
+    groups = None if clusters is None else [clusters[key] for key in keys]
+    return math.fsum(differences) / len(keys), standard_error(differences, groups)
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Holm's step-down adjustment: the i-th smallest of m p-values times m - i + 1, never below the one before it.
+
+    Rejecting where the adjusted value is at most α keeps the chance of any false rejection in the family at α
+    (Holm 1979, "A simple sequentially rejective multiple test procedure").
+    """
+    adjusted: dict[str, float] = {}
+    running = 0.0
+    for i, name in enumerate(sorted(p_values, key=lambda key: (p_values[key], key))):
+        running = max(running, min(1.0, (len(p_values) - i) * p_values[name]))
+        adjusted[name] = running
+    return adjusted

@@ -1,0 +1,79 @@
+"""Plain aligned text: tables that stay readable in a terminal of 100 columns, in a log file and in a pasted message.
+
+Cells are never wrapped. A table that would be wider than the screen is cut into blocks of columns instead, each with
+the leading columns repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+WIDTH = 100
+GAP = "  "
+
+
+def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Rows of equal length as lines; the first `left` columns are flush left, the others flush right."""
+    if not rows:
+        return []
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append(GAP.join(cells).rstrip())
+    return lines
+
+
+def blocks(rows: Sequence[Sequence[str]], left: int = 1, width: int = WIDTH) -> list[list[str]]:
+    """Like `aligned`, cut into as many blocks of columns as `width` makes necessary."""
+    if not rows:
+        return []
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    head = sum(widths[:left]) + len(GAP) * (left - 1)
+    groups: list[list[int]] = [[]]
+    used = head
+    for i in range(left, len(widths)):
+        need = widths[i] + len(GAP)
+        if groups[-1] and used + need > width:
+            groups.append([])
+            used = head
+        groups[-1].append(i)
+        used += need
+    keep = list(range(left))
+    return [aligned([[row[i] for i in [*keep, *group]] for row in rows], left) for group in groups]
+
+
+def percent(value: float | None, error: float | None = None, signed: bool = False) -> str:
+    """A share as percent, with its standard error; empty where it was not measured."""
+    if value is None:
+        return ""
+    text = f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
+    # A difference of zero has no sign.
+    text = "0.0" if text in ("+0.0", "-0.0") else text
+    return text if error is None else f"{text} ± {100 * error:.1f}"
+
+
+def count(value: float) -> str:
+    """A whole number with its digits grouped, or a short form from ten million on."""
+    if value >= 1e7:
+        for unit, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
+            if value >= size:
+                return f"{value / size:.1f}{unit}"
+    return f"{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `12.3 s`, `4 min 05 s` or `3 h 20 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
+    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
+
+
+def shorten(text: str, width: int) -> str:
+    """`text` cut in the middle to `width` characters, so that both ends of a run's name stay visible."""
+    if len(text) <= width:
+        return text
+    keep = width - 3
+    return text[: keep - keep // 2] + "..." + text[len(text) - keep // 2 :]

@@ -1,0 +1,141 @@
+"""The screens of finished and unfinished runs: `ls`, `show`, `compare` and `export`.
+
+Screens are plain text of at most 100 columns, read from run folders alone. They state what was not measured by leaving
+the cell empty, and give each number's denominator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from results.compare import render_compare
+from results.export import OUTPUTS, describe, export_run
+from results.runs import Run, last_event, load_items, load_run, run_folders
+from results.tables import GUIDED_MARK, GUIDED_NOTE, Arm, cost_rows, difference_cell, score_cell
+from results.text import aligned, count, duration, percent, shorten
+
+ONE_DRAW = "Errors are over test items; one run is one draw, and another seed of the same method would differ."
+
+__all__ = ["export_run", "render_compare", "render_ls", "render_show"]
+
+
+def render_ls(runs_dir: Path) -> str:
+    """One line for each run of `runs_dir`, newest first, with the gain in its first measured column."""
+    runs = [load_run(folder) for folder in run_folders(runs_dir)]
+    if not runs:
+        return f"{runs_dir} holds no runs; start one with: harness run --method optimsyn --target nano"
+    runs.sort(key=lambda run: (str(run.manifest.get("created", "")), run.name), reverse=True)
+    rows = [["run", "status", "created", "first column, base → tuned"]]
+    for run in runs:
+        rows.append([shorten(run.name, 46), run.status, str(run.manifest.get("created", ""))[:16], _headline(run)])
+    return "\n".join(aligned(rows, left=4))
+
+
+def _headline(run: Run) -> str:
+    if run.record is None:
+        return ""
+    bases = {c.column: c.accuracy for c in run.record.base_columns}
+    for column in run.record.columns:
+        if column.accuracy is not None:
+            mark = GUIDED_MARK if column.guided else ""
+            return f"{column.column}{mark} {percent(bases.get(column.column)) or '?'} → {percent(column.accuracy)}"
+    return ""
+
+
+def render_show(run_folder: Path) -> str:
+    """What one run is, measured, counted, spent and left behind; of an incomplete run, how far it came."""
+    run = load_run(run_folder)
+    lines = [run.name, *_facts(run)]
+    if run.record is None:
+        doing = last_event(run_folder)
+        lines += ["", f"Not complete. Last event: {doing or 'none'}. Go on with: harness resume {run_folder}"]
+        return "\n".join(lines)
+    arm = Arm("run", run.record, load_items(run_folder))
+    lines += ["", "Accuracy of the target, percent ± standard error over items", *aligned(_accuracy(arm))]
+    lines += _unmeasured(run) + [f"Caution: {flag}" for flag in run.record.validity_flags]
+    if any(column.guided for column in run.record.columns):
+        lines.append(GUIDED_NOTE)
+    lines.append(ONE_DRAW)
+    lines += ["", "Rows in, kept, rejected by reason", *aligned(_counts(run))]
+    lines += ["", "Tokens and seconds by role", *aligned(cost_rows([arm]), left=2)]
+    lines += _metrics(run.record.data_metrics) + _outputs(run_folder)
+    return "\n".join(lines)
+
+
+def _facts(run: Run) -> list[str]:
+    manifest, record = run.manifest, run.record
+    facts = {"status": run.status, "created": str(manifest.get("created", ""))[:19]}
+    if record:
+        facts["method"] = f"{record.method} = {record.driver} × {record.signal}"
+        facts["target"] = ", ".join(
+            part
+            for part in (
+                record.target,
+                f"suite {record.suite}",
+                f"scale {record.scale}" if record.scale else "",
+                f"lab world {record.lab_world}" if record.lab_world is not None else "",
+                f"data seed {record.synth_seed}",
+                f"tuning seed {record.sft_seed}",
+            )
+            if part
+        )
+        facts["took"] = duration(sum(c.seconds for c in record.counts)) + " for all stages, reused ones included"
+        facts["budget"] = f"{record.budget:g} {record.match}"
+        facts["validation"] = "the signal reads labelled validation items" if record.reads_validation else "not read"
+    argv = manifest.get("argv")
+    if isinstance(argv, Sequence) and not isinstance(argv, str):
+        facts["command"] = shorten(" ".join(str(word) for word in argv), 86)
+    commit = manifest.get("git_commit") or manifest.get("commit")
+    if commit:
+        dirty = manifest.get("git_dirty") or manifest.get("dirty")
+        facts["code"] = str(commit)[:12] + (" with uncommitted changes" if dirty else "")
+    return [f"  {name:<10}  {value}" for name, value in facts.items() if value]
+
+
+def _accuracy(arm: Arm) -> list[list[str]]:
+    rows = [["column", "items", "base", "tuned", "difference"]]
+    assert arm.record is not None
+    for column in arm.record.columns:
+        difference = difference_cell(arm, arm, "base", column.column)
+        base = score_cell(arm.base(column.column))
+        rows.append(
+            [column.column, str(column.n) if column.n else "", base, score_cell(column, column.guided), difference]
+        )
+    return rows
+
+
+def _unmeasured(run: Run) -> list[str]:
+    columns = run.record.columns if run.record else ()
+    return [
+        f"{c.column} was not measured" + (f": {c.reason}" if c.reason else "") for c in columns if c.accuracy is None
+    ]
+
+
+def _counts(run: Run) -> list[list[str]]:
+    """One line a stage: a single run has room for its reasons beside the numbers."""
+    rows = [["stage", "in", "kept", "seconds", "  rejected"]]
+    for c in run.record.counts if run.record else ():
+        reasons = ", ".join(f"{name} {count(n)}" for name, n in sorted(c.rejected.items(), key=lambda kv: -kv[1]))
+        numbers = [count(c.rows_in), count(c.kept)] if c.rows_in or c.kept else ["", ""]
+        rows.append([c.stage, *numbers, f"{c.seconds:,.1f}", "  " + reasons])
+    # Reasons read flush left, numbers flush right.
+    width = max(len(row[-1]) for row in rows)
+    return [[*row[:-1], row[-1].ljust(width)] for row in rows]
+
+
+def _metrics(metrics: Mapping[str, Any]) -> list[str]:
+    flat = [(k, v) for k, v in metrics.items() if isinstance(v, (int, float, str)) and not isinstance(v, bool)]
+    if not flat:
+        return []
+    body = [[name, f"{value:,.3g}" if isinstance(value, float) else str(value)] for name, value in flat]
+    return ["", "The generated data", *[f"  {line}" for line in aligned(body)]]
+
+
+def _outputs(folder: Path) -> list[str]:
+    rows = [[name, describe(folder / name)] for name in OUTPUTS if (folder / name).exists()]
+    plots = sorted(path.name for path in folder.glob("*.png"))
+    if plots:
+        rows.append(["plots", ", ".join(plots)])
+    return ["", f"What it left in {folder}", *[f"  {line}" for line in aligned(rows, left=2)]] if rows else []

@@ -1,0 +1,183 @@
+"""What the screens say about complete, incomplete, unequal and broken runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from made_runs import make_run, unfinished_run
+
+from harness.errors import InputError, StageError
+from results.runs import find_run, load_run
+from results.text import blocks, count, duration, percent, shorten
+from results.views import export_run, render_compare, render_ls, render_show
+
+BASE = {"asked": [0, 0, 0, 1], "kept": [1, 1, 1, 1]}
+BETTER = {"asked": [1, 1, 0, 1], "kept": [1, 1, 0, 1]}
+WORSE = {"asked": [1, 0, 0, 0], "kept": [1, 1, 1, 1]}
+
+
+def line(text: str, start: str) -> list[str]:
+    """The cells of the first line that starts with `start`."""
+    found = next(row for row in text.splitlines() if row.startswith(start))
+    return re.split(r"  +", found.strip())
+
+
+def test_compare_pairs_items_to_base_and_to_the_first_run(tmp_path: Path) -> None:
+    a = make_run(tmp_path, "better", BETTER, BASE)
+    b = make_run(tmp_path, "worse", WORSE, BASE, signal="random")
+    text = render_compare([a, b])
+    assert line(text, "asked") == ["asked", "4", "25.0 ± 25.0", "75.0 ± 25.0", "25.0 ± 25.0"]
+    # Item differences to base are 1, 1, 0, 0 for A and 1, 0, 0, -1 for B; B minus A is 0, -1, 0, -1.
+    assert line(text, "  minus base") == ["minus base", "+50.0 ± 28.9", "0.0 ± 40.8"]
+    assert line(text, "  minus A") == ["minus A", "-50.0 ± 28.9"]
+    assert line(text, "signal") == ["signal", "influence", "random"]
+    assert "single draw" in text
+
+
+def test_compare_counts_rejects_and_cost(tmp_path: Path) -> None:
+    text = render_compare([make_run(tmp_path, "a", BETTER, BASE), make_run(tmp_path, "b", WORSE, BASE, counts=[])])
+    assert "- malformed" in text and "- answer in question" in text
+    assert line(text, "writer") == ["writer", "tokens in + out", "199,460 + 100,320", "199,460 + 100,320"]
+    # Stages that B does not have are empty, not zero.
+    assert line(text, "seeds") == ["seeds", "in", "200"]
+
+
+def test_compare_without_item_rows_gives_differences_without_errors(tmp_path: Path) -> None:
+    paths = [make_run(tmp_path, n, t, BASE, items=False) for n, t in (("a", BETTER), ("b", WORSE))]
+    assert line(render_compare(paths), "  minus A") == ["minus A", "-50.0"]
+
+
+def test_compare_refuses_a_difference_over_other_items(tmp_path: Path) -> None:
+    a = make_run(tmp_path, "a", BETTER, BASE)
+    b = make_run(tmp_path, "b", {"asked": [1, 1, 1]}, {"asked": [0, 0, 1]})
+    text = render_compare([a, b])
+    assert "asked: the runs were tested on different items" in text
+    assert "minus A" not in text.split("\nkept")[0]
+
+
+def test_compare_marks_guided_and_leaves_unmeasured_empty(tmp_path: Path) -> None:
+    tuned, base = {**BETTER, "judged": []}, {**BASE, "judged": []}
+    text = render_compare([make_run(tmp_path, n, tuned, base, guided_columns=["asked"]) for n in ("a", "b")])
+    assert line(text, "asked")[-1] == "75.0 ± 25.0*"
+    assert line(text, "judged") == ["judged"]
+    assert "* guided" in text
+
+
+def test_compare_keeps_to_100_columns_with_many_runs(tmp_path: Path) -> None:
+    paths = [make_run(tmp_path, f"optimsyn+influence@nano-{i}-0123456789ab", BETTER, BASE) for i in range(9)]
+    text = render_compare(paths)
+    assert max(len(row) for row in text.splitlines()) <= 100
+    assert len(re.findall("^Accuracy", text, re.M)) > 1
+    assert {row[0] for row in text.splitlines() if re.match(r"[A-I]  opt", row)} == set("ABCDEFGHI")
+
+
+def test_compare_of_complete_and_incomplete_runs(tmp_path: Path) -> None:
+    a, u = make_run(tmp_path, "a", BETTER, BASE), unfinished_run(tmp_path, "u")
+    text = render_compare([u, a])
+    assert text.splitlines()[0] == "A  a"
+    assert "B is not complete (running, last event: stage_started grpo)." in text
+    with pytest.raises(InputError, match="none of u is complete"):
+        render_compare([u])
+
+
+def test_show_of_a_complete_run(tmp_path: Path) -> None:
+    text = render_show(make_run(tmp_path, "a", BETTER, BASE, validity_flags=["partial test"]))
+    assert line(text, "asked") == ["asked", "4", "25.0 ± 25.0", "75.0 ± 25.0", "+50.0 ± 28.9"]
+    assert "method      optimsyn = grpo_rubric × influence" in text
+    assert line(text, "initial") == ["initial", "192", "171", "12.5", "malformed 12, answer in question 9"]
+    assert "Caution: partial test" in text
+    assert "2 conversations" in text
+
+
+def test_show_of_an_incomplete_run_says_how_to_go_on(tmp_path: Path) -> None:
+    folder = unfinished_run(tmp_path, "u")
+    assert f"Last event: stage_started grpo. Go on with: harness resume {folder}" in render_show(folder)
+
+
+def test_ls_lists_newest_first_and_ignores_other_folders(tmp_path: Path) -> None:
+    assert "holds no runs" in render_ls(tmp_path)
+    assert "holds no runs" in render_ls(tmp_path / "missing")
+    make_run(tmp_path, "a", BETTER, BASE)
+    unfinished_run(tmp_path, "u")
+    (tmp_path / ".stages").mkdir()
+    (tmp_path / "notes").mkdir()
+    rows = render_ls(tmp_path).splitlines()
+    assert [row.split()[0] for row in rows] == ["run", "u", "a"]
+    assert "asked 25.0 → 75.0" in rows[2]
+
+
+def test_find_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = tmp_path / "runs"
+    a = make_run(runs, "optimsyn@nano-0-aa", BETTER, BASE)
+    make_run(runs, "optimsyn@nano-1-bb", BETTER, BASE)
+    static = make_run(runs, "static@nano-0-cc", BETTER, BASE)
+    assert find_run(runs, "optimsyn@nano-0-aa") == a
+    assert find_run(runs, "stat") == static
+    assert find_run(runs, str(static)) == static
+    monkeypatch.chdir(tmp_path)
+    assert find_run(Path("runs"), "runs/stat") == Path("runs/static@nano-0-cc")
+    with pytest.raises(InputError, match="begins the names of 2 runs"):
+        find_run(runs, "optim")
+    with pytest.raises(InputError, match="did you mean 'static@nano-0-cc'"):
+        find_run(runs, "static@nano-0-dd")
+    with pytest.raises(InputError, match="did you mean"):
+        find_run(runs, "zzz")
+    with pytest.raises(InputError, match="holds no runs"):
+        find_run(tmp_path / "none", "x")
+
+
+def test_broken_run_folders_are_one_clear_error(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "a", BETTER, BASE)
+    with pytest.raises(InputError, match="is not a run"):
+        load_run(tmp_path)
+    (folder / "items.parquet").write_bytes(b"PAR1 nonsense")
+    with pytest.raises(InputError, match=r"items\.parquet is not a readable parquet file"):
+        render_show(folder)
+    (folder / "record.json").write_text('{"schema": 1}')
+    with pytest.raises(InputError, match=r"record\.json"):
+        load_run(folder)
+    (folder / "run.json").write_text("[]")
+    with pytest.raises(InputError, match="not a JSON object"):
+        load_run(folder)
+
+
+def test_export_copies_what_is_there_and_overwrites_nothing(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", "a", BETTER, BASE)
+    dest = tmp_path / "sub" / "out"
+    said = export_run(run, dest)
+    assert sorted(p.name for p in dest.iterdir()) == ["README.md", "dataset.jsonl", "model", "record.json"]
+    assert json.loads((dest / "record.json").read_text())["run"] == "a"
+    assert said.splitlines()[0] == str(dest) and "2 conversations" in said
+    assert sorted(p.name for p in dest.parent.iterdir()) == ["out"]
+    with pytest.raises(InputError, match="not an empty folder"):
+        export_run(run, dest)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    export_run(run, empty)
+    assert (empty / "model" / "config.json").is_file()
+    with pytest.raises(InputError, match="not complete"):
+        export_run(unfinished_run(tmp_path / "runs", "u"), tmp_path / "other")
+
+
+def test_export_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "runs", "a", BETTER, BASE)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("results.export.shutil.copyfile", full)
+    with pytest.raises(StageError, match="No space left"):
+        export_run(run, tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["runs"]
+
+
+def test_text_forms() -> None:
+    assert percent(None) == "" and percent(0.0) == "0.0"
+    assert percent(-0.0001, signed=True) == "0.0" and percent(0.051, 0.01, signed=True) == "+5.1 ± 1.0"
+    assert [count(v) for v in (0, 1234, 9_999_999, 2.5e9)] == ["0", "1,234", "9,999,999", "2.5G"]
+    assert [duration(v) for v in (4.21, 245, 12_000)] == ["4.2 s", "4 min 05 s", "3 h 20 min"]
+    assert shorten("abcdefghij", 7) == "ab...ij" and shorten("abc", 7) == "abc"
+    assert [len(block[0]) for block in blocks([["name", "x" * 6, "y" * 6]], width=12)] == [12, 12]
