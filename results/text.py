@@ -44,7 +44,7 @@ def blocks(rows: Sequence[Sequence[str]], left: int = 1, width: int = WIDTH) -> 
 
 
 def percent(value: float | None, error: float | None = None, signed: bool = False) -> str:
-    """A share as percent, with its standard error; empty where it was not measured."""
+    """A share as percent, with its error or deviation; empty where it was not measured."""
     if value is None:
         return ""
     text = f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.errors import InputError
 from results.compare import render_compare
 from results.export import OUTPUTS, describe, export_run
 from results.runs import Run, last_event, load_items, load_run, run_folders
@@ -23,14 +24,19 @@ __all__ = ["export_run", "render_compare", "render_ls", "render_show"]
 
 def render_ls(runs_dir: Path) -> str:
     """One line for each run of `runs_dir`, newest first, with the gain in its first measured column."""
-    runs = [load_run(folder) for folder in run_folders(runs_dir)]
-    if not runs:
-        return f"{runs_dir} holds no runs; start one with: harness run --method optimsyn --target nano"
-    runs.sort(key=lambda run: (str(run.manifest.get("created", "")), run.name), reverse=True)
-    rows = [["run", "status", "created", "first column, base → tuned"]]
-    for run in runs:
+    rows, broken = [], []
+    for folder in run_folders(runs_dir):
+        try:
+            run = load_run(folder)
+        except InputError as error:
+            broken.append(str(error))
+            continue
         rows.append([shorten(run.name, 46), run.status, str(run.manifest.get("created", ""))[:16], _headline(run)])
-    return "\n".join(aligned(rows, left=4))
+    if not rows and not broken:
+        return f"{runs_dir} holds no runs; start one with: harness run --method optimsyn --target nano"
+    rows.sort(key=lambda row: (row[2], row[0]), reverse=True)
+    table = aligned([["run", "status", "created", "first column, base → tuned"], *rows], left=4)
+    return "\n".join([*table, *broken])
 
 
 def _headline(run: Run) -> str:
@@ -100,9 +106,8 @@ def _accuracy(arm: Arm) -> list[list[str]]:
     for column in arm.record.columns:
         difference = difference_cell(arm, arm, "base", column.column)
         base = score_cell(arm.base(column.column))
-        rows.append(
-            [column.column, str(column.n) if column.n else "", base, score_cell(column, column.guided), difference]
-        )
+        items = str(column.n) if column.n else ""
+        rows.append([column.column, items, base, score_cell(column, column.guided), difference])
     return rows
 
 

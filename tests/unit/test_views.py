@@ -139,6 +139,9 @@ def test_broken_run_folders_are_one_clear_error(tmp_path: Path) -> None:
     (folder / "record.json").write_text('{"schema": 1}')
     with pytest.raises(InputError, match=r"record\.json"):
         load_run(folder)
+    make_run(tmp_path, "b", BETTER, BASE)
+    listed = render_ls(tmp_path).splitlines()
+    assert listed[1].startswith("b ") and "does not have the fields of a record" in listed[2]
     (folder / "run.json").write_text("[]")
     with pytest.raises(InputError, match="not a JSON object"):
         load_run(folder)
