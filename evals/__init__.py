@@ -1,0 +1,1 @@
+"""Suites of benchmarks, and their evaluation. Importing this package loads no model library."""

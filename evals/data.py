@@ -1,0 +1,273 @@
+"""Benchmark and validation items, loaded through their declaration and checked.
+
+The canonical item is the same whatever the source: mapped fields, the list of choices, the index of the right one
+and its text. Fields, counts, answers and duplicate ids are checked here, once, for everyone who reads a benchmark.
+Equal texts under different ids are kept: published tests have them, and the count is part of their definition.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from decontam.text import TestText
+from evals.read import DataContext, Raw, find_source, read_rows
+from evals.render import letters, render
+from evals.suite import Benchmark, Rendering, Rows, Source, Suite, Template
+from harness.errors import ConfigError, InputError
+from harness.types import Message, derive_seed, stable_hash
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One test item. `fields` are the mapped columns with the canonical `question` and `answer` (its text).
+
+    `gold` indexes `choices` (None for open answers). `item_hash` depends on content alone; `cluster` is empty
+    where the benchmark declares none.
+    """
+
+    id: str
+    fields: Mapping[str, Any]
+    choices: tuple[str, ...]
+    gold: int | None
+    item_hash: str
+    cluster: str = ""
+    keys: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The question, by which equal items are found."""
+        return as_text(self.fields["question"])
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationItem:
+    """One labelled item as a chat: the question as the test asks it, the answer as its set renders it."""
+
+    id: str
+    messages: tuple[Message, ...]
+    keys: Mapping[str, str] = field(default_factory=dict)
+    text: str = ""
+
+
+def as_text(value: Any) -> str:
+    """A field as text: lists line by line, chat messages by their content."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return as_text(value["content"]) if "content" in value else "\n".join(as_text(v) for v in value.values())
+    if isinstance(value, (list, tuple)):
+        return "\n".join(as_text(v) for v in value)
+    return "" if value is None else str(value)
+
+
+def unlimited(context: DataContext) -> DataContext:
+    """`context` without its limit: what must not be trained on is the whole test, however much of it is run."""
+    return replace(context, limit=None)
+
+
+def load_items(benchmark: Benchmark, context: DataContext, suite_folder: Path) -> list[Item]:
+    """The items of `benchmark`, in source order.
+
+    Raises `InputError` for a missing field, an impossible answer, a repeated id or a count that is not the
+    declared one, and `PrerequisiteError` where the hub is needed and not reachable.
+    """
+    what = f"Benchmark '{benchmark.id}'"
+    items = _load(benchmark.rows, benchmark, what, context, suite_folder, context.test_items)
+    return items if context.limit is None else items[: context.limit]
+
+
+def load_pool(benchmark: Benchmark, context: DataContext, suite_folder: Path) -> list[Item]:
+    """The items that demonstrations are drawn from (empty without a pool)."""
+    if benchmark.pool is None:
+        return []
+    return _load(benchmark.pool, benchmark, f"Demonstrations of '{benchmark.id}'", context, suite_folder, 0)
+
+
+def source_label(benchmark: Benchmark, context: DataContext, suite_folder: Path) -> str:
+    """Which of the declared sources is in use, as results record it."""
+    return find_source(benchmark.rows, f"Benchmark '{benchmark.id}'", context, suite_folder)[0].label
+
+
+def load_validation(
+    suite: Suite,
+    set_name: str | None,
+    n: int | None,
+    seed: int,
+    context: DataContext,
+    *,
+    rendering: Rendering | None = None,
+) -> list[ValidationItem]:
+    """`n` items of a validation set drawn by `seed` (None: the declared count, else all), rendered as chats."""
+    pool = load_validation_pool(suite, set_name, context, rendering=rendering)
+    declared = suite.validation_set(set_name)
+    return draw(pool, declared.count if n is None else n, seed, f"Validation set '{declared.name}'")
+
+
+def load_validation_pool(
+    suite: Suite, set_name: str | None, context: DataContext, *, rendering: Rendering | None = None
+) -> list[ValidationItem]:
+    """All items of a validation set, in source order."""
+    declared = suite.validation_set(set_name)
+    like = suite.benchmark(declared.like)
+    form = rendering or declared.rendering
+    what = f"Validation set '{declared.name}'"
+    if form == "reasoning" and any("reasoning" not in s.fields for s in declared.rows.sources):
+        raise ConfigError(f"{what} has no 'reasoning' field, so it cannot be rendered as reasoning; use 'answer'.")
+    out: list[ValidationItem] = []
+    for item in _load(declared.rows, like, what, context, suite.folder, context.validation_items):
+        question = render(like.template.prompt, item.fields, item.choices, item.gold)
+        if form == "letter":
+            if item.gold is None:
+                raise ConfigError(f"{what}: item '{item.id}' has no choices, so it has no letter; render its answer.")
+            answer = letters(len(item.choices))[item.gold]
+        else:
+            answer = item.fields["answer"]
+        if form == "reasoning":
+            answer = render(declared.reasoning, item.fields, item.choices, item.gold)
+        keys = {name: as_text(item.fields[column]) for name, column in declared.keys.items()}
+        messages = (Message("user", question), Message("assistant", answer))
+        out.append(ValidationItem(item.id, messages, keys, item.text))
+    return out
+
+
+def draw(items: list[ValidationItem], n: int | None, seed: int, what: str) -> list[ValidationItem]:
+    """`n` of `items` without replacement, a function of `seed` and of the set of ids alone (None: all of them)."""
+    if n is None:
+        return items
+    if not 1 <= n <= len(items):
+        raise InputError(f"{what} has {len(items)} items, but {n} are asked for; ask for 1 to {len(items)}.")
+    ordered = sorted(items, key=lambda item: item.id)
+    return random.Random(derive_seed("validation", seed)).sample(ordered, n)
+
+
+def contamination_texts(suite: Suite, context: DataContext, columns: Sequence[str] | None = None) -> Iterator[TestText]:
+    """The test text of `columns` of `suite`, by their declared contamination fields; all items, whatever the limit.
+
+    None means every column that evaluation measures: judge-scored ones, whose data may be gated, are then left out
+    as their cells stay empty.
+    """
+    names = [b.id for b in suite.benchmarks if b.scorer == "lm_eval"] if columns is None else columns
+    for benchmark in map(suite.benchmark, names):
+        yield from benchmark_texts(benchmark, load_items(benchmark, unlimited(context), suite.folder))
+
+
+def benchmark_texts(benchmark: Benchmark, items: Iterable[Item]) -> Iterator[TestText]:
+    """One `TestText` per item: its contamination fields, line by line."""
+    for item in items:
+        parts = [as_text(item.choices if f == "choices" else item.fields[f]) for f in benchmark.contamination]
+        yield TestText(benchmark.id, item.id, "\n".join(parts))
+
+
+def _load(rows: Rows, benchmark: Benchmark, what: str, context: DataContext, folder: Path, count: int) -> list[Item]:
+    source, path = find_source(rows, what, context, folder)
+    wanted = _ids(rows.ids_in, folder) if rows.ids_in else None
+    refused = _ids(rows.ids_not_in, folder) if rows.ids_not_in else frozenset()
+    seen: dict[str, str] = {}
+    items: list[Item] = []
+    for raw in read_rows(source, path, what, context, count):
+        fields = {name: _column(raw, column, name) for name, column in source.fields.items()}
+        item_id = as_text(fields["id"])
+        if not _selected(fields, rows) or item_id in refused or (wanted is not None and item_id not in wanted):
+            continue
+        if item_id in seen:
+            raise InputError(f"{raw.where} repeats the id '{item_id}' of {seen[item_id]}; ids must be unique.")
+        seen[item_id] = raw.where
+        items.append(_item(item_id, fields, source, benchmark, raw.where))
+    if rows.expected_count is not None and len(items) != rows.expected_count:
+        raise InputError(
+            f"{what}: {source.label} gives {len(items)} items where {rows.expected_count} are declared; use the "
+            "complete data set, or correct 'expected_count'."
+        )
+    if not items:
+        raise InputError(f"{what}: {source.label} gives no items; check the file and the filters.")
+    return items
+
+
+def _ids(name: str, folder: Path) -> frozenset[str]:
+    try:
+        return frozenset((folder / name).read_text(encoding="utf-8").split())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"The list of ids {folder / name} cannot be read: {error}.") from None
+
+
+def _column(raw: Raw, column: str, name: str) -> Any:
+    """The value of `column` (a dotted path, or several joined by commas) in one row."""
+    if "," in column:
+        return [_column(raw, part.strip(), name) for part in column.split(",")]
+    value: Any = raw.values
+    for part in column.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            raise InputError(
+                f"{raw.where} has no field '{column}', which '{name}' is read from; add it, or correct "
+                "'fields' in the suite."
+            )
+        value = value[part]
+    return value
+
+
+def _selected(fields: Mapping[str, Any], rows: Rows) -> bool:
+    for name, wanted in rows.where.items():
+        if as_text(fields[name]) not in ((wanted,) if isinstance(wanted, str) else wanted):
+            return False
+    return True
+
+
+def _item(item_id: str, fields: dict[str, Any], source: Source, benchmark: Benchmark, where: str) -> Item:
+    """The canonical item of one row; `where` names the row in errors."""
+    if not as_text(fields["question"]).strip():
+        raise InputError(f"{where} has an empty question; remove the line or fill it in.")
+    choices = _choices(fields, benchmark.template, where)
+    gold: int | None = None
+    if "answer" in fields:
+        gold, answer = _answer(fields["answer"], source.answer_form, choices, where)
+        fields = {**fields, "answer": answer}
+    return Item(
+        id=item_id,
+        fields=fields,
+        choices=choices,
+        gold=gold,
+        item_hash=stable_hash(as_text(fields["question"]), list(choices), as_text(fields.get("answer"))),
+        cluster=as_text(fields[benchmark.cluster_key]) if benchmark.cluster_key else "",
+        keys={name: as_text(fields[column]) for name, column in benchmark.keys.items() if column in fields},
+    )
+
+
+def _choices(fields: Mapping[str, Any], template: Template, where: str) -> tuple[str, ...]:
+    if template.choices:
+        return template.choices
+    if "choices" not in fields:
+        return ()
+    value = fields["choices"]
+    listed = [value[key] for key in sorted(value)] if isinstance(value, Mapping) else value
+    if not isinstance(listed, (list, tuple)) or not 2 <= len(listed) <= 26:
+        raise InputError(f"{where}: 'choices' must be a list of 2 to 26 texts; correct the line.")
+    texts = tuple(as_text(choice) for choice in listed)
+    if not all(text.strip() for text in texts):
+        raise InputError(f"{where}: one of the choices is empty; correct the line.")
+    return texts
+
+
+def _answer(value: Any, form: str, choices: tuple[str, ...], where: str) -> tuple[int | None, str]:
+    """Index of the right choice and its text; without choices, the answer as it stands."""
+    text = as_text(value).strip()
+    if not choices:
+        if not text:
+            raise InputError(f"{where} has an empty answer; remove the line or fill it in.")
+        return None, text
+    gold: int | None = None
+    if form == "index" and text.isdigit():
+        gold = int(text)
+    elif form == "letter" and len(text) == 1:
+        gold = ord(text.upper()) - ord("A")
+    elif form == "text" and text in choices:
+        gold = choices.index(text)
+    if gold is not None and 0 <= gold < len(choices):
+        return gold, choices[gold]
+    raise InputError(
+        f"{where}: the answer {text!r} is not the {form} of one of its {len(choices)} choices; correct the line, or "
+        "'answer_form' in the suite."
+    )

@@ -1,0 +1,302 @@
+"""Accuracy of a model on a suite, through lm-eval as a library.
+
+Nothing is fetched or scanned: tasks are built from the declaration, the model is loaded once, and greedy decoding
+and fixed demonstrations make two runs equal. Every item leaves a row, because paired tests need items and not
+means. Standard errors are ours: closed form, and robust to clusters where the benchmark declares them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from evals.data import Item, load_items, load_pool, source_label
+from evals.read import DataContext
+from evals.suite import Benchmark, Suite
+from evals.tasks import INVALID, build_task
+from harness.errors import InputError, PrerequisiteError, StageError
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnResult:
+    """One column. `accuracy` (0 to 1) and `stderr` are None where nothing was measured; `reason` then says why.
+
+    `n` items were there, `n_scored` have a verdict; `unparsed` of these had no answer to extract and count as
+    wrong; the prompt of `truncated` was cut from the left to fit the model's context.
+    """
+
+    column: str
+    metric: str
+    n: int
+    n_scored: int
+    accuracy: float | None
+    stderr: float | None
+    status: Literal["measured", "not measured"]
+    reason: str = ""
+    unparsed: int = 0
+    truncated: int = 0
+    source: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ItemResult:
+    """One item's answer: what was said, what was read from it, and whether it is right.
+
+    For multiple choice `response` is the preferred continuation. `tokens` counts prompt and response. `cluster`
+    is empty where items are independent.
+    """
+
+    task: str
+    item_id: str
+    item_hash: str
+    prompt_hash: str
+    response: str
+    answer: str
+    correct: bool
+    tokens: int
+    cluster: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A model's columns, in suite order, and its items."""
+
+    columns: tuple[ColumnResult, ...]
+    items: tuple[ItemResult, ...]
+
+
+def evaluate(
+    model_path: str | Path,
+    suite: Suite,
+    context: DataContext,
+    *,
+    batch_size: int = 64,
+    limit: int | None = None,
+    seed: int = 0,
+    apply_chat_template: bool = True,
+    columns: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Evaluate the model in the folder `model_path` (or on the hub) on `suite`, or on some of its `columns`.
+
+    `limit` keeps the first items of each benchmark; `progress` is called with a column's name, the number of
+    columns done and their total. Raises `InputError` and `PrerequisiteError` for data, model or template that
+    are not there. All data are read before the model is loaded.
+    """
+    chosen = suite.benchmarks if columns is None else tuple(suite.benchmark(name) for name in columns)
+    if limit is not None:
+        if limit < 1:
+            raise InputError(f"The limit of evaluation is {limit}; give at least 1 item per benchmark, or no limit.")
+        context = dataclasses.replace(context, limit=limit)
+    runnable = [b for b in chosen if b.scorer == "lm_eval"]
+    tests = {b.id: load_items(b, context, suite.folder) for b in runnable}
+    pools = {b.id: load_pool(b, context, suite.folder) if b.shots else [] for b in runnable}
+    for b in runnable:
+        _check_pool(b, tests[b.id], pools[b.id])
+    model = load_model(str(model_path), batch_size, apply_chat_template) if runnable else None
+    results: list[ColumnResult] = []
+    rows: list[ItemResult] = []
+    for done, b in enumerate(chosen):
+        if progress:
+            progress(b.id, done, len(chosen))
+        if b.scorer == "judge":
+            results.append(_unmeasured(b))
+            continue
+        column, items = _column(model, b, tests[b.id], pools[b.id], seed, apply_chat_template)
+        results.append(dataclasses.replace(column, source=source_label(b, context, suite.folder)))
+        rows += items
+    return Evaluation(tuple(results), tuple(rows))
+
+
+def _check_pool(b: Benchmark, items: Sequence[Item], pool: Sequence[Item]) -> None:
+    """Refuse a pool that is too small, or whose demonstrations are test items: they would show their own answer."""
+    if b.shots > len(pool):
+        raise InputError(
+            f"Benchmark '{b.id}' wants {b.shots} demonstrations and its pool has {len(pool)}; lower 'shots' or add "
+            "some."
+        )
+    asked = {item.item_hash: item.id for item in items}
+    for shown in pool[: b.shots]:
+        if shown.item_hash in asked:
+            raise InputError(
+                f"Benchmark '{b.id}': the demonstration '{shown.id}' is the test item '{asked[shown.item_hash]}'; give "
+                "a 'pool' that shares nothing with the test."
+            )
+
+
+def _unmeasured(b: Benchmark) -> ColumnResult:
+    access = ", and its data are gated" if b.gated else ""
+    reason = f"answers are scored by a judge model, which evaluation does not run{access}"
+    return ColumnResult(b.id, b.metric, 0, 0, None, None, "not measured", reason)
+
+
+def load_model(path: str, batch_size: int, apply_chat_template: bool) -> Any:
+    """The model as an `lm_eval` `HFLM`, on the GPU if there is one; `PrerequisiteError` if it cannot be loaded."""
+    import torch
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    class Quiet(HFLM):
+        """HFLM whose own progress bars are off: this module reports progress."""
+
+        def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
+            return super().loglikelihood(requests, disable_tqdm=True)
+
+        def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
+            return super().generate_until(requests, disable_tqdm=True)
+
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise PrerequisiteError(
+            f"The model to evaluate, {path}, cannot be loaded ({reason}); name a folder with weights and tokenizer, "
+            "or a hub model that this machine can reach."
+        ) from None
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
+    if apply_chat_template and not tokenizer.chat_template:
+        raise PrerequisiteError(f"The tokenizer in {path} has no chat template; add one, or evaluate without it.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    with _quiet():
+        return Quiet(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """lm-eval without its log lines and its bar for building requests; errors still raise."""
+    import lm_eval.api.task as task_module
+
+    logger = logging.getLogger("lm_eval")
+    level, bar = logger.level, task_module.tqdm
+    logger.setLevel(logging.ERROR)
+    task_module.tqdm = partial(bar, disable=True)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        task_module.tqdm = bar
+
+
+def _column(
+    model: Any, b: Benchmark, items: Sequence[Item], pool: Sequence[Item], seed: int, chat: bool
+) -> tuple[ColumnResult, list[ItemResult]]:
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    notes: list[str] = []
+    max_tokens = b.template.max_tokens
+    if b.template.output == "generate_until" and max_tokens > model.max_length // 2:
+        max_tokens = model.max_length // 2
+        notes.append(f"at most {max_tokens} tokens are generated, not {b.template.max_tokens}: half of the context")
+    with _quiet():
+        output = simple_evaluate(
+            model=model,
+            tasks=[build_task(b, items, pool, max_tokens)],
+            task_manager=TaskManager(include_defaults=False),
+            bootstrap_iters=0,
+            log_samples=True,
+            apply_chat_template=chat,
+            random_seed=seed,
+            numpy_random_seed=seed,
+            torch_random_seed=seed,
+            fewshot_random_seed=seed,
+        )
+    samples = sorted(output["samples"][b.id], key=lambda s: int(s["doc_id"]))
+    budget = model.max_length - (max_tokens if b.template.output == "generate_until" else 0)
+    rows: list[ItemResult] = []
+    truncated = 0
+    for item, sample in zip(items, samples, strict=True):
+        row, needed = _row(model, b, item, sample)
+        truncated += needed > budget
+        rows.append(row)
+    unparsed = sum(row.answer == "" for row in rows)
+    accuracy = sum(row.correct for row in rows) / len(rows)
+    error = standard_error([row.correct for row in rows], [row.cluster for row in rows])
+    column = ColumnResult(
+        b.id,
+        b.metric,
+        len(items),
+        len(rows),
+        accuracy,
+        error,
+        "measured",
+        unparsed=unparsed,
+        truncated=truncated,
+        notes=tuple(notes),
+    )
+    return column, rows
+
+
+def _row(model: Any, b: Benchmark, item: Item, sample: Mapping[str, Any]) -> tuple[ItemResult, int]:
+    """The row of one logged sample, and how many context tokens it needed before any truncation."""
+    assert sample["doc"]["item_id"] == item.id
+    prompt = sample["arguments"][0][0]
+    prompt_tokens = len(model.tok_encode(prompt))
+    if b.template.output == "multiple_choice":
+        scores = [float(response[0]) for response in sample["filtered_resps"]]
+        if any(map(math.isnan, scores)):
+            raise StageError(
+                f"The model gives no number as the likelihood of an answer to item '{item.id}' of '{b.id}'; its weights "
+                "are broken, so look at the fine-tuning's losses and lower its learning rate."
+            )
+        texts = [argument[1] for argument in sample["arguments"]]
+        weights = [len(choice) if b.metric == "acc_norm" else 1 for choice in sample["doc"]["continuations"]]
+        best = max(range(len(scores)), key=lambda i: scores[i] / weights[i])
+        response, answer = texts[best], sample["doc"]["continuations"][best]
+        response_tokens = len(model.tok_encode(response, add_special_tokens=False))
+        needed = prompt_tokens + max(len(model.tok_encode(text, add_special_tokens=False)) for text in texts)
+    else:
+        response, found = sample["resps"][0][0], sample["filtered_resps"][0]
+        answer = "" if found == INVALID else found
+        response_tokens = len(model.tok_encode(response, add_special_tokens=False))
+        needed = prompt_tokens
+    correct = float(sample[b.metric]) == 1.0
+    row = ItemResult(
+        b.id,
+        item.id,
+        item.item_hash,
+        sample["prompt_hash"],
+        response,
+        answer,
+        correct,
+        prompt_tokens + response_tokens,
+        item.cluster,
+    )
+    return row, needed
+
+
+def standard_error(correct: Sequence[bool], clusters: Sequence[str]) -> float | None:
+    """Standard error of the mean of 0/1 verdicts; None for a single independent unit.
+
+    Items with an equal, non-empty cluster are dependent: sqrt(G/(G-1) sum_g (sum_{i in g} (x_i - mean))^2) / n over
+    G clusters (the sandwich estimator; Miller 2024, arXiv 2411.00640, eq. 4, with the small-sample factor). With
+    all clusters of size one it equals sqrt(p(1-p)/(n-1)), which is used where there are none.
+    """
+    n = len(correct)
+    mean = sum(correct) / n
+    sums: dict[str, float] = defaultdict(float)
+    for index, (x, cluster) in enumerate(zip(correct, clusters, strict=True)):
+        sums[f"c{cluster}" if cluster else f"i{index}"] += x - mean
+    groups = len(sums)
+    if groups < 2:
+        return None
+    return math.sqrt(groups / (groups - 1) * sum(s * s for s in sums.values())) / n

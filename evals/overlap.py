@@ -1,0 +1,126 @@
+"""Removing what seeds, validation and test have in common, before any of it is used.
+
+Two rows overlap when they share the value of a key (a `pmid`, a `thing`) or when their texts are equal after
+normalisation. The test is never changed: a seed gives way to both, a validation item to the test. Longer partial
+overlaps are the contamination gate's work; this gives exact, cheap and explainable removals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from decontam.text import normalise
+from evals.data import Item, ValidationItem, draw, load_items, load_validation_pool, unlimited
+from evals.read import DataContext
+from evals.suite import Rendering, Suite
+from harness.errors import InputError
+from harness.types import Seed
+
+
+class Keyed(Protocol):
+    """Anything with an id, shared keys and a text (None where it has none)."""
+
+    @property
+    def id(self) -> str:
+        """The row's id."""
+
+    @property
+    def keys(self) -> Mapping[str, str]:
+        """Identifiers shared with other data."""
+
+    @property
+    def text(self) -> str | None:
+        """The text that is compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """One removed row, the row that it shares something with, and what: `key:NAME` or `text`."""
+
+    id: str
+    other_id: str
+    reason: str
+
+
+T = TypeVar("T", bound=Keyed)
+
+
+def drop_overlaps(rows: Sequence[T], others: Iterable[Keyed], what: str, other: str) -> tuple[list[T], list[Overlap]]:
+    """`rows` without those that share a key or a text with one of `others`, and what was dropped, in order.
+
+    Raises `InputError`, naming `what` and `other`, if rows were given and none is left.
+    """
+    by_key: dict[tuple[str, str], str] = {}
+    by_text: dict[str, str] = {}
+    for row in others:
+        for pair in row.keys.items():
+            by_key.setdefault(pair, row.id)
+        if row.text and (text := normalise(row.text)):
+            by_text.setdefault(text, row.id)
+    kept: list[T] = []
+    dropped: list[Overlap] = []
+    for mine in rows:
+        shared = next((pair for pair in mine.keys.items() if pair in by_key), None)
+        if shared is not None:
+            dropped.append(Overlap(mine.id, by_key[shared], f"key:{shared[0]}"))
+        elif mine.text and (found := by_text.get(normalise(mine.text))) is not None:
+            dropped.append(Overlap(mine.id, found, "text"))
+        else:
+            kept.append(mine)
+    if rows and not kept:
+        raise InputError(
+            f"Nothing is left of {what}: all {len(rows)} items overlap with {other} (first: '{dropped[0].id}' and "
+            f"'{dropped[0].other_id}', {dropped[0].reason}); use data that the other side does not contain."
+        )
+    return kept, dropped
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """Seeds, validation and tests that share nothing, but for the columns that a set declares in `same_items_as`.
+
+    `declared_overlaps` counts, per such column, the validation items that are its test items.
+    """
+
+    seeds: tuple[Seed, ...]
+    validation: tuple[ValidationItem, ...]
+    tests: Mapping[str, tuple[Item, ...]]
+    dropped_seeds: tuple[Overlap, ...]
+    dropped_validation: tuple[Overlap, ...]
+    declared_overlaps: Mapping[str, int]
+
+
+def split_without_overlaps(
+    suite: Suite,
+    set_name: str | None,
+    n: int | None,
+    seed: int,
+    seeds: Sequence[Seed],
+    context: DataContext,
+    *,
+    rendering: Rendering | None = None,
+) -> Splits:
+    """Load tests and validation, drop validation items found in a test, draw `n`, drop seeds found in either.
+
+    Tests are loaded whole, whatever the context's limit. Judge-scored benchmarks are left out: they may be gated,
+    and their cells stay empty anyway.
+    """
+    declared = suite.validation_set(set_name)
+    tests = {
+        b.id: tuple(load_items(b, unlimited(context), suite.folder)) for b in suite.benchmarks if b.scorer == "lm_eval"
+    }
+    what = f"validation set '{declared.name}'"
+    pool: list[ValidationItem] = load_validation_pool(suite, set_name, context, rendering=rendering)
+    strict = [item for name, items in tests.items() if name not in declared.same_items_as for item in items]
+    pool, dropped = drop_overlaps(pool, strict, what, "the tests")
+    count = declared.count if n is None else n
+    drawn = draw(pool, count, seed, f"After {len(dropped)} overlaps with the tests were dropped, {what}")
+    shared: dict[str, int] = {}
+    for name in declared.same_items_as:
+        texts = {normalise(item.text) for item in tests.get(name, ())}
+        shared[name] = sum(normalise(item.text) in texts for item in drawn)
+    guarded: list[Keyed] = [*drawn, *(item for items in tests.values() for item in items)]
+    kept, dropped_seeds = drop_overlaps(list(seeds), guarded, "the seeds", "validation or test")
+    return Splits(tuple(kept), tuple(drawn), tests, tuple(dropped_seeds), tuple(dropped), shared)

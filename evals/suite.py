@@ -1,0 +1,258 @@
+"""The one declaration of a benchmark, and the suites that group them.
+
+Everything that reads a benchmark reads it here: evaluation its prompts and metric, guidance its validation sets,
+decontamination its test text, plans its counts and licence. A suite is a YAML file, packaged or the user's own;
+unknown keys are refused with the nearest known one. What this gives up is arbitrary code in a task: a benchmark
+is data plus Jinja templates, which is enough for choices, extracted answers and chain-of-thought.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from harness.errors import ConfigError, InputError, suggest
+
+SUITE_FOLDER = Path(__file__).parent / "suites"
+
+AnswerForm = Literal["index", "letter", "text"]
+Rendering = Literal["letter", "answer", "reasoning"]
+Output = Literal["multiple_choice", "generate_until"]
+Metric = Literal["acc", "acc_norm", "exact_match"]
+_CLOSED: Any = {"extra": "forbid"}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One place where rows can be had: exactly one of `file`, `hub` and `lab`.
+
+    `fields` maps our field names to the source's columns. A dotted path descends into an object; a
+    comma-separated list gathers several columns into one list. `answer_form` says what the `answer` column
+    holds: the index of the right choice, its letter, or its text.
+    """
+
+    __pydantic_config__ = _CLOSED
+
+    fields: Mapping[str, str]
+    file: str | None = None
+    hub: str | None = None
+    lab: str | None = None
+    config: str | None = None
+    split: str | None = None
+    revision: str | None = None
+    answer_form: AnswerForm = "text"
+
+    @property
+    def label(self) -> str:
+        """How this source is named in messages and results."""
+        if self.hub:
+            return ":".join(filter(None, ("hub", self.hub, self.config, self.split, self.revision)))
+        return f"lab:{self.lab}" if self.lab else str(self.file)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows from the first of `sources` that is there, filtered. `expected_count` is checked after filtering.
+
+    `where` compares fields, by their text, with one value or any of a list; `ids_in` and `ids_not_in` name a
+    file beside the YAML with one item id per line.
+    """
+
+    __pydantic_config__ = _CLOSED
+
+    sources: tuple[Source, ...]
+    where: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    ids_in: str | None = None
+    ids_not_in: str | None = None
+    expected_count: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """How an item is put to the model. Templates are Jinja over the fields, `choices`, `letters` and `lettered`.
+
+    With `multiple_choice` the choices (or their letters) are compared by log-likelihood; with `generate_until`
+    the model writes up to `max_tokens` until one of `stop`, and `extract`, a regular expression with one group,
+    takes the answer from what it wrote (the last match). `shot_target` renders a demonstration's answer.
+    """
+
+    __pydantic_config__ = _CLOSED
+
+    prompt: str
+    output: Output = "multiple_choice"
+    choices: tuple[str, ...] = ()
+    continuation: Literal["text", "letter"] = "text"
+    shot_target: str | None = None
+    stop: tuple[str, ...] = ()
+    max_tokens: int = 64
+    extract: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """One column of a suite. `contamination` lists the fields that are test text for decontamination.
+
+    `keys` maps the name of an identifier that other data share (for example `pmid`) to a field;
+    `cluster_key` names the field whose equal values are not independent. `scorer: judge` marks answers that
+    need a judge: the cell stays empty until one has scored them.
+    """
+
+    __pydantic_config__ = _CLOSED
+
+    id: str
+    rows: Rows
+    template: Template
+    contamination: tuple[str, ...]
+    metric: Metric = "acc"
+    shots: int = 0
+    pool: Rows | None = None
+    cluster_key: str | None = None
+    keys: Mapping[str, str] = field(default_factory=dict)
+    scorer: Literal["lm_eval", "judge"] = "lm_eval"
+    licence: str = ""
+    gated: bool = False
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationSet:
+    """Labelled items that may guide a method. `guides` are the columns that they make *guided*.
+
+    `like` names the benchmark whose template renders the question. `same_items_as` lists guided columns whose
+    very test items this set is made of, as published; their overlap is declared, not removed.
+    """
+
+    __pydantic_config__ = _CLOSED
+
+    name: str
+    rows: Rows
+    guides: tuple[str, ...]
+    like: str
+    rendering: Rendering = "answer"
+    count: int | None = None
+    same_items_as: tuple[str, ...] = ()
+    keys: Mapping[str, str] = field(default_factory=dict)
+    reasoning: str = "{{ reasoning }}\n\nThe answer is {{ answer }}."
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """A set of columns, and the validation sets that may guide a method towards them."""
+
+    __pydantic_config__ = _CLOSED
+
+    name: str
+    description: str
+    benchmarks: tuple[Benchmark, ...]
+    domain: str = ""
+    validation: tuple[ValidationSet, ...] = ()
+    folder: Path = SUITE_FOLDER
+
+    def benchmark(self, name: str) -> Benchmark:
+        """The column called `name`; `ConfigError` if there is none."""
+        return _by_name(name, {b.id: b for b in self.benchmarks}, f"Suite '{self.name}' has no benchmark")
+
+    def validation_set(self, name: str | None = None) -> ValidationSet:
+        """The validation set called `name` (None: the first); `ConfigError` if there is none."""
+        if not self.validation:
+            raise ConfigError(f"Suite '{self.name}' declares no validation set; add one under 'validation'.")
+        if name is None:
+            return self.validation[0]
+        return _by_name(name, {v.name: v for v in self.validation}, f"Suite '{self.name}' has no validation set")
+
+    def guided_columns(self, set_name: str) -> tuple[str, ...]:
+        """The columns whose items, of any split, the validation set `set_name` contains."""
+        return self.validation_set(set_name).guides
+
+
+T = TypeVar("T")
+
+
+def _by_name(name: str, known: Mapping[str, T], what: str) -> T:
+    if name not in known:
+        raise ConfigError(f"{what} '{name}'{suggest(name, known)}")
+    return known[name]
+
+
+def list_suites() -> list[str]:
+    """The names of the packaged suites, sorted."""
+    return sorted(p.stem for p in SUITE_FOLDER.glob("*.yaml"))
+
+
+def load_suite(name_or_path: str | Path) -> Suite:
+    """Load a packaged suite by name, or a user's by the path of its YAML file.
+
+    Raises `ConfigError` for an unknown name or a malformed declaration, `InputError` for an unreadable file.
+    """
+    text = str(name_or_path)
+    if text in list_suites():
+        path = SUITE_FOLDER / f"{text}.yaml"
+    elif text.endswith((".yaml", ".yml")):
+        path = Path(text)
+    else:
+        raise ConfigError(
+            f"There is no suite '{text}'{suggest(text, list_suites())} (a suite of your own is named by the path of "
+            "its .yaml file)"
+        )
+    return _parse(_read_yaml(path), path)
+
+
+def _read_yaml(path: Path) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"The suite file {path} does not exist.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"The suite file {path} cannot be read: {error}.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The suite file {path} is not valid YAML: {' '.join(str(error).split())}.") from None
+
+
+def _parse(raw: Any, path: Path) -> Suite:
+    from pydantic import TypeAdapter, ValidationError
+
+    if not isinstance(raw, dict):
+        raise ConfigError(f"The suite file {path} must be a mapping with 'name', 'description' and 'benchmarks'.")
+    if "folder" in raw:
+        raise ConfigError(f"{path}: 'folder' is not a key of a suite; files are looked up beside the YAML.")
+    try:
+        suite = TypeAdapter(Suite).validate_python(raw)
+    except ValidationError as error:
+        # A misspelt key is also a missing one; the misspelling is what helps.
+        problems = sorted(error.errors(), key=lambda problem: problem["type"] not in _UNKNOWN_KEY)
+        raise ConfigError(f"{path}: {_explain(problems[0])}") from None
+    suite = dataclasses.replace(suite, folder=path.resolve().parent)
+    from evals.check import check_suite
+
+    check_suite(suite, path)
+    return suite
+
+
+_UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden")
+_TYPE_AT: dict[str, type[Any]] = {
+    "benchmarks": Benchmark,
+    "rows": Rows,
+    "pool": Rows,
+    "sources": Source,
+    "template": Template,
+    "validation": ValidationSet,
+}
+
+
+def _explain(problem: Any) -> str:
+    """One sentence for the first thing that pydantic found wrong."""
+    loc = [str(part) for part in problem["loc"]]
+    where = ".".join(loc)
+    if problem["type"] in _UNKNOWN_KEY:
+        owner = next((_TYPE_AT[part] for part in reversed(loc[:-1]) if part in _TYPE_AT), Suite)
+        known = [f.name for f in dataclasses.fields(owner) if f.name != "folder"]
+        return f"unknown key '{where}'{suggest(loc[-1], known)}"
+    if problem["type"] in ("missing", "missing_argument"):
+        return f"'{where}' is missing"
+    return f"'{where}': {problem['msg']}"
