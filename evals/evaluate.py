@@ -255,8 +255,8 @@ def _row(model: Any, b: Benchmark, item: Item, sample: Mapping[str, Any]) -> tup
         scores = [float(response[0]) for response in sample["filtered_resps"]]
         if any(map(math.isnan, scores)):
             raise StageError(
-                f"The model gives no number as the likelihood of an answer to item '{item.id}' of '{b.id}'; its weights "
-                "are broken, so look at the fine-tuning's losses and lower its learning rate."
+                f"The model gives no number as the likelihood of an answer to item '{item.id}' of '{b.id}'; its "
+                "weights are broken, so look at the fine-tuning's losses and lower its learning rate."
             )
         texts = [argument[1] for argument in sample["arguments"]]
         weights = [len(choice) if b.metric == "acc_norm" else 1 for choice in sample["doc"]["continuations"]]
