@@ -23,13 +23,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ShardOutput:
-    """What one shard of work gives: rows of the main table, rows of side tables, rejects and cost."""
+    """What one shard of work gives: rows of the main table, rows of side tables, rejects and cost.
+
+    `kept` is given where the main table holds rejected rows too (rollouts).
+    """
 
     rows: Sequence[Any]
     rejects: Sequence[Reject] = ()
     usage: Sequence[Usage] = ()
     tables: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     rows_in: int | None = None
+    kept: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +141,7 @@ def write_shard(folder: Path, index: int, output: ShardOutput, seconds: float) -
     rows_in = output.rows_in if output.rows_in is not None else len(output.rows) + len(output.rejects)
     account = {
         "rows_in": rows_in,
-        "kept": len(output.rows),
+        "kept": len(output.rows) if output.kept is None else output.kept,
         "rejected": rejected,
         "usage": [asdict(u) for u in output.usage],
         "seconds": seconds,

@@ -1,0 +1,84 @@
+"""From a role's settings to something that can be used: an identity for hashing, a path for loading, a backend.
+
+Identities are cheap and need nothing loaded: a hub model is its id and revision, a folder the hash of its files, a lab
+model the lab's own identity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.config import ModelConfig
+from harness.errors import InputError
+from harness.models.backend import Backend
+
+LAB_ROLES = ("writer", "generator", "target")
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex (first 16 characters)."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as handle:
+            while block := handle.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; check the path") from None
+    return digest.hexdigest()[:16]
+
+
+def model_identity(model: ModelConfig, world: int | None) -> str:
+    """What identifies a role's weights in stage hashes."""
+    if model.backend == "extractive":
+        from harness.models.extractive import ExtractiveGenerator
+
+        return f"extractive-{ExtractiveGenerator.VERSION}"
+    if model.id.startswith("lab:"):
+        from harness.lab.build import lab_identity
+        from harness.lab.world import World
+
+        return f"{model.id}:{lab_identity(World(_world(model, world)))}"
+    folder = Path(model.id)
+    if folder.is_dir():
+        names = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in (".safetensors", ".json", ".jinja"))
+        return "files:" + hashlib.sha256("".join(p.name + file_hash(p) for p in names).encode()).hexdigest()[:16]
+    return f"{model.id}@{model.revision or 'main'}:{model.dtype}"
+
+
+def model_path(model: ModelConfig, world: int | None) -> str | Path:
+    """Where a role's weights are loaded from; lab models are built at first use."""
+    if model.id.startswith("lab:"):
+        from harness.lab.build import ensure_lab
+        from harness.lab.world import World
+
+        role = model.id.removeprefix("lab:")
+        path: Path = getattr(ensure_lab(World(_world(model, world))), role)
+        return path
+    return Path(model.id) if Path(model.id).is_dir() else model.id
+
+
+def open_backend(model: ModelConfig, world: int | None, corpus: Sequence[str], path: str | Path | None = None) -> Backend:
+    """A generation backend for a role; `path` replaces the weights (a trained policy)."""
+    if model.backend == "extractive":
+        from harness.models.extractive import ExtractiveGenerator
+
+        return ExtractiveGenerator(corpus)
+    from harness.models.transformers_backend import TransformersBackend
+
+    where = path if path is not None else model_path(model, world)
+    return TransformersBackend(
+        where,
+        name=model.id if path is None else f"{model.id} (trained)",
+        dtype=model.dtype,
+        revision=model.revision if path is None else None,
+        max_length=model.max_length,
+    )
+
+
+def _world(model: ModelConfig, world: int | None) -> int:
+    role = model.id.removeprefix("lab:")
+    if role not in LAB_ROLES:
+        raise InputError(f"there is no lab model '{model.id}'; the lab has lab:writer, lab:generator and lab:target")
+    return 0 if world is None else world

@@ -1,0 +1,112 @@
+"""Generation in-process with transformers: the path for tiny models, and the fallback for large ones.
+
+A call is one batch, left-padded, sampled under its own random seed in a forked generator state, so that equal
+calls give equal texts and the caller's random stream is not touched. What this gives up is throughput on large models, where
+a server is the better choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.models.backend import Completion, PromptRequest, Sampling
+from harness.training.chat import require_template
+from harness.types import Message, chat
+
+
+def load_causal_lm(path: str | Path, dtype: str = "float32", revision: str | None = None) -> tuple[Any, Any]:
+    """Model and tokenizer, on the GPU where there is one. Padding is on the left, for generation."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, padding_side="left")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model = AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=getattr(torch, dtype))
+    if torch.cuda.is_available():
+        model.to("cuda")
+    return model, tokenizer
+
+
+class TransformersBackend:
+    """Completes chats with a causal language model that is loaded at the first call."""
+
+    def __init__(
+        self, path: str | Path, *, name: str, dtype: str = "float32", revision: str | None = None, max_length: int = 8192
+    ) -> None:
+        self._path, self._name, self._dtype, self._revision = path, name, dtype, revision
+        self._max_length = max_length
+        self._loaded: tuple[Any, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """The model's name, as recorded with every sample."""
+        return self._name
+
+    def _load(self) -> tuple[Any, Any]:
+        if self._loaded is None:
+            model, tokenizer = load_causal_lm(self._path, self._dtype, self._revision)
+            require_template(tokenizer, self._name)
+            self._loaded = (model.eval(), tokenizer)
+        return self._loaded
+
+    @property
+    def flops_per_token(self) -> float:
+        """2 x parameters."""
+        return 2.0 * float(self._load()[0].num_parameters())
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Prompt tokens of a chat, generation prompt included."""
+        tokenizer = self._load()[1]
+        text = tokenizer.apply_chat_template(chat(messages), add_generation_prompt=True, tokenize=False)
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def room(self, sampling: Sampling) -> int:
+        """Most prompt tokens that leave room for the completion."""
+        return self._max_length - sampling.max_tokens
+
+    def generate(self, requests: Sequence[PromptRequest], sampling: Sampling, seed: int) -> list[Completion]:
+        """Complete every request in one batch."""
+        import torch
+
+        if not requests:
+            return []
+        model, tokenizer = self._load()
+        texts = [
+            tokenizer.apply_chat_template(chat(r.messages), add_generation_prompt=True, tokenize=False) for r in requests
+        ]
+        batch = tokenizer(texts, add_special_tokens=False, padding=True, return_tensors="pt").to(model.device)
+        decoding: dict[str, Any] = {"do_sample": False}
+        if sampling.temperature > 0:
+            decoding = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+        devices = [model.device] if model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), torch.inference_mode():
+            torch.manual_seed(seed)
+            output = model.generate(
+                **batch, **decoding, max_new_tokens=sampling.max_tokens, pad_token_id=tokenizer.pad_token_id
+            )
+        stops = _stop_ids(model, tokenizer)
+        width = batch["input_ids"].shape[1]
+        lengths = batch["attention_mask"].sum(dim=1).tolist()
+        completions = []
+        for row, prompt_tokens in zip(output[:, width:].tolist(), lengths, strict=True):
+            end = next((i for i, token in enumerate(row) if token in stops), None)
+            body = row if end is None else row[:end]
+            text = tokenizer.decode(body, skip_special_tokens=True)
+            completions.append(
+                Completion(
+                    text=text,
+                    finish_reason="length" if end is None else "stop",
+                    prompt_tokens=int(prompt_tokens),
+                    completion_tokens=len(body) + (end is not None),
+                )
+            )
+        return completions
+
+
+def _stop_ids(model: Any, tokenizer: Any) -> set[int]:
+    eos = model.generation_config.eos_token_id
+    ids = set(eos) if isinstance(eos, list) else {eos}
+    return {i for i in (*ids, tokenizer.eos_token_id) if i is not None}

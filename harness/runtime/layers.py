@@ -1,0 +1,145 @@
+"""From names and flags to resolved settings: the layers method < preset < target < file < command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import ConfigError
+from harness.runtime.registry import drivers, find, methods, preset_settings, signals, targets
+
+if TYPE_CHECKING:
+    from harness.config import Layer, Resolved
+
+
+def resolve_run(
+    *,
+    method: str | None = None,
+    preset: str | None = None,
+    driver: str | None = None,
+    signal: str | None = None,
+    target: str | None = None,
+    suite: str | None = None,
+    scale: str | None = None,
+    seeds: str | None = None,
+    guide: str | None = None,
+    match: str | None = None,
+    budget: float | None = None,
+    seed: int | None = None,
+    config_file: str | None = None,
+    writer_from: str | None = None,
+    sets: Mapping[str, Any] | None = None,
+) -> Resolved:
+    """Resolve a run's settings; None means "not given". `guide` is a validation set, or SET:COUNT.
+
+    A config file may name method, preset, target and scale too; flags win over it. Raises `ConfigError`.
+    """
+    from harness.config import Layer, read_config_file, resolve
+
+    file = read_config_file(config_file) if config_file else Layer("file", {})
+    sets = dict(sets or {})
+    suite = suite_path(suite) if suite else None
+    info = find("method", _first(method, file.values.get("method"), "a method: --method NAME"), methods())
+    aim = find("target", _first(target, file.values.get("target"), "a target: --target NAME"), targets())
+    chosen = preset or file.values.get("preset") or info.preset
+    size = scale or file.values.get("scale") or aim.default_scale
+    layers = [Layer(f"method {info.name}", {"method": info.name, **_pairing(info.driver, info.signal), **info.settings})]
+    if chosen:
+        layers.append(Layer(f"preset {chosen}", {"preset": chosen, **preset_settings(info, chosen)}))
+    layers += _target_layers(aim, size, suite or file.values.get("suite"))
+    if file.values:
+        layers.append(file)
+    line = {
+        "driver": driver,
+        "signal": signal,
+        "suite": suite,
+        "seeds.source": seeds,
+        "match": match,
+        "budget": budget,
+        "seed": seed,
+        "writer_from": writer_from,
+        **_guide(guide),
+    }
+    layers.append(Layer("command line", {k: v for k, v in {**line, **sets}.items() if v is not None or k in sets}))
+    layers.insert(-1 if not file.values else -2, _guide_layer(layers))
+    _check_pairing(layers, explicit_signal=signal or file.values.get("signal"))
+    return resolve(layers)
+
+
+def _first(flag: str | None, value: Any, what: str) -> str:
+    name = flag or value
+    if not name:
+        raise ConfigError(f"a run needs {what} (see 'harness methods' and 'harness targets')")
+    return str(name)
+
+
+def _pairing(driver: str, signal: str) -> dict[str, str]:
+    return {"driver": driver, "signal": signal}
+
+
+def _target_layers(aim: Any, size: str, suite: str | None) -> list[Layer]:
+    from harness.config import Layer
+
+    layers = [Layer(f"target {aim.name}", {"target": aim.name, "suite": aim.suite, **aim.settings})]
+    if aim.lab is not None:
+        outside = suite is not None and suite != aim.suite
+        name = "outside the lab" if outside else "in the lab"
+        layers.append(Layer(f"target {aim.name} {name}", (aim.rehearsal if outside else aim.lab) or {}))
+    scale = find(f"scale of target {aim.name}", size, aim.scales)
+    layers.append(Layer(f"scale {size}", {"scale": size, **scale}))
+    return layers
+
+
+def _guide(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    name, _, count = text.partition(":")
+    if count and not count.isdigit():
+        raise ConfigError(f"--guide {text!r}: expected SET or SET:COUNT, for example cv:100")
+    return {"guide.set": name, "guide.n": int(count) if count else None}
+
+
+def _value(layers: list[Layer], key: str) -> Any:
+    from harness.config import flatten
+
+    value = None
+    for layer in layers:
+        value = dict(flatten(layer.values)).get(key, value)
+    return value
+
+
+def _guide_layer(layers: list[Layer]) -> Layer:
+    """The suite's first validation set and its domain, where nothing names one."""
+    from evals.suite import load_suite
+    from harness.config import Layer
+
+    name = _value(layers, "guide.set")
+    declared = load_suite(str(_value(layers, "suite"))).validation_set(name)
+    return Layer("suite", {} if name else {"guide.set": declared.name})
+
+
+def _check_pairing(layers: list[Layer], explicit_signal: str | None) -> None:
+    """Driver and signal must exist and fit; a driver without feedback takes the signal `none`."""
+    from harness.config import Layer
+
+    driver = find("driver", str(_value(layers, "driver")), drivers())
+    if not driver.uses_signal:
+        if explicit_signal not in (None, "none"):
+            raise ConfigError(
+                f"driver '{driver.name}' uses no signal, but --signal {explicit_signal} is given; drop it, or choose a "
+                "driver that does (see 'harness drivers')"
+            )
+        layers.append(Layer(f"driver {driver.name}", {"signal": "none"}))
+        return
+    name = str(_value(layers, "signal"))
+    if name == "none":
+        raise ConfigError(f"driver '{driver.name}' needs a signal; give one with --signal (see 'harness signals')")
+    info = find("signal", name, signals())
+    if info.spec.lab_only and _value(layers, "seeds.source") != "lab":
+        raise ConfigError(f"signal '{name}' reads the lab's planted truth; it needs lab seeds (--target nano, suite lab)")
+
+
+def suite_path(name: str) -> str:
+    """A suite's name, or the absolute path of a user's suite file, so that a stored config can be run from anywhere."""
+    return str(Path(name).resolve()) if name.endswith((".yaml", ".yml")) else name

@@ -1,0 +1,176 @@
+"""What a finished run leaves beside its stages: record, items, data set with its card, model, plots."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.record import ColumnScore, RunRecord, StageCost, StageCount
+from harness.runtime.assemble import Assembly
+from harness.shards import Summary, read_records, read_rows, write_table, write_text
+from harness.stage import Stage, stage_folder
+from harness.types import Sample, Seed, chat
+
+
+def write_outputs(assembly: Assembly, store: Path, folder: Path, summaries: Mapping[str, Summary]) -> RunRecord:
+    """Write everything; the record comes last, since its presence says that the run is complete."""
+    by_name = {stage.name: stage for stage in assembly.stages}
+    samples = read_records(stage_folder(store, by_name["dataset"]), Sample)
+    seeds = read_records(stage_folder(store, by_name["sources"]), Seed)
+    record = _record(assembly, folder, summaries, samples)
+    lines = [json.dumps({"messages": chat(s.messages), "id": s.id}, ensure_ascii=False) for s in samples]
+    write_text(folder / "dataset.jsonl", "\n".join(lines) + "\n")
+    write_text(folder / "README.md", _card(assembly, record, samples, seeds, by_name, summaries))
+    _write_items(store, folder, by_name)
+    _link_model(store, folder, by_name["finetune"])
+    if "grpo" in by_name:
+        from results.learning import plot_learning
+
+        plot_learning(read_rows(stage_folder(store, by_name["grpo"])), assembly.plan.config.signal, folder / "learning.png")
+    record.write(folder / "record.json")
+    return record
+
+
+def _columns(assembly: Assembly, summary: Summary) -> list[ColumnScore]:
+    guided = set(assembly.guided_columns)
+    return [
+        ColumnScore(
+            c["column"], c["metric"], c["n"], c["accuracy"], c["stderr"], c["status"], c["reason"], c["column"] in guided
+        )
+        for c in summary.notes["columns"]
+    ]
+
+
+def _record(assembly: Assembly, folder: Path, summaries: Mapping[str, Summary], samples: Sequence[Sample]) -> RunRecord:
+    c = assembly.plan.config
+    by_name = {stage.name: summaries[stage.identity] for stage in assembly.stages}
+    cost = [
+        StageCost(stage.name, u.role, u.model, u.prompt_tokens, u.completion_tokens, u.calls, u.seconds, u.flops)
+        for stage in assembly.stages
+        for u in summaries[stage.identity].usage
+    ]
+    counts = [
+        StageCount(stage.name, stage.identity, s.rows_in, s.kept, s.rejected, s.seconds)
+        for stage in assembly.stages
+        for s in (summaries[stage.identity],)
+    ]
+    return RunRecord(
+        run=folder.name,
+        method=c.method,
+        driver=c.driver,
+        signal=c.signal,
+        target=c.target,
+        suite=assembly.suite.name,
+        scale=c.scale,
+        lab_world=assembly.plan.world,
+        synth_seed=c.synthesis_seed,
+        sft_seed=c.tuning_seed,
+        match=c.match,
+        budget=c.budget,
+        reads_validation=assembly.reads_validation,
+        guided_columns=assembly.guided_columns,
+        columns=_columns(assembly, by_name["evaluate"]),
+        base_columns=_columns(assembly, by_name["evaluate_base"]),
+        cost=cost,
+        counts=counts,
+        validity_flags=_flags(assembly, by_name),
+        data_metrics=_data_metrics(samples),
+    )
+
+
+def _flags(assembly: Assembly, by_name: Mapping[str, Summary]) -> list[str]:
+    c = assembly.plan.config
+    flags = []
+    if c.models.target.id.startswith("lab:") and assembly.suite.name != "lab":
+        flags.append(
+            "rehearsal: the lab's tiny target cannot know this suite; its scores are near chance and only show that the "
+            "loop runs"
+        )
+    if c.eval.limit is not None:
+        flags.append(f"partial: only the first {c.eval.limit} items of each benchmark were scored")
+    if "shortfall" in by_name["regenerate"].notes:
+        flags.append(f"shortfall: the data set is {by_name['regenerate'].notes['shortfall']:.0%} below the declared line")
+    if c.scale == "smoke":
+        flags.append("smoke scale: too small to compare anything")
+    return flags
+
+
+def _data_metrics(samples: Sequence[Sample]) -> dict[str, Any]:
+    words = [len(s.question.split()) + len(s.answer.split()) for s in samples]
+    return {
+        "samples": len(samples),
+        "answer_tokens": sum(s.completion_tokens for s in samples),
+        "mean_words": sum(words) / len(words),
+        "distinct_seeds": len({s.seed_ids for s in samples}),
+        "distinct_questions": len({s.question for s in samples}),
+    }
+
+
+def _write_items(store: Path, folder: Path, by_name: Mapping[str, Stage]) -> None:
+    rows = []
+    for name, model in (("evaluate_base", "base"), ("evaluate", "tuned")):
+        rows += [{**row, "model": model} for row in read_rows(stage_folder(store, by_name[name]))]
+    write_table(folder / "items.parquet", rows)
+
+
+def _link_model(store: Path, folder: Path, tuned: Stage) -> None:
+    """`model` points into the store, since weights are large; `export` copies them."""
+    link = folder / "model"
+    temporary = folder / ".model.tmp"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(os.path.relpath(stage_folder(store, tuned) / "model", folder), target_is_directory=True)
+    os.replace(temporary, link)
+
+
+def _card(
+    assembly: Assembly,
+    record: RunRecord,
+    samples: Sequence[Sample],
+    seeds: Sequence[Seed],
+    by_name: Mapping[str, Stage],
+    summaries: Mapping[str, Summary],
+) -> str:
+    c = assembly.plan.config
+    licences = Counter(s.licence or "not stated" for s in seeds)
+    sources = Counter(s.source or "not stated" for s in seeds)
+    lines = [
+        f"# {record.run}",
+        "",
+        f"{len(samples)} synthetic conversations made by `{c.method}` (driver `{c.driver}`, signal `{c.signal}`) for "
+        f"the target `{c.models.target.id}`.",
+        "",
+        f"- Writer: `{c.models.writer.id}`{' (trained in this run)' if 'grpo' in by_name else ''}; generator: "
+        f"`{c.models.generator.id}`",
+        f"- Seeds: {len(seeds)} documents; sources: {_tally(sources)}; licences: {_tally(licences)}",
+        "- The documents themselves are not included. Answers repeat facts from them; the seeds' licences apply.",
+        f"- Guided by the validation set `{c.guide.set}` of suite `{assembly.suite.name}`: "
+        f"{'yes' if record.reads_validation else 'no'}",
+        f"- Seeds of randomness: data {record.synth_seed}, fine-tuning {record.sft_seed}",
+        "",
+        "## Filters",
+        "",
+    ]
+    for name in ("sources", "initial", "regenerate", "dataset"):
+        if name in by_name:
+            lines.append(f"- {name}: {summaries[by_name[name].identity].line()}")
+    lines += [
+        "",
+        "Contamination: pairs that contain a test question of the suite, or are contained in one (exact text, from 8 "
+        "tokens), were removed and are counted above.",
+        "",
+        "## Data",
+        "",
+        *[f"- {name}: {value:.3g}" if isinstance(value, float) else f"- {name}: {value}" for name, value in record.data_metrics.items()],
+        "",
+        "One JSON object a line with `messages` (system, user, assistant) and `id`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _tally(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} ({n})" for name, n in counts.most_common(5))

@@ -1,0 +1,114 @@
+"""What there is to run, by name: methods, drivers, signals and targets, read from their declarations.
+
+Nothing heavy is imported, so that listings and `--help` are quick; a name that does not exist is answered with the nearest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import ConfigError, suggest
+from methods.drivers.catalogue import DRIVERS, DriverInfo
+from methods.signals.catalogue import SIGNALS, SignalInfo
+
+_METHODS = Path(__file__).parents[2] / "methods"
+_TARGETS = Path(__file__).parents[1] / "targets"
+
+
+@dataclass(frozen=True, slots=True)
+class MethodInfo:
+    """A named pairing of driver and signal with its published defaults."""
+
+    name: str
+    summary: str
+    driver: str
+    signal: str
+    preset: str | None
+    presets: tuple[str, ...]
+    folder: Path
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TargetInfo:
+    """A target with its suite, its sizes (`scales`), and what changes inside and outside the lab."""
+
+    name: str
+    summary: str
+    suite: str
+    default_scale: str
+    scales: Mapping[str, Mapping[str, Any]]
+    settings: Mapping[str, Any]
+    lab: Mapping[str, Any] | None
+    rehearsal: Mapping[str, Any] | None
+
+
+def methods() -> dict[str, MethodInfo]:
+    """All methods: a folder of `methods/` with a `method.yaml`."""
+    found = {}
+    for path in sorted(_METHODS.glob("*/method.yaml")):
+        value = _read(path)
+        presets = tuple(sorted(p.stem for p in path.parent.glob("presets/*.yaml")))
+        found[path.parent.name] = MethodInfo(
+            path.parent.name,
+            value["summary"],
+            value["driver"],
+            value["signal"],
+            value["preset"],
+            presets,
+            path.parent,
+            value["settings"],
+        )
+    return found
+
+
+def targets() -> dict[str, TargetInfo]:
+    """All targets: the files of `harness/targets/`."""
+    found = {}
+    for path in sorted(_TARGETS.glob("*.yaml")):
+        value = _read(path)
+        found[path.stem] = TargetInfo(
+            path.stem,
+            value["summary"],
+            value["suite"],
+            value["default_scale"],
+            value["scales"],
+            value["settings"],
+            value.get("lab"),
+            value.get("rehearsal"),
+        )
+    return found
+
+
+def signals() -> dict[str, SignalInfo]:
+    """All signals."""
+    return dict(SIGNALS)
+
+
+def drivers() -> dict[str, DriverInfo]:
+    """All drivers."""
+    return dict(DRIVERS)
+
+
+def find(kind: str, name: str, known: Mapping[str, Any]) -> Any:
+    """`known[name]`, or a `ConfigError` with the nearest known name."""
+    if name not in known:
+        raise ConfigError(f"there is no {kind} '{name}'{suggest(name, known)}")
+    return known[name]
+
+
+def preset_settings(method: MethodInfo, name: str) -> Mapping[str, Any]:
+    """The settings of a method's preset."""
+    if name not in method.presets:
+        raise ConfigError(f"method '{method.name}' has no preset '{name}'{suggest(name, method.presets)}")
+    return _read(method.folder / "presets" / f"{name}.yaml")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import yaml
+
+    value: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return value

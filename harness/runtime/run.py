@@ -1,0 +1,204 @@
+"""A run: its folder, and carrying it out from wherever it stands.
+
+The folder is named by method, signal, target, seed and a hash of the settings, so the same settings always mean the same
+folder and another run of them goes on instead of starting over. All work happens in shared stages; the folder holds
+what is this run's own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.config import Resolved, RunConfig, dump_yaml, flatten, read_config_file, resolve
+from harness.errors import ConfigError, HarnessError, InputError
+from harness.record import RunRecord
+from harness.runtime.assemble import Assembly, assemble, store_of
+from harness.runtime.doctor import require_prerequisites
+from harness.runtime.events import EventLog
+from harness.runtime.execute import execute
+from harness.runtime.ledger import Ledger
+from harness.runtime.lock import hold
+from harness.runtime.manifest import code_state, hardware, now, update, versions
+from harness.runtime.progress import Progress
+from harness.runtime.registry import methods
+from harness.shards import Summary, write_text
+from harness.types import Usage, stable_hash
+from results.runs import MANIFEST, find_run, load_run
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's folder and settings."""
+
+    path: Path
+    config: RunConfig
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The content of `run.json`."""
+        return dict(load_run(self.path).manifest)
+
+
+class RunObserver:
+    """Tells the run's event log, ledger and progress display what its stages do."""
+
+    def __init__(self, folder: Path, progress: Progress) -> None:
+        self.events, self.ledger, self.display = EventLog(folder / "events.jsonl"), Ledger(folder / "ledger.sqlite"), progress
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Append an event."""
+        self.events.add(kind, **fields)
+        if kind == "stage_done":
+            summary = Summary(fields["rows_in"], fields["kept"], fields["rejected"], (), fields["seconds"])
+            counts = summary.line() if summary.rows_in else "done"
+            self.display.line(f"{fields['stage']}: {counts}, {summary.seconds:.1f} s")
+        elif kind == "stage_reused":
+            self.display.line(f"{fields['stage']}: already there")
+
+    def spend(self, stage: str, signal: str, usage: Sequence[Usage]) -> None:
+        """Record cost."""
+        self.ledger.add(stage, signal, usage)
+
+    def progress(self, label: str, done: int, total: int, note: str = "") -> None:
+        """Show progress."""
+        self.display.update(label, done, total, note)
+
+    def close(self) -> None:
+        """Close all three."""
+        self.events.close()
+        self.ledger.close()
+        self.display.close()
+
+
+def identity_settings(config: RunConfig) -> dict[str, Any]:
+    """The settings that make a run what it is: all but the runtime knobs."""
+    return config.model_dump(mode="json", exclude={"runtime"})
+
+
+def run_name(config: RunConfig) -> str:
+    """`method[.driver][+signal]@target-seed-hash`."""
+    own = methods()[config.method].driver if config.method in methods() else config.driver
+    driver = "" if config.driver == own else f".{config.driver}"
+    signal = "" if config.signal == "none" else f"+{config.signal}"
+    return f"{config.method}{driver}{signal}@{config.target}-{config.seed}-{stable_hash(identity_settings(config), length=8)}"
+
+
+def create_run(resolved: Resolved, argv: Sequence[str]) -> RunFolder:
+    """The run of these settings: a new folder, or the one that is already there. Checks prerequisites first."""
+    config = resolved.config
+    require_prerequisites(config)
+    assembly = assemble(config)
+    path = Path(config.runtime.runs) / run_name(config)
+    if not (path / MANIFEST).exists():
+        write_text(path / "config.yaml", dump_yaml(config))
+        update(
+            path / MANIFEST,
+            {},
+            run=path.name,
+            status="created",
+            created=now(),
+            argv=list(argv),
+            settings=identity_settings(config),
+            models=_models(assembly),
+            prompts=assembly.plan.prompting.hash,
+            stages={stage.name: stage.folder_name for stage in assembly.stages},
+        )
+    return RunFolder(path, config)
+
+
+def open_run(name: str, runs: str | Path) -> RunFolder:
+    """The run that `name` means. Raises `ConfigError` where its config.yaml is no longer what it was created with."""
+    path = find_run(Path(runs), name)
+    layer = read_config_file(path / "config.yaml")
+    config = resolve([layer]).config
+    before = dict(flatten(load_run(path).manifest["settings"]))
+    after = dict(flatten(identity_settings(config)))
+    changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    if changed:
+        raise ConfigError(
+            f"{path}/config.yaml has drifted from what the run was created with: {', '.join(changed[:6])}"
+            f"{' ...' if len(changed) > 6 else ''}; undo the change, or start a new run with 'harness run {path}/config.yaml'"
+        )
+    return RunFolder(path, config.model_copy(update={"runtime": config.runtime.model_copy(update={"runs": str(path.parent)})}))
+
+
+def carry_out(run: RunFolder, *, quiet: bool = False) -> RunRecord:
+    """Compute what is missing and write the run's outputs. One process at a time; a second gets `RunLockedError`."""
+    with hold(run.path / ".lock", f"run {run.path.name}"):
+        assembly = assemble(run.config)
+        observer = RunObserver(run.path, Progress(quiet=quiet))
+        try:
+            return _carry_out(run, assembly, observer)
+        except KeyboardInterrupt:
+            _status(run, "interrupted")
+            raise
+        except HarnessError as error:
+            observer.event("failed", reason=str(error))
+            _status(run, "failed", reason=str(error))
+            raise
+        finally:
+            observer.close()
+
+
+def _carry_out(run: RunFolder, assembly: Assembly, observer: RunObserver) -> RunRecord:
+    _set_threads(run.config)
+    _status(
+        run,
+        "running",
+        versions=versions(),
+        hardware=hardware(),
+        stages={stage.name: stage.folder_name for stage in assembly.stages},
+        **code_state(),
+    )
+    observer.event("run_started", stages=[stage.name for stage in assembly.stages])
+    _build_lab(run.config, observer)
+    store = store_of(run.path.parent)
+    summaries = execute(assembly.stages, store, observer)
+    from harness.runtime.outputs import write_outputs
+
+    record = write_outputs(assembly, store, run.path, summaries)
+    observer.event("run_finished")
+    _status(run, "finished", finished=now())
+    return record
+
+
+def _build_lab(config: RunConfig, observer: RunObserver) -> None:
+    """Build the lab's models before any stage needs one, with progress."""
+    models = config.models
+    if not any(m.id.startswith("lab:") for m in (models.target, models.writer, models.generator)):
+        return
+    from harness.lab.build import ensure_lab
+    from harness.lab.world import World
+
+    world = World(config.lab.world if config.lab else 0)
+    ensure_lab(world, progress=lambda part, share: observer.progress(f"lab: {part}", round(100 * share), 100))
+
+
+def _set_threads(config: RunConfig) -> None:
+    import torch
+
+    if config.runtime.threads:
+        torch.set_num_threads(config.runtime.threads)
+
+
+def _models(assembly: Assembly) -> Mapping[str, Any]:
+    models = assembly.plan.config.models
+    return {
+        "target": assembly.plan.identity(models.target),
+        "writer": assembly.plan.identity(models.writer),
+        "generator": assembly.plan.identity(models.generator),
+        "judge": models.judge,
+    }
+
+
+def _status(run: RunFolder, status: str, **changes: Any) -> None:
+    path = run.path / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError(f"{path} cannot be read; restore it, or start a new run from {run.path}/config.yaml") from None
+    update(path, manifest, status=status, **changes)

@@ -1,0 +1,198 @@
+"""Seed → rubric → pair: the trajectory that every driver runs, in training and in regeneration alike.
+
+A failed step is a reject with its reason and raw text, never a placeholder: an invalid pair is not scored and not trained
+on. Prompts that do not fit the model have their document shortened, which is counted, since a silent cut would
+change what a method sees.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.models.backend import Backend, PromptRequest, Sampling
+from harness.models.prompts import Prompt
+from harness.synthesis.pairs import parse_pair
+from harness.synthesis.parsing import Failure
+from harness.synthesis.rubric import parse_rubric, question_type
+from harness.synthesis.validity import ValiditySettings, check_pair
+from harness.types import Message, Reject, Rubric, Sample, Seed, Usage, derive_seed, stable_hash
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One planned trajectory: a seed, and the number of the draw among those of the same seed."""
+
+    seed: Seed
+    rollout: int
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A writer's output for a draw."""
+
+    draw: Draw
+    text: str
+    finish_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What became of a draft: a rubric where it parsed, and a sample or the reject that ended it."""
+
+    draft: Draft
+    rubric: Rubric | None = None
+    sample: Sample | None = None
+    reject: Reject | None = None
+    question_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompting:
+    """The two prompts of a method and what fills them beside the document."""
+
+    writer: Prompt
+    generator: Prompt
+    system_message: str
+
+    @property
+    def hash(self) -> str:
+        """Hash of both prompt files and the system line."""
+        return stable_hash(self.writer.hash, self.generator.hash, self.system_message)
+
+
+@dataclass
+class Counter:
+    """Cost of backend calls, by role."""
+
+    usage: list[Usage] = field(default_factory=list)
+    truncated: int = 0
+
+    def add(self, role: str, backend: Backend, completions: Sequence[Any], seconds: float) -> None:
+        """Record one batch of completions."""
+        prompt = sum(c.prompt_tokens for c in completions)
+        completion = sum(c.completion_tokens for c in completions)
+        flops = backend.flops_per_token * (prompt + completion)
+        self.usage.append(Usage(role, backend.name, prompt, completion, len(completions), seconds, flops))
+
+
+def document_of(seed: Seed) -> str:
+    """A seed's document; a conversation is written out turn by turn."""
+    if seed.text is not None:
+        return seed.text
+    return "\n\n".join(f"{m.role}: {m.content}" for m in seed.messages or ())
+
+
+def fit(
+    prompt: Prompt, variables: Mapping[str, str], backend: Backend, sampling: Sampling
+) -> tuple[tuple[Message, ...], bool]:
+    """Render `prompt`, shortening the document to whole words until it leaves room for the completion."""
+    messages = prompt.render(variables)
+    count, room = getattr(backend, "count_tokens", None), getattr(backend, "room", None)
+    if count is None or room is None or count(messages) <= room(sampling):
+        return messages, False
+    words = variables["document"].split(" ")
+    low, high = 0, len(words)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if count(prompt.render({**variables, "document": " ".join(words[:middle])})) <= room(sampling):
+            low = middle
+        else:
+            high = middle - 1
+    return prompt.render({**variables, "document": " ".join(words[:low])}), True
+
+
+class Synthesizer:
+    """Runs trajectories with one generator, one pair of prompts and one set of validity checks."""
+
+    def __init__(self, generator: Backend, prompting: Prompting, validity: ValiditySettings) -> None:
+        self.generator, self.prompting, self.validity = generator, prompting, validity
+
+    def writer_messages(self, seed: Seed, writer: Backend, sampling: Sampling) -> tuple[tuple[Message, ...], bool]:
+        """The writer's prompt for a seed, and whether its document had to be shortened."""
+        return fit(self.prompting.writer, {"document": document_of(seed), "domain": seed.domain}, writer, sampling)
+
+    def write(
+        self, writer: Backend, draws: Sequence[Draw], sampling: Sampling, seed: int, counter: Counter
+    ) -> list[Draft]:
+        """Let the writer draft a rubric for every draw."""
+        started = time.perf_counter()
+        requests = []
+        for draw in draws:
+            messages, cut = self.writer_messages(draw.seed, writer, sampling)
+            counter.truncated += cut
+            requests.append(PromptRequest(messages, {"document": document_of(draw.seed), "domain": draw.seed.domain}))
+        completions = writer.generate(requests, sampling, derive_seed(seed, "writer"))
+        counter.add("writer", writer, completions, time.perf_counter() - started)
+        return [Draft(d, c.text, c.finish_reason) for d, c in zip(draws, completions, strict=True)]
+
+    def realise(self, drafts: Sequence[Draft], sampling: Sampling, seed: int, counter: Counter) -> list[Attempt]:
+        """Turn drafts into pairs: parse, generate, parse, check. One attempt per draft, in order."""
+        started = time.perf_counter()
+        attempts = [_read_rubric(draft) for draft in drafts]
+        ready = [i for i, a in enumerate(attempts) if a.rubric is not None]
+        requests = [self._request(attempts[i], sampling, counter) for i in ready]
+        completions = self.generator.generate(requests, sampling, derive_seed(seed, "generator"))
+        counter.add("generator", self.generator, completions, time.perf_counter() - started)
+        for i, completion in zip(ready, completions, strict=True):
+            attempts[i] = self._read_pair(attempts[i], completion)
+        return attempts
+
+    def _request(self, attempt: Attempt, sampling: Sampling, counter: Counter) -> PromptRequest:
+        assert attempt.rubric is not None
+        seed = attempt.draft.draw.seed
+        variables = {
+            "document": document_of(seed),
+            "domain": seed.domain,
+            "system_message": self.prompting.system_message,
+            **attempt.rubric.parts,
+        }
+        messages, cut = fit(self.prompting.generator, variables, self.generator, sampling)
+        counter.truncated += cut
+        return PromptRequest(messages, variables)
+
+    def _read_pair(self, attempt: Attempt, completion: Any) -> Attempt:
+        draft, rubric = attempt.draft, attempt.rubric
+        assert rubric is not None
+        sample_id = stable_hash("sample", rubric.id, completion.text)
+        parsed = parse_pair(completion.text, completion.finish_reason)
+        if isinstance(parsed, Failure):
+            reject = Reject(sample_id, parsed.reason, completion.text, parsed.detail)
+            return Attempt(draft, rubric, None, reject, attempt.question_type)
+        verdict = check_pair(
+            parsed,
+            document=document_of(draft.draw.seed),
+            question_type=attempt.question_type or None,
+            settings=self.validity,
+        )
+        if not verdict.valid:
+            reject = Reject(sample_id, verdict.reason, completion.text, verdict.detail)
+            return Attempt(draft, rubric, None, reject, attempt.question_type)
+        sample = Sample(
+            id=sample_id,
+            seed_ids=(draft.draw.seed.id,),
+            rubric_id=rubric.id,
+            prompt_hash=self.prompting.hash,
+            messages=parsed,
+            raw=completion.text,
+            generator=self.generator.name,
+            finish_reason=completion.finish_reason,
+            prompt_tokens=completion.prompt_tokens,
+            completion_tokens=completion.completion_tokens,
+            rollout=draft.draw.rollout,
+        )
+        return Attempt(draft, rubric, sample, None, attempt.question_type)
+
+
+def _read_rubric(draft: Draft) -> Attempt:
+    draw = draft.draw
+    rubric_id = stable_hash("rubric", draw.seed.id, draw.origin, draw.rollout, draft.text)
+    parsed = parse_rubric(draft.text, draft.finish_reason)
+    if isinstance(parsed, Failure):
+        return Attempt(draft, None, None, Reject(rubric_id, parsed.reason, draft.text, parsed.detail))
+    return Attempt(
+        draft, Rubric(rubric_id, draw.seed.id, draft.text, parsed), question_type=question_type(parsed) or ""
+    )

@@ -1,0 +1,70 @@
+"""Adam's moments of a LoRA warm-up, saved and read back by parameter name.
+
+Optimizers key their state by position; a position says nothing once a library reorders its groups, so the moments
+are named when they are saved and checked by name and shape when they are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import StageError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class AdamState:
+    """Adam's moments by parameter name (shapes of the parameters, float32), the step count t and the betas."""
+
+    first: Mapping[str, torch.Tensor]
+    second: Mapping[str, torch.Tensor]
+    step: int
+    beta1: float = 0.9
+    beta2: float = 0.999
+
+
+def save_adam_state(path: Path, model: Any, optimizer: Any) -> None:
+    """Save `exp_avg` and `exp_avg_sq` of every trainable parameter, in float32, with step and betas."""
+    from safetensors.torch import save_file
+
+    inner = getattr(optimizer, "optimizer", optimizer)
+    names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+    tensors: dict[str, torch.Tensor] = {}
+    steps: set[int] = set()
+    betas = inner.param_groups[0]["betas"]
+    for parameter, state in inner.state.items():
+        name = names.pop(id(parameter))
+        tensors[f"first.{name}"] = state["exp_avg"].float().contiguous().cpu()
+        tensors[f"second.{name}"] = state["exp_avg_sq"].float().contiguous().cpu()
+        steps.add(int(state["step"]))
+    if names or len(steps) != 1:
+        raise StageError(f"the warm-up's optimizer holds no state for {len(names)} parameters; did it take a step?")
+    metadata = {"step": str(steps.pop()), "beta1": str(betas[0]), "beta2": str(betas[1])}
+    save_file(tensors, path, metadata=metadata)
+
+
+def load_adam_state(path: Path, modules: Mapping[str, Any], where: Path) -> AdamState:
+    """Read the moments for the LoRA matrices `modules` (name to linear). Raises `StageError` on a name or shape mismatch."""
+    from safetensors import safe_open
+
+    first, second = {}, {}
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        keys = set(file.keys())
+        for name, module in modules.items():
+            plain = name.replace(".default.", ".")
+            found = next((n for n in (name, plain) if f"first.{n}" in keys), None)
+            if found is None:
+                raise StageError(f"{path} holds no Adam moments for {name}; they belong to another adapter than {where}")
+            first[name], second[name] = file.get_tensor(f"first.{found}"), file.get_tensor(f"second.{found}")
+            if first[name].shape != module.weight.shape:
+                raise StageError(
+                    f"{path}: moments of {name} have shape {tuple(first[name].shape)}, the adapter {tuple(module.weight.shape)}"
+                )
+            first[name], second[name] = first[name].to(module.weight.device), second[name].to(module.weight.device)
+    return AdamState(first, second, int(metadata["step"]), float(metadata["beta1"]), float(metadata["beta2"]))

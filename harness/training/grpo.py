@@ -1,0 +1,176 @@
+"""GRPO of a policy with TRL's trainer; the caller supplies the trajectory that turns completions into rewards.
+
+The learner's advantages, clipping, KL and entropy terms are TRL's (its unbiased standard deviation + 1e-4 included).
+Ours is what must survive a kill: a checkpoint counts only after the rollouts up to it are on disk, and a resumed trainer
+starts at a rollout boundary, so nothing is scored twice or lost.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.config import GrpoConfig
+from harness.training.trainer import callback, common_arguments, publish, quiet_libraries, train
+from harness.types import Message, Usage, chat
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyPrompt:
+    """One training prompt: the chat that the policy completes, and the key by which the trajectory finds its seed."""
+
+    key: str
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One completion as the trajectory receives it."""
+
+    key: str
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutBatch:
+    """The completions of one rollout batch, in order, `group_size` in a row for each prompt; `step` counts from 0.
+
+    `policy_parameters` is the policy's size, from which its cost follows.
+    """
+
+    step: int
+    rollouts: tuple[Rollout, ...]
+    policy_parameters: float
+
+    def usage(self) -> list[Usage]:
+        """The policy's own cost: sampling (2 FLOPs per parameter and token) and one update (6)."""
+        prompt = sum(r.prompt_tokens for r in self.rollouts)
+        completion = sum(r.completion_tokens for r in self.rollouts)
+        flops = self.policy_parameters * (prompt + completion)
+        return [
+            Usage("writer", "policy sampling", prompt, completion, len(self.rollouts), 0.0, 2 * flops),
+            Usage("writer", "policy training", prompt + completion, 0, 0, 0.0, 6 * flops),
+        ]
+
+
+Trajectory = Callable[[RolloutBatch], Sequence[float | None]]
+"""Rewards for the rollouts of one batch; None where nothing could be measured."""
+
+
+def rollout_steps(config: GrpoConfig, prompts: int) -> int:
+    """Number of rollout batches: `steps`, or as many as `epochs` over the prompts take."""
+    if config.steps is not None:
+        return config.steps
+    return max(1, int(config.epochs * prompts / config.prompts_per_step))
+
+
+def train_policy(
+    model_path: Path | str,
+    prompts: Sequence[PolicyPrompt],
+    config: GrpoConfig,
+    trajectory: Trajectory,
+    *,
+    seed: int,
+    folder: Path,
+    dtype: str,
+    revision: str | None,
+    checkpoint_every: int,
+    before_mark: Callable[[int], None],
+    on_step: Callable[[int, int], None],
+    on_log: Callable[[int, Mapping[str, float]], None],
+) -> None:
+    """Train the policy and leave it in `folder/policy`, loadable by `from_pretrained`.
+
+    `before_mark(rollout_batches)` is called when a checkpoint has been written and before it counts.
+    """
+    import torch
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+    from trl import GRPOConfig, GRPOTrainer
+
+    quiet_libraries()
+    torch.manual_seed(seed)
+    tokenizer = AutoTokenizer.from_pretrained(model_path, revision=revision, padding_side="left")
+    sizes = _sizes(config)
+    updates = sizes["steps_per_generation"] // sizes["gradient_accumulation_steps"]
+    steps = rollout_steps(config, len(prompts))
+    arguments = GRPOConfig(
+        **common_arguments(folder / "trainer", seed, checkpoint_every * updates, dtype),
+        **sizes,
+        max_steps=steps * updates,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.schedule,
+        warmup_steps=0,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        num_generations=config.group_size,
+        max_completion_length=config.max_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=0,
+        beta=config.kl_coefficient,
+        epsilon=config.clip_epsilon,
+        entropy_coef=config.entropy_coefficient,
+        loss_type=config.loss,
+        scale_rewards=config.advantage_scale,
+        num_iterations=1,
+        mask_truncated_completions=False,
+        remove_unused_columns=False,
+        model_init_kwargs={"dtype": dtype, "revision": revision or "main"},
+    )
+    stops = {i for i in (tokenizer.eos_token_id,) if i is not None}
+
+    def reward(
+        prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], key: list[str], **extra: Any
+    ) -> list[float | None]:
+        step = extra["trainer_state"].global_step // updates
+        rollouts = tuple(
+            Rollout(k, c[0]["content"], "stop" if ids and ids[-1] in stops else "length", lengths[k], len(ids))
+            for k, c, ids in zip(key, completions, completion_ids, strict=True)
+        )
+        return list(trajectory(RolloutBatch(step, rollouts, parameters)))
+
+    rows = Dataset.from_dict({"prompt": [chat(p.messages) for p in prompts], "key": [p.key for p in prompts]})
+    lengths = {
+        p.key: len(tokenizer.apply_chat_template(chat(p.messages), add_generation_prompt=True, return_dict=False))
+        for p in prompts
+    }
+    trainer = GRPOTrainer(
+        model=str(model_path),
+        reward_funcs=reward,
+        args=arguments,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        callbacks=[
+            callback(
+                lambda step, total: on_step(step // updates, total // updates),
+                lambda step: before_mark(step // updates),
+                lambda step, logs: on_log(step // updates, logs),
+            )
+        ],
+    )
+    parameters = float(trainer.model.num_parameters())
+    train(trainer, folder / "trainer")
+    temporary = folder / ".policy.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    trainer.save_model(str(temporary))
+    tokenizer.save_pretrained(temporary)
+    publish(temporary, folder / "policy")
+
+
+def _sizes(config: GrpoConfig) -> dict[str, int]:
+    """Batch sizes in TRL's terms, for one process: completions per micro batch, accumulation, steps per rollout batch."""
+    batch = config.prompts_per_step * config.group_size
+    mini = (config.mini_batch_prompts or config.prompts_per_step) * config.group_size
+    micro = max(d for d in range(1, min(config.micro_batch, mini) + 1) if mini % d == 0)
+    return {
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": mini // micro,
+        "steps_per_generation": batch // micro,
+    }

@@ -1,0 +1,155 @@
+"""Supervised fine-tuning with TRL: full or LoRA, loss on the answer only, tokens as `chat.encode` makes them.
+
+Rows are tokenised here and handed over with a completion mask, so that warm-up, scoring and fine-tuning see the
+same tokens to the last one.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import StageError
+from harness.training.adam_state import save_adam_state
+from harness.training.chat import encode
+from harness.training.trainer import callback, common_arguments, publish, quiet_libraries, train
+from harness.types import Sample, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class LoraSettings:
+    """A LoRA adapter's shape."""
+
+    rank: int
+    alpha: int
+    dropout: float
+    modules: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to fine-tune. `batch_size` is the number of samples of one optimizer step."""
+
+    learning_rate: float
+    epochs: int
+    batch_size: int
+    micro_batch: int
+    schedule: str
+    warmup_ratio: float
+    weight_decay: float
+    adam_beta2: float
+    max_length: int
+    lora: LoraSettings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What a fine-tuning left: usage, mean loss over the last epoch, and how many samples could not be used."""
+
+    usage: Usage
+    steps: int
+    final_loss: float
+    truncated: int
+    unusable: int
+
+
+def finetune(
+    model_path: Path | str,
+    samples: Sequence[Sample],
+    recipe: Recipe,
+    *,
+    seed: int,
+    folder: Path,
+    output: str,
+    dtype: str = "float32",
+    revision: str | None = None,
+    save_every: int = 200,
+    save_adam: bool = False,
+    on_step: Callable[[int, int], None] = lambda step, total: None,
+) -> Tuned:
+    """Fine-tune the model at `model_path` on `samples` and leave it in `folder/output`.
+
+    With `recipe.lora` the output is an adapter; with `save_adam` Adam's moments lie beside it as `adam.safetensors`.
+    Raises `StageError` when no sample has a completion token within `recipe.max_length`.
+    """
+    import torch
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    from harness.models.transformers_backend import load_causal_lm
+
+    quiet_libraries()
+    torch.manual_seed(seed)
+    model, tokenizer = load_causal_lm(model_path, dtype, revision)
+    encoded = [encode(tokenizer, s.messages, recipe.max_length) for s in samples]
+    usable = [e for e in encoded if e.completion_length]
+    if not usable:
+        raise StageError(
+            f"none of the {len(samples)} training samples fits into {recipe.max_length} tokens; raise sft.max_length"
+        )
+    rows = Dataset.from_dict(
+        {
+            "input_ids": [list(e.ids) for e in usable],
+            "completion_mask": [[0] * e.prompt_length + [1] * e.completion_length for e in usable],
+        }
+    )
+    micro = min(recipe.micro_batch, recipe.batch_size)
+    arguments = SFTConfig(
+        **common_arguments(folder / "trainer", seed, save_every, dtype),
+        learning_rate=recipe.learning_rate,
+        num_train_epochs=recipe.epochs,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=max(1, recipe.batch_size // micro),
+        lr_scheduler_type=recipe.schedule,
+        warmup_steps=recipe.warmup_ratio,
+        weight_decay=recipe.weight_decay,
+        adam_beta2=recipe.adam_beta2,
+        max_length=None,
+        completion_only_loss=True,
+        packing=False,
+    )
+    losses: list[float] = []
+    trainer = SFTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        peft_config=_lora(recipe.lora, seed) if recipe.lora else None,
+        callbacks=[callback(on_step, on_log=lambda step, logs: losses.append(logs["loss"]) if "loss" in logs else None)],
+    )
+    parameters = trainer.model.num_parameters()
+    train(trainer, folder / "trainer")
+    temporary = folder / f".{output}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    trainer.save_model(str(temporary))
+    tokenizer.save_pretrained(temporary)
+    if save_adam:
+        save_adam_state(temporary / "adam.safetensors", trainer.model, trainer.optimizer)
+    publish(temporary, folder / output)
+    shutil.rmtree(folder / "trainer", ignore_errors=True)
+    tokens = recipe.epochs * sum(len(e.ids) for e in usable)
+    last = losses[-max(1, len(losses) // recipe.epochs) :]
+    return Tuned(
+        usage=Usage("target", str(output), tokens, 0, len(usable) * recipe.epochs, 0.0, 6.0 * parameters * tokens),
+        steps=int(trainer.state.global_step),
+        final_loss=sum(last) / len(last) if last else float("nan"),
+        truncated=sum(e.truncated > 0 for e in encoded),
+        unusable=len(encoded) - len(usable),
+    )
+
+
+def _lora(settings: LoraSettings, seed: int) -> Any:
+    import torch
+    from peft import LoraConfig
+
+    torch.manual_seed(seed)
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=list(settings.modules),
+        task_type="CAUSAL_LM",
+    )

@@ -1,0 +1,110 @@
+"""What every trainer shares: arguments, checkpoints that survive a kill, progress, and determinism.
+
+The trainers are TRL's. A checkpoint counts only once a marker has been renamed into it, since a killed process can
+leave a half-written one; a resumed trainer continues from the newest that counts. What a trainer needs stored together with
+its checkpoint (rollouts) is written by `before_mark`, between the checkpoint and its marker.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness.shards import write_json
+
+MARK = "_DONE"
+
+
+def checkpoint_step(path: Path) -> int:
+    """The optimizer step of `checkpoint-N`."""
+    return int(path.name.rpartition("-")[2])
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint; incomplete ones are deleted."""
+    complete = []
+    for path in folder.glob("checkpoint-*"):
+        if (path / MARK).exists():
+            complete.append(path)
+        else:
+            shutil.rmtree(path)
+    return max(complete, key=checkpoint_step, default=None)
+
+
+def quiet_libraries() -> None:
+    """Training libraries report through our events and progress, not by their own lines."""
+    import warnings
+
+    import transformers
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    for name in ("trl", "trl.trainer.grpo_trainer", "accelerate", "datasets"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(trl|transformers|torch|peft|accelerate)\..*")
+
+
+def common_arguments(folder: Path, seed: int, save_steps: int, dtype: str) -> dict[str, Any]:
+    """Arguments that all our trainers pass."""
+    import torch
+
+    return {
+        "output_dir": str(folder),
+        "seed": seed,
+        "data_seed": seed,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": save_steps,
+        "save_total_limit": 2,
+        "use_cpu": not torch.cuda.is_available(),
+        "bf16": dtype == "bfloat16" and torch.cuda.is_available(),
+        "fp16": False,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "gradient_checkpointing": False,
+    }
+
+
+def callback(
+    on_step: Callable[[int, int], None],
+    before_mark: Callable[[int], None] | None = None,
+    on_log: Callable[[int, dict[str, float]], None] | None = None,
+) -> Any:
+    """A trainer callback: reports steps and logged values, and marks checkpoints once they are complete."""
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            on_step(state.global_step, state.max_steps)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            if on_log is not None and logs is not None:
+                on_log(state.global_step, {k: float(v) for k, v in logs.items() if isinstance(v, int | float)})
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if before_mark is not None:
+                before_mark(state.global_step)
+            write_json(Path(args.output_dir) / f"checkpoint-{state.global_step}" / MARK, {"step": state.global_step})
+
+    return Watch()
+
+
+def train(trainer: Any, folder: Path) -> None:
+    """Train from the newest complete checkpoint, or from the start."""
+    checkpoint = last_checkpoint(folder)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Move a finished model folder into place."""
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(temporary, final)

@@ -1,0 +1,55 @@
+"""What a driver is: it turns a plan and a signal into stages, the last of which is the fine-tuned target's evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from harness.stage import Stage
+from methods.plan import Plan
+from methods.signals.catalogue import signal_info
+from methods.stages.dataset import Selection, dataset
+from methods.stages.scoring import score_stage
+from methods.stages.sources import sources
+from methods.stages.synthesis import initial, regenerate
+from methods.stages.target import evaluate_stage, finetune_stage, warmup
+
+
+class Driver(Protocol):
+    """`stages` returns the run's last stages; what they need comes with them through their inputs."""
+
+    def stages(self, plan: Plan, signal: str) -> list[Stage]:
+        """The evaluation of the fine-tuned target, and of the target before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """The stages that precede any feedback: sources, and what the signal needs."""
+
+    source: Stage
+    signal_inputs: tuple[Stage, ...]
+
+
+def common(plan: Plan, signal: str | None) -> Common:
+    """Sources, and the warmed-up target where the signal needs one."""
+    source = sources(plan)
+    if signal is not None and signal_info(signal).spec.needs & {"warm_target", "target"}:
+        first = initial(plan, source)
+        return Common(source, (source, warmup(plan, first)))
+    return Common(source, (source,))
+
+
+def finish(plan: Plan, base: Common, signal: str, policy: Stage | None, *, per_seed: int, best: bool) -> list[Stage]:
+    """Regenerate, select where asked, gate, fine-tune and evaluate: the tail that all drivers share."""
+    select = plan.config.select
+    keep = select.keep if select and not best else 1.0
+    samples = regenerate(plan, base.source, policy, per_seed=per_seed, keep=keep)
+    scores: Stage | None = None
+    selection: Selection = "none"
+    if best or select:
+        name = (select.signal if select and select.signal else signal) if not best else signal
+        inputs = common(plan, name).signal_inputs
+        scores = score_stage(plan, name, samples, inputs)
+        selection = "best_of_seed" if best else "top_share"
+    tuned = finetune_stage(plan, dataset(plan, samples, scores, selection))
+    return [evaluate_stage(plan, tuned), evaluate_stage(plan, None)]

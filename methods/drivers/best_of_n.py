@@ -1,0 +1,19 @@
+"""`best_of_n`: rejection sampling. Draw n pairs of every seed with the untrained writer, keep the best-scored valid one.
+
+The control for every training driver: it spends the signal on choosing instead of on learning.
+"""
+
+from __future__ import annotations
+
+from harness.stage import Stage
+from methods.drivers.base import common, finish
+from methods.plan import Plan
+
+
+class BestOfN:
+    """Keep the best of `best_of` draws of each seed."""
+
+
+    def stages(self, plan: Plan, signal: str) -> list[Stage]:
+        """The shared tail with `best_of` draws a seed and a selection."""
+        return finish(plan, common(plan, signal), signal, None, per_seed=plan.config.best_of, best=True)

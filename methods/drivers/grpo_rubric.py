@@ -1,0 +1,250 @@
+"""`grpo_rubric`: train the rubric writer with GRPO, rewarded by what the target makes of the pair (OptimSyn, Alg. 1).
+
+One stage: every rollout batch is written with its rubric, pair, raw score, withheld score and reward, in the same
+step as the checkpoint that it led to. Raw scores are logged beside rewards, because a min-max scaled reward is on another scale
+at every step and shows no progress.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import Counter as Tally
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.config import GrpoConfig
+from harness.models.backend import Sampling
+from harness.models.open import model_path, open_backend
+from harness.shards import ShardOutput, parts, write_shard
+from harness.stage import Stage, StageRun
+from harness.synthesis.synthesize import Attempt, Counter, Draft, Draw, Synthesizer
+from harness.training.grpo import PolicyPrompt, RolloutBatch, train_policy
+from harness.training.trainer import checkpoint_step, last_checkpoint
+from harness.types import Reject, Sample, Score, Seed, Usage, derive_seed
+from methods.drivers.base import common, finish
+from methods.drivers.shaping import shape
+from methods.plan import Plan
+from methods.signals.base import Archive, Signal
+from methods.signals.catalogue import signal_info
+from methods.stages.scoring import prepare_signal, signal_settings
+from methods.stages.synthesis import sampling_of, synthesizer
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutRow:
+    """One rollout as stored: what was written, what became of it, what it scored, what the learner was given.
+
+    `value` is the signal's raw score and `withheld` its score on withheld validation items; both None where nothing was
+    measured. `reason` is empty for a valid pair.
+    """
+
+    id: str
+    step: int
+    seed_id: str
+    rubric: str
+    question_type: str
+    question: str
+    answer: str
+    reason: str
+    value: float | None
+    withheld: float | None
+    reward: float | None
+    completion_tokens: int
+
+
+class GrpoRubric:
+    """Train the writer, then regenerate with it."""
+
+
+    def stages(self, plan: Plan, signal: str) -> list[Stage]:
+        """Common stages, GRPO, and the shared tail with the trained writer."""
+        base = common(plan, signal)
+        policy = grpo_stage(plan, signal, base.signal_inputs)
+        return finish(plan, base, signal, policy, per_seed=plan.config.synthesis.samples_per_seed, best=False)
+
+
+def grpo_stage(plan: Plan, signal: str, inputs: tuple[Stage, ...]) -> Stage:
+    """The policy training stage: rollouts as rows, the trained writer in `policy/`."""
+    c = plan.config
+    writer = f"policy:{plan.policy[0]}" if plan.policy else plan.identity(c.models.writer)
+    settings = {
+        **plan.synthesis_settings(),
+        **signal_settings(plan, signal),
+        "writer_model": writer,
+        "grpo": c.grpo.model_dump(mode="json", exclude={"micro_batch"}),
+    }
+    return Stage("grpo", 1, settings, inputs, lambda run: _Training(run, plan, signal).go(), signal=signal)
+
+
+class _Training:
+    """One execution of the stage; holds what the trajectory needs."""
+
+    def __init__(self, run: StageRun, plan: Plan, signal: str) -> None:
+        self.run, self.plan, self.name = run, plan, signal
+        self.grpo: GrpoConfig = plan.config.grpo
+        self.seeds = {s.id: s for s in run.records("sources", Seed)}
+        self.rows: list[RolloutRow] = []
+        self.rejects: list[Reject] = []
+        self.usage: list[Usage] = []
+        self.truncated = 0
+        self.started = time.perf_counter()
+
+    def go(self) -> Mapping[str, Any]:
+        c = self.plan.config
+        self._forget_beyond_checkpoint()
+        signal, facts = prepare_signal(self.run, self.plan, self.name)
+        self.signal: Signal = signal
+        self.sign = 1.0 if signal_info(self.name).spec.direction == "higher" else -1.0
+        self.maker: Synthesizer = synthesizer(self.plan, list(self.seeds.values()))
+        path = self.plan.policy[1] if self.plan.policy else model_path(c.models.writer, self.plan.world)
+        self.usage += signal.usage()
+        train_policy(
+            path,
+            self._prompts(path),
+            self.grpo,
+            self._trajectory,
+            seed=derive_seed(self.run.seed, c.synthesis_seed),
+            folder=self.run.folder,
+            dtype=c.models.writer.dtype,
+            revision=None if self.plan.policy else c.models.writer.revision,
+            checkpoint_every=c.runtime.checkpoint_every,
+            before_mark=self._flush,
+            on_step=lambda step, total: self.run.observer.progress(
+                "grpo", step, total, self._note(step)
+            ),
+            on_log=lambda step, logs: self._log(step, logs),
+        )
+        shutil.rmtree(self.run.folder / "trainer", ignore_errors=True)
+        return {"facts": dict(facts), "documents_shortened": self.truncated}
+
+    def _forget_beyond_checkpoint(self) -> None:
+        """Rollouts after the newest complete checkpoint are made again, so their rows must go."""
+        checkpoint = last_checkpoint(self.run.folder / "trainer")
+        mini = self.grpo.mini_batch_prompts or self.grpo.prompts_per_step
+        updates = self.grpo.prompts_per_step // mini
+        done = checkpoint_step(checkpoint) // updates if checkpoint else 0
+        for part in parts(self.run.folder):
+            if int(part.stem.rpartition("-")[2]) > done:
+                part.unlink()
+        if checkpoint:
+            self.run.event("grpo_resumed", step=done)
+
+    def _prompts(self, path: Any) -> list[PolicyPrompt]:
+        """The writer's prompts, shortened to its context where needed."""
+        writer = open_backend(self.plan.config.models.writer, self.plan.world, [], path)
+        sampling = Sampling(max_tokens=self.grpo.max_tokens)
+        prompts = []
+        for seed in self.seeds.values():
+            messages, cut = self.maker.writer_messages(seed, writer, sampling)
+            self.truncated += cut
+            prompts.append(PolicyPrompt(seed.id, messages))
+        return prompts
+
+    def _trajectory(self, batch: RolloutBatch) -> Sequence[float | None]:
+        """Rubrics to pairs to scores to rewards for one rollout batch."""
+        counter = Counter()
+        drafts = [
+            Draft(Draw(self.seeds[r.key], i, f"grpo-{batch.step}"), r.text, r.finish_reason)
+            for i, r in enumerate(batch.rollouts)
+        ]
+        seed = derive_seed(self.run.seed, "rollout", batch.step)
+        attempts = self.maker.realise(drafts, sampling_of(self.grpo.generator), seed, counter)
+        samples = [a.sample for a in attempts if a.sample is not None]
+        scores = {s.item_id: s for s in self.signal.score(samples, Archive())}
+        values = [self._value(a, scores) for a in attempts]
+        valid = [a.sample is not None for a in attempts]
+        group = [i // self.grpo.group_size for i in range(len(attempts))]
+        rewards = shape(values, valid, group, self.grpo.reward)
+        usage = [*counter.usage, *self.signal.usage(), *batch.usage()]
+        self._keep(batch, attempts, scores, rewards)
+        self.usage += usage
+        self.run.spend(usage)
+        self._report(batch.step, attempts, values, scores, rewards)
+        return rewards
+
+    def _value(self, attempt: Attempt, scores: Mapping[str, Score]) -> float | None:
+        if attempt.sample is None:
+            return None
+        value = scores[attempt.sample.id].value
+        return None if value is None else self.sign * value
+
+    def _keep(
+        self,
+        batch: RolloutBatch,
+        attempts: Sequence[Attempt],
+        scores: Mapping[str, Score],
+        rewards: Sequence[float | None],
+    ) -> None:
+        for i, (rollout, attempt, reward) in enumerate(zip(batch.rollouts, attempts, rewards, strict=True)):
+            sample: Sample | None = attempt.sample
+            score = scores.get(sample.id) if sample else None
+            if attempt.reject is not None:
+                self.rejects.append(attempt.reject)
+            self.rows.append(
+                RolloutRow(
+                    id=sample.id if sample else f"{batch.step}-{i}",
+                    step=batch.step,
+                    seed_id=rollout.key,
+                    rubric=rollout.text,
+                    question_type=attempt.question_type,
+                    question=sample.question if sample else "",
+                    answer=sample.answer if sample else "",
+                    reason=attempt.reject.reason if attempt.reject else (score.reason if score else ""),
+                    value=score.value if score else None,
+                    withheld=score.parts.get("withheld") if score else None,
+                    reward=reward,
+                    completion_tokens=rollout.completion_tokens,
+                )
+            )
+
+    def _report(
+        self,
+        step: int,
+        attempts: Sequence[Attempt],
+        values: Sequence[float | None],
+        scores: Mapping[str, Score],
+        rewards: Sequence[float | None],
+    ) -> None:
+        measured = [v for v in values if v is not None]
+        withheld = [s.parts["withheld"] for s in scores.values() if "withheld" in s.parts]
+        rewarded = [r for r in rewards if r is not None]
+        self.last = {
+            "mean_value": _mean([self.sign * v for v in measured]),
+            "mean_withheld": _mean(withheld),
+            "mean_reward": _mean(rewarded),
+            "valid": sum(a.sample is not None for a in attempts) / len(attempts),
+            "unscorable": sum(s.value is None for s in scores.values()),
+        }
+        types = Tally(a.question_type or "none" for a in attempts)
+        self.run.event("grpo_step", step=step, **self.last, question_types=dict(types))
+
+    def _note(self, step: int) -> str:
+        value = self.last["mean_value"]
+        shown = "not measured" if value is None else f"{value:.4f}"
+        return f"mean {self.name} {shown}, valid {self.last['valid']:.0%}"
+
+    def _log(self, step: int, logs: Mapping[str, float]) -> None:
+        wanted = ("loss", "entropy", "kl", "grad_norm", "frac_reward_zero_std", "step_time")
+        kept = {k: round(v, 6) for k, v in logs.items() if k in wanted}
+        if kept:
+            self.run.event("grpo_learner", step=step, **kept)
+
+    def _flush(self, steps: int) -> None:
+        """Commit the rollouts since the last checkpoint as one shard, named by the batches done."""
+        if not self.rows:
+            return
+        seconds = time.perf_counter() - self.started
+        spent = sum(u.seconds for u in self.usage)
+        usage = [*self.usage, Usage("writer", "policy training", seconds=max(0.0, seconds - spent))]
+        valid = len(self.rows) - len(self.rejects)
+        output = ShardOutput(self.rows, self.rejects, usage, rows_in=len(self.rows), kept=valid)
+        write_shard(self.run.folder, steps, output, seconds)
+        self.run.event("shard", index=steps, kept=valid, rejected=len(self.rejects), seconds=round(seconds, 3))
+        self.rows, self.rejects, self.usage = [], [], []
+        self.started = time.perf_counter()
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,18 @@
+"""`static`: no feedback. The untrained writer (or, with `writer_from`, one that another run trained) and nothing else."""
+
+from __future__ import annotations
+
+from harness.stage import Stage
+from methods.drivers.base import common, finish
+from methods.plan import Plan
+
+
+class Static:
+    """Synthesize, fine-tune, evaluate."""
+
+
+    def stages(self, plan: Plan, signal: str) -> list[Stage]:
+        """The shared tail on the untrained writer."""
+        return finish(
+            plan, common(plan, None), signal, None, per_seed=plan.config.synthesis.samples_per_seed, best=False
+        )

@@ -1,0 +1,110 @@
+"""What a driver plans with: the resolved settings, the suite, and the identities of what they name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from evals.read import DataContext
+from evals.suite import Suite
+from harness.config import ModelConfig, RunConfig
+from harness.models.open import file_hash, model_identity
+from harness.models.prompts import (
+    GENERATOR_KNOWN,
+    GENERATOR_REQUIRED,
+    RUBRIC_KNOWN,
+    RUBRIC_REQUIRED,
+    Prompt,
+    builtin_prompt,
+    load_prompt,
+)
+from harness.synthesis.synthesize import Prompting
+from harness.types import Json, stable_hash
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run before it runs. `policy` is a trained writer to start from: its stage identity and its folder."""
+
+    config: RunConfig
+    suite: Suite
+    policy: tuple[str, Path] | None = None
+
+    @property
+    def world(self) -> int | None:
+        """The lab world, where the run lives in one."""
+        return self.config.lab.world if self.config.lab else None
+
+    @property
+    def data(self) -> DataContext:
+        """How the suite's items are read."""
+        lab = self.config.lab
+        if lab is None:
+            return DataContext(limit=self.config.eval.limit)
+        return DataContext(
+            world=lab.world,
+            test_items=lab.test_items,
+            validation_items=lab.validation_items,
+            limit=self.config.eval.limit,
+        )
+
+    def identity(self, model: ModelConfig) -> str:
+        """Identity of a role's weights."""
+        return model_identity(model, self.world)
+
+    @cached_property
+    def suite_identity(self) -> Json:
+        """What identifies the suite's items: its declaration, the local copies in use, and the lab's sizes."""
+        files: list[str] = []
+        for benchmark in self.suite.benchmarks:
+            for source in benchmark.rows.sources:
+                path = self._local(source.file)
+                if path is not None:
+                    files.append(file_hash(path))
+        data = self.data
+        lab: list[Json] = [data.world, data.test_items, data.validation_items] if self.config.lab else []
+        return [self.suite.name, stable_hash(repr(self.suite.benchmarks), repr(self.suite.validation)), files, lab]
+
+    def _local(self, name: str | None) -> Path | None:
+        if not name:
+            return None
+        candidates = [self.suite.folder / name]
+        folder = self.data.folder()
+        if folder is not None:
+            candidates += [folder / Path(name).name]
+        return next((path for path in candidates if path.is_file()), None)
+
+    @cached_property
+    def prompting(self) -> Prompting:
+        """The prompts of the run, checked."""
+        s = self.config.synthesis
+        return Prompting(
+            _prompt(s.rubric_prompt, "rubric", RUBRIC_REQUIRED, RUBRIC_KNOWN),
+            _prompt(s.generator_prompt, "generator", GENERATOR_REQUIRED, GENERATOR_KNOWN),
+            s.system_message,
+        )
+
+    def synthesis_settings(self, *sampling: str) -> dict[str, Any]:
+        """The settings of synthesis that change its rows."""
+        s = self.config.synthesis
+        return {
+            "prompts": self.prompting.hash,
+            "validity": dict(s.validity),
+            "generator": self.identity(self.config.models.generator),
+            "lengths": [self.config.models.writer.max_length, self.config.models.generator.max_length],
+            **{name: getattr(s, name).model_dump(mode="json") for name in sampling},
+        }
+
+
+def _prompt(path: str | None, builtin: str, required: tuple[str, ...], known: tuple[str, ...]) -> Prompt:
+    if path is None:
+        where = builtin_prompt(builtin)
+    elif path.startswith("lab:"):
+        import harness.lab
+
+        where = Path(harness.lab.__file__).parent / "prompts" / f"{path.removeprefix('lab:')}.txt"
+    else:
+        where = Path(path)
+    return load_prompt(where, required=required, known=known)

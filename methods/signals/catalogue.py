@@ -1,0 +1,98 @@
+"""The signals that there are: specification and import path of each, readable without loading any."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any
+
+from harness.errors import ConfigError, suggest
+from methods.signals.base import Signal, SignalSpec
+
+
+@dataclass(frozen=True, slots=True)
+class SignalInfo:
+    """A signal's name, one line about it, what it needs, and where its class is."""
+
+    name: str
+    summary: str
+    spec: SignalSpec
+    path: str
+
+
+def _info(name: str, summary: str, path: str, **spec: Any) -> SignalInfo:
+    return SignalInfo(name, summary, SignalSpec(**spec), path)
+
+
+_BOTH = frozenset({"sample", "seed"})
+
+SIGNALS: Mapping[str, SignalInfo] = MappingProxyType(
+    {
+        info.name: info
+        for info in (
+            _info(
+                "influence",
+                "Adam-aware influence of the pair on the target's validation loss (OptimSyn Eq. 1)",
+                "methods.signals.influence.signal:InfluenceSignal",
+                range=(-1.0, 1.0),
+                needs=frozenset({"warm_target"}),
+                cost_class="backward",
+                reads_validation=True,
+            ),
+            _info(
+                "random",
+                "control: uniform noise, a hash of seed and item",
+                "methods.signals.controls:RandomSignal",
+                range=(0.0, 1.0),
+                items=_BOTH,
+            ),
+            _info(
+                "constant",
+                "control: the same value for every item, so only validity is rewarded",
+                "methods.signals.controls:ConstantSignal",
+                range=(1.0, 1.0),
+                items=_BOTH,
+            ),
+            _info(
+                "length",
+                "control: number of words of question and answer",
+                "methods.signals.controls:LengthSignal",
+                range=(0.0, None),
+                items=_BOTH,
+            ),
+            _info(
+                "oracle",
+                "lab only: the planted utility of a pair; calibrates the bench, never ranked",
+                "methods.signals.planted:OracleSignal",
+                range=(0.0, 1.0),
+                needs=frozenset({"planted"}),
+                lab_only=True,
+            ),
+            _info(
+                "anti_oracle",
+                "lab only: the planted utility with its sign reversed; calibrates the bench, never ranked",
+                "methods.signals.planted:AntiOracleSignal",
+                range=(-1.0, 0.0),
+                needs=frozenset({"planted"}),
+                lab_only=True,
+            ),
+        )
+    }
+)
+"""All signals by name."""
+
+
+def signal_info(name: str) -> SignalInfo:
+    """The signal called `name`. Raises `ConfigError` with the nearest known name."""
+    if name not in SIGNALS:
+        raise ConfigError(f"there is no signal '{name}'{suggest(name, SIGNALS)}")
+    return SIGNALS[name]
+
+
+def make_signal(name: str) -> Signal:
+    """A fresh instance of the signal called `name`."""
+    module, _, attribute = signal_info(name).path.partition(":")
+    signal: Signal = getattr(import_module(module), attribute)()
+    return signal

@@ -1,0 +1,1 @@
+"""Adam-aware influence of a sample on the validation loss (OptimSyn Eq. 1, after LESS)."""

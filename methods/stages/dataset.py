@@ -1,0 +1,77 @@
+"""`dataset`: what is trained on: the survivors of duplicate removal, the contamination gate and selection, up to the line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from harness.errors import BudgetError
+from harness.shards import ShardOutput
+from harness.stage import Stage, StageRun
+from harness.types import Reject, Sample, Score
+from methods.plan import Plan
+from methods.stages.gate import Gate
+
+Selection = Literal["none", "top_share", "best_of_seed"]
+
+
+def dataset(plan: Plan, samples: Stage, scores: Stage | None, selection: Selection) -> Stage:
+    """The final samples as main table; with `scores`, chosen by them (direction: higher is better)."""
+    c = plan.config
+    settings = {
+        "selection": selection,
+        "keep": c.select.keep if c.select and selection == "top_share" else None,
+        "match": c.match,
+        "budget": c.budget,
+        "suite": plan.suite_identity,
+    }
+
+    def work(run: StageRun) -> Mapping[str, Any]:
+        pool = run.records("regenerate", Sample)
+        gated = Gate(plan).accept(pool)
+        values = {s.item_id: s.value for s in run.records("score", Score)} if scores else {}
+        chosen, dropped = choose(gated.kept, values, selection, c.select.keep if c.select else 1.0)
+        kept, beyond = trim(chosen, c.match, c.budget)
+        if not kept:
+            raise BudgetError(
+                f"no sample is left for the data set of {len(pool)} generated; see the rejects of stages regenerate and "
+                "dataset with 'harness show'"
+            )
+        rejects = [*gated.rejects, *dropped, *beyond]
+        run.write(0, ShardOutput(kept, rejects, rows_in=len(pool)), 0.0)
+        return {"samples": len(kept), "sft_tokens": sum(s.completion_tokens for s in kept)}
+
+    return Stage("dataset", 1, settings, (samples, scores) if scores else (samples,), work)
+
+
+def choose(
+    samples: Sequence[Sample], values: Mapping[str, float | None], selection: Selection, keep: float
+) -> tuple[list[Sample], list[Reject]]:
+    """Apply a selection. Samples without a value are excluded, never taken for 0; ties go to the earlier sample."""
+    if selection == "none":
+        return list(samples), []
+    scored = [s for s in samples if values.get(s.id) is not None]
+    rejects = [Reject(s.id, "unscored", s.raw) for s in samples if values.get(s.id) is None]
+    order = {s.id: i for i, s in enumerate(scored)}
+    ranked = sorted(scored, key=lambda s: (-float(values[s.id] or 0.0), order[s.id]))
+    if selection == "top_share":
+        taken = {s.id for s in ranked[: round(len(ranked) * keep)]}
+    else:
+        best: dict[tuple[str, ...], str] = {}
+        for s in ranked:
+            best.setdefault(s.seed_ids, s.id)
+        taken = set(best.values())
+    rejects += [Reject(s.id, "not_selected", s.raw) for s in scored if s.id not in taken]
+    return [s for s in scored if s.id in taken], rejects
+
+
+def trim(samples: Sequence[Sample], match: str, budget: float) -> tuple[list[Sample], list[Reject]]:
+    """Cut at the declared line, in generation order; lines of spending do not cut here."""
+    kept: list[Sample] = []
+    spent = 0.0
+    for s in samples:
+        spent += {"samples": 1.0, "sft_tokens": float(s.completion_tokens)}.get(match, 0.0)
+        if spent > budget and match in ("samples", "sft_tokens"):
+            break
+        kept.append(s)
+    return kept, [Reject(s.id, "beyond_budget", s.raw) for s in samples[len(kept) :]]

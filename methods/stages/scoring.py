@@ -1,0 +1,72 @@
+"""Preparing a signal for a run, and scoring a stage's samples with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.models.open import model_path
+from harness.shards import ShardOutput
+from harness.stage import Stage, StageRun
+from harness.types import Sample
+from methods.plan import Plan
+from methods.signals.base import Archive, Signal, SignalContext, TargetState
+from methods.signals.catalogue import make_signal, signal_info
+from methods.stages.sources import GuideRow
+
+
+def signal_settings(plan: Plan, name: str) -> dict[str, Any]:
+    """The settings of a signal that change its scores."""
+    settings: dict[str, Any] = {"signal": name, "seed": plan.config.synthesis_seed}
+    if name == "influence":
+        settings["influence"] = plan.config.influence.model_dump(mode="json")
+    if signal_info(name).spec.lab_only:
+        settings["world"] = plan.world
+    return settings
+
+
+def prepare_signal(run: StageRun, plan: Plan, name: str) -> tuple[Signal, Mapping[str, Any]]:
+    """A signal ready to score, and the facts of its preparation; also written to the event log."""
+    c = plan.config
+    spec = signal_info(name).spec
+    signal = make_signal(name)
+    target = None
+    if spec.needs & {"warm_target", "target"}:
+        folder = run.input("warmup") / "adapter"
+        target = TargetState(
+            model=model_path(c.models.target, plan.world),
+            revision=plan.identity(c.models.target),
+            max_length=c.models.target.max_length,
+            dtype=c.models.target.dtype,
+            adapter=folder,
+            adam=folder / "adam.safetensors",
+        )
+    guide = [row.example() for row in run.records("sources", GuideRow, "validation")] if spec.reads_validation else []
+    context = SignalContext(
+        seed=c.synthesis_seed,
+        validation=guide,
+        settings=c.influence if name == "influence" else None,
+        lab_world=plan.world,
+        batch_size=c.runtime.batch_size,
+    )
+    facts = signal.prepare(context, target)
+    run.event("signal_prepared", signal=name, facts=dict(facts))
+    run.spend(signal.usage())
+    return signal, facts
+
+
+def score_stage(plan: Plan, name: str, samples: Stage, inputs: Sequence[Stage]) -> Stage:
+    """Scores of the samples of `samples` under the signal `name`; `inputs` are the stages that the signal reads."""
+    settings = {**signal_settings(plan, name), "shard": plan.config.synthesis.shard_size}
+
+    def work(run: StageRun) -> Mapping[str, Any]:
+        pool = run.records(samples.name, Sample)
+        signal, facts = prepare_signal(run, plan, name)
+
+        def shard(items: Sequence[Sample], index: int, seed: int) -> ShardOutput:
+            return ShardOutput(signal.score(items, Archive()), usage=signal.usage())
+
+        run.map_shards(pool, plan.config.synthesis.shard_size, shard)
+        return {"facts": dict(facts)}
+
+    return Stage("score", 1, settings, (samples, *inputs), work, signal=name)

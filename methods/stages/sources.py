@@ -1,0 +1,97 @@
+"""`sources`: what a run may use: seeds and validation items that share nothing with the tests or with each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evals.overlap import split_without_overlaps
+from harness.models.open import file_hash
+from harness.shards import ShardOutput
+from harness.stage import Stage, StageRun
+from harness.synthesis.seeds import SeedLimits, SeedReport, load_seeds
+from harness.types import Message, Reject
+from methods.plan import Plan
+from methods.signals.base import ValidationExample
+
+
+@dataclass(frozen=True, slots=True)
+class GuideRow:
+    """A validation item as the `sources` stage stores it."""
+
+    id: str
+    messages: tuple[Message, ...]
+    withheld: bool
+
+    def example(self) -> ValidationExample:
+        """The form that signals take."""
+        return ValidationExample(self.id, self.messages, self.withheld)
+
+
+def sources(plan: Plan) -> Stage:
+    """Seeds as main table, validation items as side table `validation`."""
+    c = plan.config
+    origin: Any = c.seeds.model_dump(mode="json")
+    if c.seeds.source == "lab":
+        origin = {"lab": plan.world, "n": c.lab.seeds if c.lab else 0}
+    elif Path(c.seeds.source).is_file():
+        origin = {**origin, "source": file_hash(Path(c.seeds.source))}
+    settings = {
+        "seeds": origin,
+        "guide": c.guide.model_dump(mode="json"),
+        "suite": plan.suite_identity,
+        "seed": c.synthesis_seed,
+    }
+    return Stage("sources", 1, settings, (), lambda run: _work(run, plan))
+
+
+def _read_seeds(plan: Plan) -> SeedReport:
+    c = plan.config
+    if c.seeds.source == "lab":
+        from harness.lab.world import World
+
+        seeds = World(plan.world or 0).seeds(c.lab.seeds if c.lab else 0)
+        return SeedReport("lab", tuple(seeds), len(seeds))
+    return load_seeds(
+        c.seeds.source,
+        text_field=c.seeds.text_field,
+        limit=c.seeds.limit,
+        limits=SeedLimits(min_words=c.seeds.min_words, max_words=c.seeds.max_words),
+        domain=c.seeds.domain or plan.suite.domain,
+        licence=c.seeds.licence,
+        keys=_key_names(plan),
+    )
+
+
+def _key_names(plan: Plan) -> tuple[str, ...]:
+    names = {name for b in plan.suite.benchmarks for name in b.keys}
+    names |= {name for v in plan.suite.validation for name in v.keys}
+    return tuple(sorted(names))
+
+
+def _work(run: StageRun, plan: Plan) -> Mapping[str, Any]:
+    c = plan.config
+    report = _read_seeds(plan)
+    split = split_without_overlaps(
+        plan.suite, c.guide.set, c.guide.n, c.synthesis_seed, report.seeds, plan.data, rendering=c.guide.rendering
+    )
+    withheld = int(len(split.validation) * c.guide.withhold)
+    guides = [
+        GuideRow(item.id, item.messages, index < withheld) for index, item in enumerate(split.validation)
+    ]
+    by_id = {seed.id: seed for seed in report.seeds}
+    rejects = list(report.rejects)
+    for overlap in split.dropped_seeds:
+        seed = by_id[overlap.id]
+        rejects.append(Reject(seed.id, "overlap", seed.text or "", f"shares {overlap.reason} with {overlap.other_id}"))
+    output = ShardOutput(split.seeds, rejects, tables={"validation": guides}, rows_in=report.read)
+    run.write(0, output, 0.0)
+    run.observer.progress("sources", 1, 1, report.summary())
+    return {
+        "validation": len(guides),
+        "withheld": withheld,
+        "validation_dropped_overlaps": len(split.dropped_validation),
+        "declared_overlaps": dict(split.declared_overlaps),
+    }

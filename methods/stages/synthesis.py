@@ -1,0 +1,195 @@
+"""`initial` and `regenerate`: pairs from seeds, by the untrained writer and by the one that a driver ends with.
+
+`regenerate` over-generates: it draws pass after pass over the seeds, shard by shard, until as many samples as were declared
+survive validity checks, duplicate removal and the contamination gate, or until the declared line of tokens or operations is
+reached. The count is retaken from the committed shards, so a resumed stage stops where an uninterrupted one does.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.errors import BudgetError
+from harness.models.backend import Backend, Sampling
+from harness.models.open import open_backend
+from harness.shards import ShardOutput, Summary, parts, read_records, summarise
+from harness.stage import Stage, StageRun, ordered, read_summary, stage_folder
+from harness.synthesis.synthesize import Counter, Draw, Synthesizer, document_of
+from harness.synthesis.validity import ValiditySettings
+from harness.types import Sample, Seed, derive_seed
+from methods.plan import Plan
+from methods.stages.gate import Gate
+
+
+def draws_of_pass(seeds: Sequence[Seed], per_seed: int, seed: int, number: int) -> list[Draw]:
+    """Pass `number` over the seeds in its own shuffled order, `per_seed` draws of each in a row."""
+    order = list(seeds)
+    random.Random(derive_seed(seed, "pass", number)).shuffle(order)
+    return [Draw(s, number * per_seed + j) for s in order for j in range(per_seed)]
+
+
+def sampling_of(config: Any) -> Sampling:
+    """Decoding settings from a configuration section."""
+    return Sampling(config.temperature, config.top_p, config.max_tokens)
+
+
+def synthesizer(plan: Plan, seeds: Sequence[Seed]) -> Synthesizer:
+    """The run's generator behind its prompts and checks; the seeds are the extractive generator's corpus."""
+    corpus = [document_of(s) for s in seeds]
+    generator = open_backend(plan.config.models.generator, plan.world, corpus)
+    return Synthesizer(generator, plan.prompting, ValiditySettings(**plan.config.synthesis.validity))  # type: ignore[arg-type]
+
+
+def synthesize_shard(plan: Plan, maker: Synthesizer, writer: Backend, draws: Sequence[Draw], seed: int) -> ShardOutput:
+    """One shard of trajectories under the settings of synthesis."""
+    s, counter = plan.config.synthesis, Counter()
+    drafts = maker.write(writer, draws, sampling_of(s.writer), seed, counter)
+    attempts = maker.realise(drafts, sampling_of(s.generator), seed, counter)
+    return ShardOutput(
+        rows=[a.sample for a in attempts if a.sample is not None],
+        rejects=[a.reject for a in attempts if a.reject is not None],
+        usage=counter.usage,
+        tables={"rubrics": [a.rubric for a in attempts if a.rubric is not None]},
+        rows_in=len(draws),
+    )
+
+
+def initial(plan: Plan, source: Stage) -> Stage:
+    """Pairs of the untrained writer, of which a share warms the target up."""
+    c = plan.config
+    settings = {
+        **plan.synthesis_settings("writer", "generator"),
+        "writer_model": plan.identity(c.models.writer),
+        "samples": c.synthesis.initial_samples,
+        "per_seed": c.synthesis.samples_per_seed,
+        "shard": c.synthesis.shard_size,
+        "seed": c.synthesis_seed,
+    }
+
+    def work(run: StageRun) -> Mapping[str, Any]:
+        seeds = run.records("sources", Seed)
+        wanted = c.synthesis.initial_samples or len(seeds) * c.synthesis.samples_per_seed
+        draws: list[Draw] = []
+        number = 0
+        while len(draws) < wanted:
+            draws += draws_of_pass(seeds, c.synthesis.samples_per_seed, run.seed, number)
+            number += 1
+        maker = synthesizer(plan, seeds)
+        writer = open_backend(c.models.writer, plan.world, [])
+        run.map_shards(
+            draws[:wanted],
+            c.synthesis.shard_size,
+            lambda items, index, seed: synthesize_shard(plan, maker, writer, items, seed),
+        )
+        return {}
+
+    return Stage("initial", 1, settings, (source,), work)
+
+
+def upstream_usage(run: StageRun, role: str | None) -> tuple[float, float]:
+    """Tokens (of `role`, or of all) and FLOPs that the stages before this one have spent."""
+    tokens = flops = 0.0
+    for stage in ordered(run.stage.inputs):
+        summary = read_summary(stage_folder(run.store, stage))
+        for usage in summary.usage if summary else ():
+            if role is None or usage.role == role:
+                tokens += usage.prompt_tokens + usage.completion_tokens
+            flops += usage.flops
+    return tokens, flops
+
+
+def regenerate(plan: Plan, source: Stage, policy: Stage | None, *, per_seed: int, keep: float) -> Stage:
+    """Pairs for the data set. `per_seed` draws of each seed in a pass; a later selection keeps the share `keep`."""
+    c = plan.config
+    writer_identity = plan.identity(c.models.writer)
+    if policy is None and plan.policy is not None:
+        writer_identity = f"policy:{plan.policy[0]}"
+    settings = {
+        **plan.synthesis_settings("writer", "generator"),
+        "writer_model": "trained" if policy else writer_identity,
+        "match": c.match,
+        "budget": c.budget,
+        "per_seed": per_seed,
+        "keep": keep,
+        "passes": c.synthesis.max_passes,
+        "allow_shortfall": c.allow_shortfall,
+        "shard": c.synthesis.shard_size,
+        "suite": plan.suite_identity,
+        "seed": c.synthesis_seed,
+    }
+    inputs = (source, policy) if policy else (source,)
+    return Stage(
+        "regenerate", 1, settings, inputs, lambda run: _regenerate(run, plan, policy, per_seed=per_seed, keep=keep)
+    )
+
+
+class _Line:
+    """Where regeneration stops: at a number of surviving samples or SFT tokens, or of teacher tokens or FLOPs spent."""
+
+    def __init__(self, run: StageRun, plan: Plan, gate: Gate, *, per_seed: int, keep: float) -> None:
+        self.run, self.config, self.gate = run, plan.config, gate
+        self.best_of_seed = per_seed > plan.config.synthesis.samples_per_seed
+        self.keep = keep
+        self.base = upstream_usage(run, "generator")
+
+    def reached(self) -> tuple[float, str]:
+        """How far the line is (1.0: reached) and a note."""
+        samples = read_records(self.run.folder, Sample)
+        accepted = self.gate.accept(samples).kept
+        line = self.config.budget
+        if self.config.match == "samples":
+            count = len({s.seed_ids for s in accepted}) if self.best_of_seed else len(accepted) * self.keep
+            return count / line, f"{int(count)} of {int(line)} samples survive"
+        if self.config.match == "sft_tokens":
+            tokens = sum(s.completion_tokens for s in accepted) * self.keep
+            if self.best_of_seed:
+                tokens /= max(1, len(accepted)) / max(1, len({s.seed_ids for s in accepted}))
+            return tokens / line, f"{int(tokens)} of {int(line)} answer tokens"
+        spent = summarise(self.run.folder)
+        tokens = sum(u.prompt_tokens + u.completion_tokens for u in spent.usage if u.role == "generator")
+        if self.config.match == "teacher_tokens":
+            return (self.base[0] + tokens) / line, f"{int(self.base[0] + tokens)} of {int(line)} teacher tokens"
+        flops = self.base[1] + sum(u.flops for u in spent.usage)
+        return flops / line, f"{flops:.3g} of {line:.3g} FLOPs"
+
+
+def _regenerate(run: StageRun, plan: Plan, policy: Stage | None, *, per_seed: int, keep: float) -> Mapping[str, Any]:
+    c = plan.config
+    seeds = run.records("sources", Seed)
+    line = _Line(run, plan, Gate(plan), per_seed=per_seed, keep=keep)
+    if line.base[0] >= c.budget and c.match == "teacher_tokens" or line.base[1] >= c.budget and c.match == "flops":
+        raise BudgetError(
+            f"the budget of {c.budget:g} {c.match} is spent before the data set is generated (training used "
+            f"{line.base[0 if c.match == 'teacher_tokens' else 1]:g}); raise --budget"
+        )
+    folder = stage_folder(run.store, policy) / "policy" if policy else plan.policy[1] if plan.policy else None
+    maker = synthesizer(plan, seeds)
+    writer = open_backend(c.models.writer, plan.world, [], folder)
+    size = max(per_seed, c.synthesis.shard_size // per_seed * per_seed)
+    index = 0
+    done, note = (line.reached() if parts(run.folder) else (0.0, ""))
+    for number in range(c.synthesis.max_passes):
+        draws = draws_of_pass(seeds, per_seed, run.seed, number)
+        for start in range(0, len(draws), size):
+            if not run.shard_done(index):
+                if done >= 1.0:
+                    return {"line": note}
+                started = time.perf_counter()
+                chunk = draws[start : start + size]
+                output = synthesize_shard(plan, maker, writer, chunk, derive_seed(run.seed, index))
+                run.write(index, output, time.perf_counter() - started)
+                done, note = line.reached()
+                run.observer.progress("regenerate", min(100, int(100 * done)), 100, note)
+            index += 1
+    if done >= 1.0:
+        return {"line": note}
+    account: Summary = summarise(run.folder)
+    if not c.allow_shortfall:
+        raise BudgetError(
+            f"{note} after {c.synthesis.max_passes} passes over {len(seeds)} seeds ({account.line()}); use more seeds, a "
+            "smaller --budget, or set allow_shortfall, which trims the comparison"
+        )
+    return {"line": note, "shortfall": round(1 - done, 4)}

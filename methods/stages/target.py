@@ -1,0 +1,149 @@
+"""Stages of the target: LoRA warm-up with Adam's moments, the final fine-tuning, and evaluation before and after."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from evals.evaluate import evaluate
+from harness.config import RunConfig
+from harness.errors import StageError
+from harness.models.open import model_path
+from harness.shards import ShardOutput
+from harness.stage import Stage, StageRun
+from harness.training.sft import LoraSettings, Recipe, Tuned, finetune
+from harness.types import Sample, derive_seed
+from methods.plan import Plan
+
+
+def _tune(
+    run: StageRun, plan: Plan, samples: Sequence[Sample], recipe: Recipe, *, seed: int, output: str, adam: bool
+) -> Tuned:
+    c = plan.config
+    started = time.perf_counter()
+    tuned = finetune(
+        model_path(c.models.target, plan.world),
+        samples,
+        recipe,
+        seed=derive_seed(run.seed, seed),
+        folder=run.folder,
+        output=output,
+        dtype=c.models.target.dtype,
+        revision=c.models.target.revision,
+        save_every=c.runtime.checkpoint_every * 20,
+        save_adam=adam,
+        on_step=lambda step, total: run.observer.progress(run.stage.name, step, total),
+    )
+    usage = replace(tuned.usage, seconds=time.perf_counter() - started)
+    row = {"steps": tuned.steps, "final_loss": tuned.final_loss}
+    run.write(0, ShardOutput([row], usage=[usage], rows_in=len(samples)), time.perf_counter() - started)
+    return tuned
+
+
+def _micro(config: RunConfig, batch_size: int) -> int:
+    return min(batch_size, config.sft.micro_batch or batch_size)
+
+
+def warmup(plan: Plan, initial: Stage) -> Stage:
+    """LoRA warm-up of the target on a share of the initial pairs (OptimSyn §3.1.3, App. D.4)."""
+    c = plan.config
+    settings = {
+        "target": plan.identity(c.models.target),
+        "max_length": c.models.target.max_length,
+        "warmup": c.warmup.model_dump(mode="json"),
+        "seed": c.synthesis_seed,
+    }
+
+    def work(run: StageRun) -> Mapping[str, Any]:
+        pool = run.records("initial", Sample)
+        share = pool[: max(1, round(len(pool) * c.warmup.share))]
+        if not pool:
+            raise StageError("no valid initial pair to warm the target up with; see the rejects of stage initial")
+        w = c.warmup
+        recipe = Recipe(
+            learning_rate=w.learning_rate,
+            epochs=w.epochs,
+            batch_size=w.batch_size,
+            micro_batch=_micro(c, w.batch_size),
+            schedule=w.schedule,
+            warmup_ratio=w.warmup_ratio,
+            weight_decay=0.0,
+            adam_beta2=0.999,
+            max_length=c.models.target.max_length,
+            lora=LoraSettings(w.lora_rank, w.lora_alpha, w.lora_dropout, w.lora_modules),
+        )
+        tuned = _tune(run, plan, share, recipe, seed=c.synthesis_seed, output="adapter", adam=True)
+        return {"pairs": len(share), "of": len(pool), **_notes(tuned)}
+
+    return Stage("warmup", 1, settings, (initial,), work)
+
+
+def finetune_stage(plan: Plan, dataset: Stage) -> Stage:
+    """The base target fine-tuned on the data set, with the one recipe that all arms share."""
+    c = plan.config
+    settings = {
+        "target": plan.identity(c.models.target),
+        "sft": c.sft.model_dump(mode="json", exclude={"micro_batch"}),
+        "seed": c.tuning_seed,
+    }
+
+    def work(run: StageRun) -> Mapping[str, Any]:
+        samples = run.records("dataset", Sample)
+        s = c.sft
+        lora = LoraSettings(s.lora_rank, s.lora_alpha, 0.0, c.warmup.lora_modules) if s.tune == "lora" else None
+        recipe = Recipe(
+            learning_rate=s.learning_rate,
+            epochs=s.epochs,
+            batch_size=s.batch_size,
+            micro_batch=_micro(c, s.batch_size),
+            schedule=s.schedule,
+            warmup_ratio=s.warmup_ratio,
+            weight_decay=s.weight_decay,
+            adam_beta2=s.adam_beta2,
+            max_length=s.max_length,
+            lora=lora,
+        )
+        tuned = _tune(run, plan, samples, recipe, seed=c.tuning_seed, output="model", adam=False)
+        return _notes(tuned)
+
+    return Stage("finetune", 1, settings, (dataset,), work)
+
+
+def _notes(tuned: Tuned) -> dict[str, Any]:
+    return {
+        "steps": tuned.steps,
+        "final_loss": round(tuned.final_loss, 4),
+        "truncated": tuned.truncated,
+        "unusable": tuned.unusable,
+    }
+
+
+def evaluate_stage(plan: Plan, tuned: Stage | None) -> Stage:
+    """The suite's score of the fine-tuned target, or with `tuned=None` of the target before it."""
+    c = plan.config
+    settings = {
+        "suite": plan.suite_identity,
+        "eval": c.eval.model_dump(mode="json"),
+        "target": None if tuned else plan.identity(c.models.target),
+        "dtype": c.models.target.dtype,
+    }
+
+    def work(run: StageRun) -> Mapping[str, Any]:
+        started = time.perf_counter()
+        path: Path | str = run.input("finetune") / "model" if tuned else model_path(c.models.target, plan.world)
+        result = evaluate(
+            path,
+            plan.suite,
+            plan.data,
+            batch_size=c.runtime.batch_size,
+            seed=c.tuning_seed,
+            apply_chat_template=c.eval.apply_chat_template,
+            progress=lambda label, done, total: run.observer.progress(run.stage.name, done, total, label),
+        )
+        run.write(0, ShardOutput(result.items, rows_in=len(result.items)), time.perf_counter() - started)
+        return {"columns": [asdict(column) for column in result.columns]}
+
+    return Stage("evaluate" if tuned else "evaluate_base", 1, settings, (tuned,) if tuned else (), work)

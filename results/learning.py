@@ -1,0 +1,49 @@
+"""The picture of a GRPO stage: raw score, reward, validity and question types by step.
+
+The raw score stands beside the reward because the reward is rescaled at every step and cannot show progress.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def plot_learning(rows: Sequence[Mapping[str, Any]], signal: str, path: Path) -> None:
+    """Write the plot of rollout rows (`step`, `value`, `withheld`, `reward`, `reason`, `question_type`) to `path`."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    import pandas as pd
+
+    table = pd.DataFrame(rows)
+    table["valid"] = (table["reason"] == "").astype(float)
+    steps = table.groupby("step")
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
+    _line(axes[0], steps["value"].mean(), f"mean raw {signal}", "C0")
+    if table["withheld"].notna().any():
+        _line(axes[0], steps["withheld"].mean(), "on withheld validation items", "C1")
+    axes[0].set_title(f"raw {signal} of valid pairs")
+    _line(axes[1], steps["reward"].mean(), "mean reward", "C2")
+    _line(axes[1], steps["valid"].mean(), "share of valid pairs", "C3")
+    axes[1].set_title("reward (rescaled every step) and validity")
+    types = table.assign(question_type=table["question_type"].replace("", "none"))
+    mix = types.groupby(["step", "question_type"]).size().unstack(fill_value=0)
+    mix = mix.div(mix.sum(axis=1), axis=0)
+    axes[2].stackplot(mix.index, mix.T.to_numpy(), labels=list(mix.columns), alpha=0.8)
+    axes[2].set_title("question types")
+    axes[2].set_ylim(0, 1)
+    for axis in axes:
+        axis.set_xlabel("rollout batch")
+        axis.legend(fontsize=8, loc="best")
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _line(axis: Any, series: Any, label: str, colour: str) -> None:
+    axis.plot(series.index, series.to_numpy(), color=colour, alpha=0.35, linewidth=1)
+    smooth = series.rolling(max(1, len(series) // 8), min_periods=1).mean()
+    axis.plot(series.index, smooth.to_numpy(), color=colour, linewidth=2, label=label)
