@@ -139,6 +139,8 @@ def _given_away(pair: _Pair) -> str:
     answer, question = " ".join(words(pair.answer)), words(pair.question)
     if not answer or answer in lexicon.BARE_ANSWERS or f" {answer} " not in f" {' '.join(question)} ":
         return ""
+    if f" answer is {answer} " in f" {' '.join(question)} ":
+        return f"the question ends by saying that the answer is '{pair.answer[:80]}'"
     # Options, "is it A or B?" and a passage to read have to name the answer.
     if len(read_options(pair.question)) > 1 or lexicon.ALTERNATIVES.search(pair.question):
         return ""

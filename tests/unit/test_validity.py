@@ -121,6 +121,7 @@ def test_answer_fits_the_question_type(kind: str | None, question: str, answer: 
         ("Is no surgery needed?", "No", ""),
         ("Is a tope a fish, a rope or a boat?", "a fish", ""),
         (OPTIONS, "Gallbladder", ""),
+        (OPTIONS + " The answer is: Gallbladder", "Gallbladder", "answer_given_away"),
         ("Which cells are affected?", "cell", ""),
         ("Who won?\n" + "Many played. " * 40 + "Ann won.", "Ann", ""),
     ],

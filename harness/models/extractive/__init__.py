@@ -1,0 +1,1 @@
+"""Question generation from a document's own sentences, without a language model."""
