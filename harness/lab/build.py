@@ -1,0 +1,184 @@
+"""Building and caching the lab's models: one writer for all worlds, a generator and a target per world.
+
+The models are built on the user's machine and cached, not shipped: the build takes about as long as a run, and a
+world is a number, so any world can be built. A folder is named by a hash of everything that changes its weights, is
+written under a temporary name and renamed into place, so a killed build leaves nothing that is taken for a model; a
+file lock lets a second process wait for the first one's result. It gives up equal weights across machines: two
+processors may round differently.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import PrerequisiteError
+from harness.lab import corpora, words
+from harness.lab.training import Encoded, Recipe, Shape, fixed_torch, new_model, train
+from harness.lab.world import World
+from harness.types import derive_seed, stable_hash
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
+
+LAB_VERSION = 1
+"""Raised by hand with every change to code that changes the weights and is not among the hashed constants."""
+
+Progress = Callable[[str, float], None]
+"""Called with a part's name and the share of it that is done, 0 to 1."""
+
+WRITER = Shape(hidden=64, layers=2, heads=4, inner=192)
+GENERATOR = Shape(hidden=64, layers=2, heads=4, inner=192)
+TARGET = Shape(hidden=64, layers=2, heads=4, inner=192)
+
+WRITER_RECIPE = Recipe(steps=320, batch=32, lr=5e-3)
+BASE_RECIPE = Recipe(steps=400, batch=32, lr=5e-3)
+WORLD_RECIPE = Recipe(steps=320, batch=32, lr=5e-3)
+TARGET_RECIPE = Recipe(steps=300, batch=48, lr=5e-3)
+
+EXAMPLES = {"writer": 8000, "base": 10000, "generator": 8000, "target": 8000}
+"""Training examples drawn for each part."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabModels:
+    """Folders that `from_pretrained` loads (weights, tokenizer, chat template, generation config)."""
+
+    writer: Path
+    generator: Path
+    target: Path
+    identity: str
+
+
+def cache_root(cache_dir: Path | None = None) -> Path:
+    """The folder that holds built worlds: the argument, else HARNESS_CACHE, else ~/.cache/harness."""
+    return Path(cache_dir or os.environ.get("HARNESS_CACHE") or Path.home() / ".cache" / "harness").expanduser() / "lab"
+
+
+def lab_identity(world: World, steps: float = 1.0) -> str:
+    """Hash of all that changes the weights of a world's models."""
+    return stable_hash(_shared_identity(steps), world.number, asdict(TARGET), asdict(WORLD_RECIPE), asdict(TARGET_RECIPE))
+
+
+def _shared_identity(steps: float) -> str:
+    prompts = [path.read_text(encoding="utf-8") for path in (corpora.WRITER_PROMPT, corpora.GENERATOR_PROMPT)]
+    noise = [corpora.SPOILED_RUBRICS, corpora.SPOILED_PAIRS, corpora.FOREIGN]
+    language = [words.SENTENCES, words.CLASSES, words.BACKGROUND, words.COMMON, words.FIRST, words.SECOND]
+    shapes = [asdict(x) for x in (WRITER, GENERATOR, WRITER_RECIPE, BASE_RECIPE)]
+    return stable_hash("lab", LAB_VERSION, steps, prompts, language, noise, shapes, EXAMPLES)
+
+
+def ensure_lab(
+    world: World, cache_dir: Path | None = None, progress: Progress | None = None, steps: float = 1.0
+) -> LabModels:
+    """The models of a world, built where the cache lacks them (one to two minutes for the first world).
+
+    `steps` scales every training length; below 1 the models are of no use but load and run, for quick tests.
+    Raises `PrerequisiteError` where the cache folder cannot be written.
+    """
+    report = progress or (lambda _part, _share: None)
+    root = cache_root(cache_dir)
+    shared = root / f"shared-{_shared_identity(steps)}"
+    identity = lab_identity(world, steps)
+    home = root / f"world-{world.number}-{identity}"
+    _ensure(shared, lambda folder: _build_shared(folder, report, steps))
+    _ensure(home, lambda folder: _build_world(folder, shared, world, report, steps))
+    return LabModels(shared / "writer", home / "generator", home / "target", identity)
+
+
+def _ensure(folder: Path, build: Callable[[Path], None]) -> None:
+    """Make `folder` by `build`, once across processes; folders of killed builds are removed."""
+    if folder.is_dir():
+        return
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(folder.parent / f"{folder.name}.lock", "w")  # noqa: SIM115 (closed by the with below)
+    except OSError as error:
+        raise PrerequisiteError(
+            f"the lab's cache {folder.parent} cannot be written ({error.strerror}); set HARNESS_CACHE to another folder"
+        ) from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.is_dir():
+            return
+        for left in folder.parent.glob(f"{folder.name}.building-*"):
+            shutil.rmtree(left)
+        work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.building-", dir=folder.parent))
+        try:
+            build(work)
+            _sync(work)
+            work.rename(folder)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    """Flush every file to disk, so that a renamed folder is never found with empty files."""
+    for path in [*folder.rglob("*"), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _build_shared(folder: Path, report: Progress, steps: float) -> None:
+    from harness.lab.tokenizer import build_tokenizer
+
+    tokenizer = build_tokenizer()
+    with fixed_torch(derive_seed("lab writer")):
+        writer = new_model(tokenizer, WRITER)
+        data = _encode(tokenizer, corpora.writer_examples(_scaled(EXAMPLES["writer"], steps), derive_seed("writer data")))
+        train(writer, data, _shorter(WRITER_RECIPE, steps), 1, lambda share: report("writer", share))
+        _save(writer, tokenizer, folder / "writer")
+    with fixed_torch(derive_seed("lab base generator")):
+        base = new_model(tokenizer, GENERATOR)
+        examples = corpora.generator_examples(_scaled(EXAMPLES["base"], steps), derive_seed("base data"), None)
+        train(base, _encode(tokenizer, examples), _shorter(BASE_RECIPE, steps), 2, lambda s: report("base generator", s))
+        _save(base, tokenizer, folder / "generator-base")
+
+
+def _build_world(folder: Path, shared: Path, world: World, report: Progress, steps: float) -> None:
+    from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
+
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(shared / "generator-base")
+    with fixed_torch(derive_seed("lab generator", world.number)):
+        model = Qwen3ForCausalLM.from_pretrained(shared / "generator-base")
+        seed = derive_seed("generator data", world.number)
+        examples = corpora.generator_examples(_scaled(EXAMPLES["generator"], steps), seed, world)
+        recipe = _shorter(WORLD_RECIPE, steps)
+        train(model, _encode(tokenizer, examples), recipe, seed, lambda share: report("generator", share))
+        _save(model, tokenizer, folder / "generator")
+    with fixed_torch(derive_seed("lab target", world.number)):
+        model = new_model(tokenizer, TARGET)
+        seed = derive_seed("target data", world.number)
+        examples = corpora.target_examples(_scaled(EXAMPLES["target"], steps), seed, world)
+        recipe = _shorter(TARGET_RECIPE, steps)
+        train(model, _encode(tokenizer, examples), recipe, seed, lambda share: report("target", share))
+        _save(model, tokenizer, folder / "target")
+
+
+def _encode(tokenizer: PreTrainedTokenizerFast, examples: list[corpora.Example]) -> Encoded:
+    from harness.lab.tokenizer import encode_chats
+
+    return encode_chats(tokenizer, [prompt for prompt, _ in examples], [answer for _, answer in examples])
+
+
+def _save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _scaled(count: int, steps: float) -> int:
+    return max(32, round(count * steps))
+
+
+def _shorter(recipe: Recipe, steps: float) -> Recipe:
+    return Recipe(max(2, round(recipe.steps * steps)), recipe.batch, recipe.lr, recipe.weight_decay)
+

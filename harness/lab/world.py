@@ -1,0 +1,191 @@
+"""One planted world: rules, things, documents and exams, all drawn from the world's number.
+
+A thing's class is its name's suffix, and the value of a relation follows a rule (class, relation) -> value. Things of
+seeds, validation and tests are disjoint, so only a rule can carry over from a training pair to the exam; worlds in
+which facts had to carry over instead gave noise. Each relation gives its six values to the six classes, one each, so a
+guess is right one time in six. The target knows three classes of every relation from its pretraining, and the exam
+asks three of the six relations: a useful pair is asked, unknown and true, which holds for 9 of 36 rules. Three further
+classes occur only in the target's pretraining and carry exactly the values of the unknown rules: without them those
+answers would be unfamiliar words, and the exam would measure vocabulary. It gives up realism for known worth.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.errors import InputError
+from harness.lab.pairs import document_text
+from harness.lab.words import BACKGROUND, CLASSES, FIRST, RELATIONS, SECOND, Relation
+from harness.types import Seed, derive_seed, stable_hash
+
+LAB_COLUMNS = ("lab_asked", "lab_related", "lab_retention")
+"""Test columns: asked and unknown rules (the headline), unasked and unknown rules, rules known from pretraining."""
+
+LAB_VALIDATION = "lab_asked_validation"
+"""File stem of the items that guide: distributed as `lab_asked`, about other things."""
+
+Rule = tuple[str, str]
+"""A rule's address: (class, relation key)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabScale:
+    """Sizes of one scale: seed documents, items per test column, validation items."""
+
+    seeds: int
+    items: int
+    validation: int
+
+
+SMOKE = LabScale(seeds=48, items=30, validation=16)
+FULL = LabScale(seeds=192, items=90, validation=48)
+
+_SPLITS: Mapping[str, tuple[int, int]] = {
+    "seeds": (0, 400),
+    "test": (400, 600),
+    "validation": (600, 720),
+    "pretraining": (720, len(FIRST) * len(SECOND)),
+}
+"""Which slice of the shuffled name stems each split owns; a stem belongs to one split, whatever the suffix."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabItem:
+    """One exam item: a question, the relation's six values as choices, the index of the right one, the thing asked."""
+
+    id: str
+    question: str
+    choices: tuple[str, ...]
+    answer: int
+    thing: str
+    cls: str
+    relation: str
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The world with this number. `rules` covers the background classes too; `known` are rules of the six classes."""
+
+    number: int
+    rules: Mapping[Rule, str] = field(init=False, repr=False, compare=False)
+    known: frozenset[Rule] = field(init=False, repr=False, compare=False)
+    asked: frozenset[str] = field(init=False, repr=False, compare=False)
+    stems: tuple[str, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        rng = random.Random(derive_seed("lab world", self.number))
+        rules: dict[Rule, str] = {}
+        known: set[Rule] = set()
+        for relation in RELATIONS:
+            values = dict(zip(CLASSES, rng.sample(relation.values, len(CLASSES)), strict=True))
+            familiar = set(rng.sample(CLASSES, len(CLASSES) // 2))
+            foreign = [values[c] for c in CLASSES if c not in familiar]
+            rng.shuffle(foreign)
+            rules.update({(c, relation.key): v for c, v in values.items()})
+            rules.update({(c, relation.key): v for c, v in zip(BACKGROUND, foreign, strict=True)})
+            known.update((c, relation.key) for c in familiar)
+        asked = frozenset(rng.sample([r.key for r in RELATIONS], len(RELATIONS) // 2))
+        stems = [a + b for a in FIRST for b in SECOND]
+        rng.shuffle(stems)
+        for name, value in (("rules", rules), ("known", frozenset(known)), ("asked", asked), ("stems", tuple(stems))):
+            object.__setattr__(self, name, value)
+
+    @property
+    def unknown(self) -> frozenset[Rule]:
+        """The rules of the six classes that the target has never seen."""
+        return frozenset((c, r.key) for c in CLASSES for r in RELATIONS) - self.known
+
+    @property
+    def useful(self) -> frozenset[Rule]:
+        """The rules whose true pairs help the headline column: asked and unknown."""
+        return frozenset(rule for rule in self.unknown if rule[1] in self.asked)
+
+    def names(self, split: str, cls: str) -> list[str]:
+        """Every name of the class in the split, in a fixed random order."""
+        start, stop = _SPLITS[split]
+        return [stem + cls for stem in self.stems[start:stop]]
+
+    def document(self, name: str, cls: str) -> str:
+        """The truthful document about a thing."""
+        values = {r.key: self.rules[cls, r.key] for r in RELATIONS}
+        return document_text(name, cls, values, random.Random(derive_seed("lab document", self.number, name)))
+
+    def seeds(self, n: int) -> list[Seed]:
+        """`n` documents, the classes in turn. Raises `InputError` where the world has fewer things."""
+        start, stop = _SPLITS["seeds"]
+        if not 0 < n <= stop - start:
+            raise InputError(f"lab world {self.number} has 1 to {stop - start} seeds, not {n}; ask for fewer")
+        source = f"lab:world-{self.number}"
+        seeds = []
+        for i, stem in enumerate(self.stems[start : start + n]):
+            cls = CLASSES[i % len(CLASSES)]
+            text = self.document(stem + cls, cls)
+            seeds.append(Seed(stable_hash(source, text), text, domain="pharmacy", source=source, licence="CC0-1.0"))
+        return seeds
+
+    def test_items(self, column: str, n: int) -> list[LabItem]:
+        """`n` items of a test column (`LAB_COLUMNS`) about test things."""
+        if column not in LAB_COLUMNS:
+            raise InputError(f"the lab has no column {column!r}; it has {', '.join(LAB_COLUMNS)}")
+        rules = {
+            "lab_asked": self.useful,
+            "lab_related": self.unknown - self.useful,
+            "lab_retention": self.known,
+        }[column]
+        return self._items(column, sorted(rules), "test", n)
+
+    def validation_items(self, n: int) -> list[LabItem]:
+        """`n` items distributed as `lab_asked`, about validation things."""
+        return self._items(LAB_VALIDATION, sorted(self.useful), "validation", n)
+
+    def _items(self, column: str, rules: list[Rule], split: str, n: int) -> list[LabItem]:
+        start, stop = _SPLITS[split]
+        stems = list(self.stems[start:stop])
+        if not 0 < n <= len(stems):
+            raise InputError(f"lab column {column} has 1 to {len(stems)} items, not {n}; ask for fewer")
+        rng = random.Random(derive_seed("lab items", self.number, column))
+        rng.shuffle(rules)
+        rng.shuffle(stems)
+        by_key = {r.key: r for r in RELATIONS}
+        items = []
+        for i in range(n):
+            cls, key = rules[i % len(rules)]
+            items.append(self._item(column, stems[i] + cls, cls, by_key[key], i // len(rules)))
+        return items
+
+    def _item(self, column: str, name: str, cls: str, relation: Relation, turn: int) -> LabItem:
+        question = relation.tests[turn % len(relation.tests)].format(x=name)
+        right = relation.values.index(self.rules[cls, relation.key])
+        identity = stable_hash("lab", self.number, column, question)
+        return LabItem(identity, question, relation.values, right, name, cls, relation.key)
+
+
+def write_suite_files(world: World, folder: Path, n: LabScale) -> dict[str, Path]:
+    """Write the test columns and the validation items of a world as JSONL; return the files by column.
+
+    Test rows are `{id, question, choices, answer (index), thing}`, validation rows `{id, question, answer (text),
+    thing}`. A file is written whole under a temporary name and renamed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: dict[str, list[dict[str, object]]] = {}
+    for column in LAB_COLUMNS:
+        rows[column] = [
+            {"id": i.id, "question": i.question, "choices": list(i.choices), "answer": i.answer, "thing": i.thing}
+            for i in world.test_items(column, n.items)
+        ]
+    rows[LAB_VALIDATION] = [
+        {"id": i.id, "question": i.question, "answer": i.choices[i.answer], "thing": i.thing}
+        for i in world.validation_items(n.validation)
+    ]
+    paths = {}
+    for column, lines in rows.items():
+        path = folder / f"{column}.jsonl"
+        part = path.with_suffix(".jsonl.part")
+        part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        part.replace(path)
+        paths[column] = path
+    return paths
