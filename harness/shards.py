@@ -1,8 +1,8 @@
 """Crash-safe tables: parquet shards and markers that are written under a temporary name and renamed into place.
 
 One growing parquet file is unreadable after a kill, and even a small marker can be found empty; a rename is
-all or nothing. A shard carries what it cost in its own metadata, so that a resumed stage adds up the same as one that was never
-interrupted. What this gives up: power-loss durability of the last shard (no fsync of the folder).
+all or nothing. A shard carries what it cost in its own metadata, so that a resumed stage adds up the same as one that
+was never interrupted. What this gives up: power-loss durability of the last shard (no fsync of the folder).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import errno
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,18 +64,30 @@ def replace_into(path: Path, write: Callable[[Path], None]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StageError(
-                f"the disk is full while writing {path}; free some space, then resume: finished shards are kept"
-            ) from None
-        raise StageError(f"cannot write {path}: {error.strerror or error}; check the folder's permissions") from None
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise write_failure(path, error) from None
+        raise
+
+
+def write_failure(path: Path | str, error: OSError) -> StageError:
+    """What to say when `path` could not be written: a full disk or quota is told from everything else."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StageError(
+            f"the disk is full while writing {path}; free some space, then resume: finished shards are kept"
+        )
+    return StageError(f"cannot write {path}: {error.strerror or error}; check the folder's permissions")
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
-    replace_into(path, lambda p: p.write_text(text, encoding="utf-8") and None)
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    replace_into(path, write)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -16,8 +16,8 @@ from results.text import count
 
 DATASET = "dataset.jsonl"
 MODEL = "model"
-CARDS = ("README.md", "card.md", "CARD.md", "data_card.md")
-OUTPUTS = (DATASET, *CARDS, MODEL, RECORD)
+CARD = "README.md"
+OUTPUTS = (DATASET, CARD, MODEL, RECORD)
 
 
 def export_run(run_folder: Path, dest: Path) -> str:

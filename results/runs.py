@@ -16,8 +16,10 @@ from typing import Any
 from harness.errors import InputError
 from harness.record import RunRecord, read_record
 from harness.runtime.events import read_events
+from harness.runtime.lock import is_held
 
 MANIFEST = "run.json"
+LOCK = ".lock"
 RECORD = "record.json"
 ITEMS = "items.parquet"
 BASE = "base"
@@ -38,12 +40,13 @@ class Run:
     @property
     def name(self) -> str:
         """The folder's name."""
-        return self.folder.name
+        return self.folder.resolve().name
 
     @property
     def status(self) -> str:
-        """The status that the manifest states; a run with a record is complete whatever it states."""
-        return str(self.manifest.get("status", "")) or ("finished" if self.record else "unknown")
+        """The status that the manifest states, except that a run nobody is writing any more does not run."""
+        stated = str(self.manifest.get("status", "unknown"))
+        return "killed" if stated == "running" and not is_held(self.folder / LOCK) else stated
 
 
 @dataclass(frozen=True, slots=True)

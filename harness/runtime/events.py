@@ -6,26 +6,38 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from harness.shards import write_failure
+
 
 class EventLog:
-    """Appends events; each line is one write of one JSON object."""
+    """Appends events; each line is one write of one JSON object. Raises `StageError` where that cannot be written."""
 
     def __init__(self, path: Path) -> None:
-        self._handle = open(path, "a", encoding="utf-8", buffering=1)
-        if path.stat().st_size and not _ends_with_newline(path):
-            self._handle.write("\n")
+        self._path = path
+        try:
+            self._handle = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+            if path.stat().st_size and not _ends_with_newline(path):
+                self._handle.write("\n")
+        except OSError as error:
+            raise write_failure(path, error) from None
 
     def add(self, kind: str, **fields: Any) -> None:
         """Append one event with the time and the process id."""
-        line = json.dumps({"at": round(time.time(), 3), "pid": os.getpid(), "event": kind, **fields}, ensure_ascii=False)
-        self._handle.write(line + "\n")
+        entry = {"at": round(time.time(), 3), "pid": os.getpid(), "event": kind, **fields}
+        line = json.dumps(entry, ensure_ascii=False)
+        try:
+            self._handle.write(line + "\n")
+        except OSError as error:
+            raise write_failure(self._path, error) from None
 
     def close(self) -> None:
-        """Close the file."""
-        self._handle.close()
+        """Close the file. What a full disk has already refused is not worth a second error."""
+        with suppress(OSError):
+            self._handle.close()
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from harness.errors import StageError
 from harness.types import Usage
 
 _SCHEMA = """
@@ -27,20 +29,28 @@ class Ledger:
     """The run's `ledger.sqlite`."""
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute(_SCHEMA)
+        self._path = path
+        with self._clear_errors():
+            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute(_SCHEMA)
+
+    @contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise StageError(f"cannot write {self._path} ({error}); free space or move it, then resume") from None
 
     def add(self, stage: str, signal: str, usage: Sequence[Usage]) -> None:
-        """Append one row per usage."""
+        """Append one row per usage. Raises `StageError` where the disk is full or the file is damaged."""
         now = time.time()
-        self._db.executemany(
-            "INSERT INTO usage VALUES (?,?,?,?,?,?,?,?,?,?)",
-            [
-                (now, stage, signal, u.role, u.model, u.prompt_tokens, u.completion_tokens, u.calls, u.seconds, u.flops)
-                for u in usage
-            ],
-        )
+        rows = [
+            (now, stage, signal, u.role, u.model, u.prompt_tokens, u.completion_tokens, u.calls, u.seconds, u.flops)
+            for u in usage
+        ]
+        with self._clear_errors():
+            self._db.executemany("INSERT INTO usage VALUES (?,?,?,?,?,?,?,?,?,?)", rows)
 
     def by_role_and_stage(self) -> list[tuple[str, str, str, int, int, int, float, float]]:
         """Totals: role, stage, signal, prompt tokens, completion tokens, calls, seconds, flops."""

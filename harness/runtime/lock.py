@@ -13,9 +13,11 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 from harness.errors import RunLockedError
+from harness.shards import write_failure
 
 
 @contextmanager
@@ -25,8 +27,11 @@ def hold(path: Path, what: str, *, wait: Callable[[str], None] | None = None) ->
     Without `wait`, a held lock raises `RunLockedError` naming host and process. With it, `wait(holder)` is called
     once and the call blocks until the lock is free.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = open(path, "a+", encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = open(path, "ab", buffering=0)  # noqa: SIM115
+    except OSError as error:
+        raise write_failure(path, error) from None
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -38,12 +43,31 @@ def hold(path: Path, what: str, *, wait: Callable[[str], None] | None = None) ->
                 ) from None
             wait(holder)
             fcntl.flock(handle, fcntl.LOCK_EX)
-        handle.truncate(0)
-        handle.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}))
-        handle.flush()
+        _sign(handle, path)
         yield
     finally:
         handle.close()
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock at `path`."""
+    try:
+        with open(path, "rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _sign(handle: FileIO, path: Path) -> None:
+    entry = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+    try:
+        handle.truncate(0)
+        handle.write(json.dumps(entry).encode())
+    except OSError as error:
+        raise write_failure(path, error) from None
 
 
 def _holder(path: Path) -> str:

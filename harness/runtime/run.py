@@ -27,7 +27,7 @@ from harness.runtime.progress import Progress
 from harness.runtime.registry import methods
 from harness.shards import Summary, write_text
 from harness.types import Usage, stable_hash
-from results.runs import MANIFEST, find_run, load_run
+from results.runs import LOCK, MANIFEST, find_run, load_run
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def open_run(name: str, runs: str | Path) -> RunFolder:
 
 def carry_out(run: RunFolder, *, quiet: bool = False) -> RunRecord:
     """Compute what is missing and write the run's outputs. One process at a time; a second gets `RunLockedError`."""
-    with hold(run.path / ".lock", f"run {run.path.name}"):
+    with hold(run.path / LOCK, f"run {run.path.name}"):
         assembly = assemble(run.config)
         observer = RunObserver(run.path, Progress(quiet=quiet))
         try:

@@ -10,7 +10,8 @@ import pytest
 from made_runs import make_run, unfinished_run
 
 from harness.errors import InputError, StageError
-from results.runs import find_run, load_run
+from harness.runtime.lock import hold
+from results.runs import LOCK, find_run, load_run
 from results.text import blocks, count, duration, percent, shorten
 from results.views import export_run, render_compare, render_ls, render_show
 
@@ -78,7 +79,7 @@ def test_compare_of_complete_and_incomplete_runs(tmp_path: Path) -> None:
     a, u = make_run(tmp_path, "a", BETTER, BASE), unfinished_run(tmp_path, "u")
     text = render_compare([u, a])
     assert text.splitlines()[0] == "A  a"
-    assert "B is not complete (running, last event: stage_started grpo)." in text
+    assert "B is not complete (killed, last event: stage_started grpo)." in text
     with pytest.raises(InputError, match="none of u is complete"):
         render_compare([u])
 
@@ -107,6 +108,13 @@ def test_ls_lists_newest_first_and_ignores_other_folders(tmp_path: Path) -> None
     rows = render_ls(tmp_path).splitlines()
     assert [row.split()[0] for row in rows] == ["run", "u", "a"]
     assert "asked 25.0 → 75.0" in rows[2]
+
+
+def test_a_run_that_nobody_writes_is_not_called_running(tmp_path: Path) -> None:
+    folder = unfinished_run(tmp_path, "u")
+    assert load_run(folder).status == "killed"
+    with hold(folder / LOCK, "run u"):
+        assert load_run(folder).status == "running"
 
 
 def test_find_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

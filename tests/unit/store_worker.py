@@ -1,0 +1,62 @@
+"""A process that computes a slow stage, for tests that kill it or make another process wait for it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.runtime.events import EventLog
+from harness.runtime.execute import execute
+from harness.shards import ShardOutput
+from harness.stage import Stage, StageRun
+from harness.types import Reject, Sample, Usage, stable_hash
+
+ITEMS = 60
+SHARD = 2
+
+
+class Watcher:
+    """Writes events to a file and ignores cost and progress."""
+
+    def __init__(self, path: Path) -> None:
+        self.log = EventLog(path)
+
+    def event(self, kind: str, **fields: Any) -> None:
+        self.log.add(kind, **fields)
+
+    def spend(self, stage: str, signal: str, usage: Sequence[Usage]) -> None:
+        pass
+
+    def progress(self, label: str, done: int, total: int, note: str = "") -> None:
+        pass
+
+
+def slow_stage(delay: float = 0.01) -> Stage:
+    """Sixty items, every seventh of them rejected, in shards of two; rows depend on the shard's seed."""
+
+    def shard(items: Sequence[int], index: int, seed: int) -> ShardOutput:
+        time.sleep(delay)
+        rows = [
+            Sample(stable_hash(seed, i), (f"seed{i}",), None, "", (), f"text {i} é " * 50, "worker", "stop")
+            for i in items
+            if i % 7
+        ]
+        rejects = [Reject(f"item{i}", "seventh", f"raw {i}") for i in items if i % 7 == 0]
+        return ShardOutput(rows, rejects, [Usage("writer", "m", 10, 5, 1, 0.5)], {"notes": [{"shard": index}]})
+
+    def work(run: StageRun) -> None:
+        run.map_shards(list(range(ITEMS)), SHARD, shard)
+
+    return Stage("slow", 1, {"items": ITEMS, "shard": SHARD}, (), work)
+
+
+def main(store: str, events: str, delay: str) -> None:
+    """Compute the stage in `store`."""
+    execute([slow_stage(float(delay))], Path(store), Watcher(Path(events)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
