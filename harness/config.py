@@ -340,16 +340,38 @@ def resolve(layers: list[Layer]) -> Resolved:
             merged[key] = value
             origin[key] = layer.name
     try:
-        config = RunConfig.model_validate(nest(merged))
+        config = RunConfig.model_validate(_with_defaults(nest(merged)))
     except ValidationError as error:
-        fault = error.errors()[0]
-        key = ".".join(str(part) for part in fault["loc"])
-        where = origin.get(key, "no layer sets it")
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise ConfigError(f"setting '{key}' ({where}): {fault['msg']}{more}") from None
+        raise ConfigError(_explain(error, origin)) from None
     check_consistency(config)
     dumped = dict(flatten(config.model_dump(mode="json")))
     return Resolved(config, {key: origin.get(key, "default") for key in dumped})
+
+
+def _with_defaults(tree: dict[str, Any]) -> dict[str, Any]:
+    """Fill sections that are set in part from the defaults of that very place, which may differ from their class's."""
+    for name, field in RunConfig.model_fields.items():
+        if isinstance(field.default, Section) and isinstance(tree.get(name), dict):
+            defaults = field.default.model_dump()
+            given = dict(flatten(tree[name]))
+            kept = {k: v for k, v in flatten(defaults) if not any(k == g or k.startswith(f"{g}.") for g in given)}
+            tree[name] = nest({**kept, **given})
+    return tree
+
+
+def _explain(error: ValidationError, origin: Mapping[str, str]) -> str:
+    """One sentence for the first fault: the key, the layer that set it, and what is wrong with the value."""
+    fault = error.errors()[0]
+    path = [str(part) for part in fault["loc"]]
+    if fault["type"] == "missing":
+        return f"setting '{'.'.join(path)}' is required and no layer sets it; set it in the file or with --set"
+    # A union adds the type that it tried to the path; the key is the longest part of it that a layer set.
+    key = next((k for n in range(len(path), 0, -1) if (k := ".".join(path[:n])) in origin), ".".join(path))
+    where = f" ({origin[key]})" if key in origin else ""
+    message = fault["msg"].removeprefix("Value error, ")
+    got = "" if fault["type"] == "value_error" else f", got {fault['input']!r}"
+    more = error.error_count() - 1
+    return f"setting '{key}'{where}: {message}{got}" + (f" (and {more} more)" if more else "")
 
 
 def check_consistency(config: RunConfig) -> None:
