@@ -1,0 +1,86 @@
+"""`ls`, `show`, `compare`, `export`: reading what runs left behind."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from harness.cli.command import Command, Parser, emit
+from harness.cli.options import add_runs_option
+from harness.errors import ConfigError
+
+
+def _folder(args: argparse.Namespace, name: str) -> Path:
+    from results.runs import find_run
+
+    return find_run(Path(args.runs or "runs"), name)
+
+
+def _ls(args: argparse.Namespace) -> int:
+    from results.views import render_ls
+
+    emit(render_ls(Path(args.runs or "runs")))
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    from results.views import render_show
+
+    emit(render_show(_folder(args, args.run)))
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    if len(args.run) < 2:
+        raise ConfigError(f"compare needs two runs or more, got only '{args.run[0]}'; see 'harness ls'")
+    from results.compare import render_compare
+
+    emit(render_compare([_folder(args, name) for name in args.run]))
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from results.export import export_run
+
+    folder = _folder(args, args.run)
+    emit(export_run(folder, Path(args.to or f"{folder.name}-export")))
+    return 0
+
+
+def _configure_one(parser: Parser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run's name, or its folder")
+    add_runs_option(parser)
+
+
+def _configure_compare(parser: Parser) -> None:
+    parser.add_argument("run", nargs="+", metavar="RUN", help="two or more runs: names or folders")
+    add_runs_option(parser)
+
+
+def _configure_export(parser: Parser) -> None:
+    _configure_one(parser)
+    parser.add_argument("--to", metavar="DIR", help="folder to write (default: RUN-export)")
+
+
+COMMANDS = (
+    Command("ls", "list the runs and their states", add_runs_option, _ls),
+    Command(
+        "show", "what one run did, measured and spent", _configure_one, _show, "harness show runs/NAME", "RUN [options]"
+    ),
+    Command(
+        "compare",
+        "base model and runs side by side: scores with standard errors, counts, costs",
+        _configure_compare,
+        _compare,
+        "harness compare runs/NAME runs/OTHER",
+        "RUN RUN ... [options]",
+    ),
+    Command(
+        "export",
+        "copy what one takes away: the data set with its card, the model, the record",
+        _configure_export,
+        _export,
+        "harness export runs/NAME --to my-dataset",
+        "RUN [options]",
+    ),
+)

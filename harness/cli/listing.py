@@ -1,0 +1,74 @@
+"""`methods`, `drivers`, `signals`, `targets`, `suites`: what there is to choose from."""
+
+from __future__ import annotations
+
+import argparse
+
+from harness.cli.command import Command, Parser, emit, table
+
+
+def _methods(_: argparse.Namespace) -> int:
+    from harness.runtime.registry import methods
+
+    rows = [(m.name, m.driver, m.signal, ", ".join(m.presets) or "-", m.summary) for m in methods().values()]
+    emit(table(("method", "driver", "signal", "presets", "what it does"), rows))
+    emit("\nA method is a driver and a signal with defaults: any --driver and --signal can be combined.")
+    return 0
+
+
+def _drivers(_: argparse.Namespace) -> int:
+    from harness.runtime.registry import drivers
+
+    rows = [
+        (d.name, "yes" if d.uses_signal else "no", "yes" if d.trains else "no", d.summary) for d in drivers().values()
+    ]
+    emit(table(("driver", "uses a signal", "trains a model", "what it does"), rows))
+    return 0
+
+
+def _signals(_: argparse.Namespace) -> int:
+    from harness.runtime.registry import signals
+
+    rows = []
+    for info in signals().values():
+        spec = info.spec
+        reads = "yes" if spec.reads_validation else "no"
+        rows.append((info.name, spec.direction, reads, spec.cost_class, info.summary))
+    emit(table(("signal", "better", "reads validation", "cost", "what it says of an item"), rows))
+    return 0
+
+
+def _targets(_: argparse.Namespace) -> int:
+    from harness.runtime.registry import targets
+
+    rows = [
+        (t.name, t.suite, ", ".join(t.scales) or "-", t.default_scale or "-", t.summary) for t in targets().values()
+    ]
+    emit(table(("target", "suite", "scales", "default", "what it is"), rows))
+    return 0
+
+
+def _suites(_: argparse.Namespace) -> int:
+    from evals.suite import list_suites, load_suite
+
+    rows: list[tuple[str, str, str]] = []
+    for suite in map(load_suite, list_suites()):
+        rows.append((suite.name, "", suite.description))
+        rows.append(("", "benchmarks", ", ".join(b.id for b in suite.benchmarks)))
+        rows.append(("", "validation sets", ", ".join(v.name for v in suite.validation) or "none"))
+    emit(table(("suite", "", "what it tests"), rows))
+    emit("\nA suite of your own is a YAML file beside its JSONL files: --suite path/to/suite.yaml")
+    return 0
+
+
+def _nothing(_: Parser) -> None:
+    """These commands have no options."""
+
+
+COMMANDS = (
+    Command("methods", "named pairings of a driver and a signal, with their presets", _nothing, _methods),
+    Command("drivers", "what can be done about a signal", _nothing, _drivers),
+    Command("signals", "the signals, what each costs and whether it reads validation items", _nothing, _signals),
+    Command("targets", "the models to improve, with their scales", _nothing, _targets),
+    Command("suites", "the sets of benchmarks and their validation sets", _nothing, _suites),
+)

@@ -1,0 +1,88 @@
+"""The options that say which run is meant, shared by `run` and `plan`, and their resolution into settings.
+
+An option that was not given stays None, so that a method's, preset's or target's value is not overwritten by a
+default of the command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import ConfigError
+
+if TYPE_CHECKING:
+    from harness.cli.command import Parser
+    from harness.config import Resolved
+
+MATCHES = ("samples", "sft_tokens", "teacher_tokens", "flops")
+
+
+def add_runs_option(parser: Parser) -> None:
+    """`--runs`, for every command that reads or writes runs."""
+    parser.add_argument("--runs", metavar="DIR", help="folder that holds the runs (default: runs)")
+
+
+_NAMED: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
+    (
+        "what to run",
+        (
+            ("--method", "NAME", "a driver and a signal with published defaults ('harness methods')"),
+            ("--preset", "NAME", "a named set of the method's values, such as paper or code"),
+            ("--driver", "NAME", "what is done about scores, instead of the method's own driver"),
+            ("--signal", "NAME", "what says how good an item is ('harness signals')"),
+            ("--target", "NAME", "the model to improve, with its other models and suite ('harness targets')"),
+            ("--scale", "NAME", "size of the run where the target has several, such as smoke or full"),
+        ),
+    ),
+    (
+        "data",
+        (
+            ("--seeds", "SOURCE", "source documents: JSONL[.gz] or parquet file, hub data set, or lab"),
+            ("--suite", "NAME", "the benchmarks that test the target ('harness suites', or a YAML file)"),
+            ("--guide", "SET", "the suite's validation set that signals may read, such as clean"),
+            (
+                "--writer-from",
+                "RUN",
+                "start from a finished run's trained writer; with --driver static it is only used",
+            ),
+        ),
+    ),
+)
+
+
+def add_run_options(parser: Parser) -> None:
+    """The options of `run` and `plan`."""
+    parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="settings file, such as RUN/config.yaml")
+    for title, options in _NAMED:
+        group = parser.add_argument_group(title)
+        for flag, metavar, line in options:
+            group.add_argument(flag, metavar=metavar, help=line)
+    fair = parser.add_argument_group("budget and randomness")
+    fair.add_argument("--match", choices=MATCHES, metavar="KIND", help=f"what the budget counts: {', '.join(MATCHES)}")
+    fair.add_argument("--budget", type=float, metavar="N", help="the line at which every arm stops, counted in --match")
+    fair.add_argument("--seed", type=int, metavar="INT", help="random seed; equal seed and settings, equal data set")
+    more = parser.add_argument_group("settings")
+    more.add_argument("--config", dest="config_option", metavar="FILE", help="settings file; options win over it")
+    line = "any setting by its dotted name ('harness plan' lists them); repeatable"
+    more.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE", help=line)
+    add_runs_option(parser)
+
+
+def resolve_options(args: argparse.Namespace) -> Resolved:
+    """The settings that the options mean. Raises `ConfigError` for options that contradict each other."""
+    if args.config and args.config_option:
+        raise ConfigError(f"two settings files are named, {args.config} and {args.config_option}; name one")
+    config_file = args.config or args.config_option
+    if not args.method and not config_file:
+        raise ConfigError("name a method, for example --method optimsyn, or a settings file; see 'harness methods'")
+
+    from harness.config import parse_assignment
+    from harness.runtime.layers import resolve_run
+
+    sets: dict[str, Any] = dict(parse_assignment(text) for text in args.sets)
+    if args.runs:
+        sets["runtime.runs"] = args.runs
+    named = [flag.removeprefix("--").replace("-", "_") for _, options in _NAMED for flag, _, _ in options]
+    given = {name: getattr(args, name) for name in (*named, "match", "budget", "seed")}
+    return resolve_run(**given, config_file=config_file, sets=sets)

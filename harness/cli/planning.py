@@ -1,0 +1,54 @@
+"""`plan` and `doctor`: what would run, and whether it can run here. Neither changes anything."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from harness.cli.command import Command, Parser, emit
+from harness.cli.options import add_run_options, add_runs_option, resolve_options
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from harness.runtime.plan import make_plan, to_json
+    from harness.runtime.plan_text import render
+
+    plan = make_plan(resolve_options(args))
+    emit(json.dumps(to_json(plan), indent=2, ensure_ascii=False) if args.json else render(plan))
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from harness.runtime.doctor import examine, render, to_json
+
+    report = examine(args.runs or "runs")
+    emit(json.dumps(to_json(report), indent=2, ensure_ascii=False) if args.json else render(report))
+    return 1 if report.problems else 0
+
+
+def _configure_plan(parser: Parser) -> None:
+    add_run_options(parser)
+    parser.add_argument("--json", action="store_true", help="the plan as JSON, with every setting")
+
+
+def _configure_doctor(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="the findings as JSON")
+    add_runs_option(parser)
+
+
+COMMANDS = (
+    Command(
+        "plan",
+        "what a run would do, need and cost, and where each setting comes from; runs nothing",
+        _configure_plan,
+        _plan,
+        """
+        harness plan --method optimsyn --target nano
+        harness plan --method optimsyn --target qwen3-8b --preset code
+        """,
+        "[options] [CONFIG.yaml]",
+    ),
+    Command(
+        "doctor", "check this installation and machine, with what to do about problems", _configure_doctor, _doctor
+    ),
+)

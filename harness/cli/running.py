@@ -1,0 +1,88 @@
+"""`run` and `resume`: carry a run out, then say what happened, where it is and what to try next."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from harness.cli.command import Command, Parser, emit
+from harness.cli.options import add_run_options, add_runs_option, resolve_options
+
+if TYPE_CHECKING:
+    from harness.runtime.run import RunFolder
+
+INTERRUPTED = 130
+
+
+def _run(args: argparse.Namespace) -> int:
+    resolved = resolve_options(args)
+    from harness.runtime.run import create_run
+
+    return _carry_out(create_run(resolved, sys.argv), args.quiet)
+
+
+def _resume(args: argparse.Namespace) -> int:
+    from harness.runtime.run import open_run
+
+    return _carry_out(open_run(args.run, args.runs or "runs"), args.quiet)
+
+
+def _carry_out(run: RunFolder, quiet: bool) -> int:
+    from harness.runtime.run import carry_out
+
+    if not quiet:
+        print(f"{run.path.name}\n  in {run.path}", file=sys.stderr)
+    try:
+        record = carry_out(run, quiet=quiet)
+    except KeyboardInterrupt:
+        print(f"harness: interrupted; finished work is kept. Go on with: harness resume {run.path}", file=sys.stderr)
+        return INTERRUPTED
+    from harness.cli.next_steps import next_steps
+    from results.views import render_show
+
+    emit(render_show(run.path))
+    emit("\n" + next_steps(record, run.path))
+    return 0
+
+
+def _configure_run(parser: Parser) -> None:
+    add_run_options(parser)
+    _add_quiet(parser)
+
+
+def _configure_resume(parser: Parser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run's name, or its folder")
+    add_runs_option(parser)
+    _add_quiet(parser)
+
+
+def _add_quiet(parser: Parser) -> None:
+    parser.add_argument("--quiet", action="store_true", help="print no progress, only the summary at the end")
+
+
+COMMANDS = (
+    Command(
+        "run",
+        "synthesize data, fine-tune the target on it, test it, record everything",
+        _configure_run,
+        _run,
+        """
+        harness run --method optimsyn --target nano                 the whole loop on a laptop CPU
+        harness run --method optimsyn --target nano --scale smoke   the same in half a minute
+        harness run --method static --target nano --seed 1          no feedback, to compare with
+        harness run --method optimsyn --signal random --target nano the same driver, another signal
+        harness run --method optimsyn --seeds notes.jsonl.gz --target nano
+        harness run runs/NAME/config.yaml                           a run's settings again, from the start
+        """,
+        "[options] [CONFIG.yaml]",
+    ),
+    Command(
+        "resume",
+        "go on with a run that was stopped or killed",
+        _configure_resume,
+        _resume,
+        "harness resume runs/NAME",
+        "RUN [options]",
+    ),
+)

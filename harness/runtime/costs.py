@@ -1,0 +1,312 @@
+"""What each stage of a run would cost: rows, tokens, operations, time; estimated from the settings alone.
+
+Counts follow from the settings; lengths and the surviving share are typical values; the basis is printed with
+the figures. Lab models are too small for FLOPs to say anything of their time, so theirs comes from rates measured on a
+reference run; other models' time is FLOPs over an assumed share of one GPU's peak.
+"""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness import estimate
+from harness.runtime.needs import Lengths, RoleModel, lengths, role_models
+
+if TYPE_CHECKING:
+    from evals.suite import Suite
+    from harness.config import RunConfig
+
+SURVIVE = 0.75
+"""Assumed share of drawn samples that survive validity checks, duplicate removal and the contamination gate."""
+
+PEAK_FLOPS = 989e12
+"""Dense bf16 peak of one H100 or H200 (NVIDIA's data sheet)."""
+
+TRAIN_SHARE, DECODE_SHARE = 0.35, 0.05
+"""Assumed share of the peak in training and prompt reading, and in decoding with transformers."""
+
+EVAL_PROMPT, EVAL_LAB_PROMPT = 400, 40
+"""Typical prompt tokens of a test item."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """One stage's estimate. `rows` is what it reads and `out` what it keeps; None means not estimated.
+
+    `seconds` is None where a model's size is unknown. `note` names what the figures count.
+    """
+
+    rows: int | None
+    out: int | None
+    tokens_in: int = 0
+    tokens_out: int = 0
+    flops: float = 0.0
+    seconds: float | None = 0.0
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Seconds measured on lab models: per trajectory, per GRPO rollout, per trained sample, per tested item.
+
+    `start` is what a stage pays for imports and set-up before its first row.
+    """
+
+    trajectory: float
+    rollout: float
+    trained: float
+    scored: float
+    tested: float
+    start: float
+
+
+LAB_RATES = Rates(trajectory=0.02, rollout=0.02, trained=0.005, scored=0.01, tested=0.01, start=2.0)
+"""A full-scale nano run on two cores of a cloud machine, no GPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimator:
+    """The facts from which all stages' costs follow. `seeds` is None where their number is not known in advance."""
+
+    config: RunConfig
+    suite: Suite
+    seeds: int | None
+    sizes: Lengths
+    target: RoleModel
+    writer: RoleModel
+    generator: RoleModel
+    stages: frozenset[str]
+
+    @property
+    def lab(self) -> bool:
+        """Whether the time comes from lab rates."""
+        return self.target.kind == "lab"
+
+    def seconds(self, *, train: float, decode: float = 0.0, known: bool, lab: float) -> float | None:
+        """Time from `lab` seconds, or from FLOPs where the models' sizes are known."""
+        if self.lab:
+            return LAB_RATES.start + lab
+        return train / (PEAK_FLOPS * TRAIN_SHARE) + decode / (PEAK_FLOPS * DECODE_SHARE) if known else None
+
+
+def make_estimator(config: RunConfig, suite: Suite, stages: frozenset[str]) -> Estimator:
+    """Look up models and count seeds; reads only local files."""
+    target, writer, generator = role_models(config)
+    return Estimator(config, suite, count_seeds(config), lengths(config), target, writer, generator, stages)
+
+
+def count_seeds(config: RunConfig) -> int | None:
+    """Number of seeds before checks, or None for a source that is not here."""
+    limit = config.seeds.limit
+    if config.seeds.source == "lab":
+        return config.lab.seeds if config.lab else None
+    path = Path(config.seeds.source)
+    if not path.is_file():
+        return limit
+    if path.suffix == ".parquet":
+        from pyarrow import ArrowException
+        from pyarrow.parquet import read_metadata
+
+        try:
+            count = int(read_metadata(path).num_rows)
+        except (OSError, ArrowException):
+            return limit
+    else:
+        opener = gzip.open if path.suffix == ".gz" else open
+        try:
+            with opener(path, "rb") as handle:
+                count = sum(1 for line in handle if line.strip())
+        except (OSError, EOFError):
+            return limit
+    return min(count, limit) if limit else count
+
+
+def _flops(model: RoleModel, tokens: float) -> float:
+    return estimate.forward_flops(model.shape, tokens) if model.shape else 0.0
+
+
+def estimate_stage(e: Estimator, name: str) -> Cost | None:
+    """The cost of the stage called `name`; None for one that is not known here."""
+    estimators = {
+        "sources": _sources,
+        "initial": _initial,
+        "warmup": _warmup,
+        "grpo": _grpo,
+        "regenerate": _regenerate,
+        "score": _score,
+        "dataset": _dataset,
+        "finetune": _finetune,
+        "evaluate": _evaluate,
+        "evaluate_base": _evaluate,
+    }
+    return estimators[name](e) if name in estimators else None
+
+
+def _trajectories(e: Estimator, count: int, out: int, note: str) -> Cost:
+    """`count` rubrics and the pairs made from them."""
+    s = e.sizes
+    reads = s.instructions + s.document
+    flops_in = _flops(e.writer, count * reads) + _flops(e.generator, count * (reads + s.rubric))
+    flops_out = _flops(e.writer, count * s.rubric) + _flops(e.generator, count * s.pair)
+    known = e.writer.shape is not None and (e.generator.shape is not None or e.generator.kind == "built-in")
+    seconds = e.seconds(train=flops_in, decode=flops_out, known=known, lab=LAB_RATES.trajectory * count)
+    return Cost(
+        count, out, count * (2 * reads + s.rubric), count * (s.rubric + s.pair), flops_in + flops_out, seconds, note
+    )
+
+
+def _sources(e: Estimator) -> Cost:
+    return Cost(e.seeds, e.seeds, note="documents, before checks")
+
+
+def _initial_count(e: Estimator) -> int | None:
+    s = e.config.synthesis
+    if s.initial_samples:
+        return s.initial_samples
+    return e.seeds * s.samples_per_seed if e.seeds else None
+
+
+def _initial(e: Estimator) -> Cost | None:
+    count = _initial_count(e)
+    return _trajectories(e, count, round(count * SURVIVE), "rubrics, then pairs") if count else None
+
+
+def _trained(e: Estimator, count: int, epochs: int, note: str) -> Cost:
+    tokens = count * epochs * _row(e)
+    flops = 3 * _flops(e.target, tokens)
+    lab = LAB_RATES.trained * count * epochs
+    return Cost(count, None, tokens, 0, flops, e.seconds(train=flops, known=e.target.shape is not None, lab=lab), note)
+
+
+def _row(e: Estimator) -> int:
+    """Tokens of a training row: the pair and a short system message."""
+    return e.sizes.pair + 20
+
+
+def _warmup(e: Estimator) -> Cost | None:
+    count = _initial_count(e)
+    w = e.config.warmup
+    pairs = max(1, round(count * SURVIVE * w.share)) if count else 0
+    return _trained(e, pairs, w.epochs, f"{_times(w.epochs)} on {w.share:.0%} of the pairs") if pairs else None
+
+
+def grpo_steps(e: Estimator) -> int | None:
+    """Optimizer batches of GRPO, or None where the number of seeds is not known."""
+    g = e.config.grpo
+    if g.steps:
+        return g.steps
+    return max(1, int(e.seeds * g.epochs) // g.prompts_per_step) if e.seeds else None
+
+
+def _grpo(e: Estimator) -> Cost | None:
+    steps = grpo_steps(e)
+    if steps is None:
+        return None
+    g = e.config.grpo
+    count = steps * g.prompts_per_step * g.group_size
+    made = _trajectories(e, count, round(count * SURVIVE), f"{steps} steps of {g.prompts_per_step} x {g.group_size}")
+    s = e.sizes
+    learn = 4 * _flops(e.writer, count * (s.instructions + s.document + s.rubric))
+    score = 3 * _flops(e.target, count * _row(e)) if scores_with_target(e.config.signal) else 0.0
+    known = made.seconds is not None
+    extra = e.seconds(train=learn + score, known=known, lab=LAB_RATES.rollout * count) or 0.0
+    seconds = made.seconds + extra if made.seconds is not None else None
+    return Cost(count, made.out, made.tokens_in, made.tokens_out, made.flops + learn + score, seconds, made.note)
+
+
+def _draws(e: Estimator) -> int | None:
+    """Draws that the declared budget takes, at the assumed surviving share."""
+    c = e.config
+    many = _draws_per_seed(e)
+    share = 1.0 / many if many > 1 else SURVIVE * (c.select.keep if c.select else 1.0)
+    if c.match == "samples":
+        return round(c.budget / share)
+    if c.match == "sft_tokens":
+        return round(c.budget / e.sizes.pair / share)
+    before = {name: estimate_stage(e, name) for name in ("initial", "warmup", "grpo") if name in e.stages}
+    if any(cost is None for cost in before.values()):
+        return None
+    one = _trajectories(e, 1, 1, "")
+    if c.match == "flops":
+        left = c.budget - sum(cost.flops for cost in before.values() if cost)
+        return max(0, round(left / one.flops)) if one.flops else None
+    each = e.sizes.instructions + e.sizes.document + e.sizes.rubric + e.sizes.pair
+    made = sum(cost.rows or 0 for name, cost in before.items() if cost and name != "warmup")
+    return max(0, round(c.budget / each - made))
+
+
+def _draws_per_seed(e: Estimator) -> int:
+    """Draws of which one survives: more than 1 where a driver keeps the best of several."""
+    return e.config.best_of if e.config.driver == "best_of_n" else 1
+
+
+def _regenerate(e: Estimator) -> Cost | None:
+    draws = _draws(e)
+    if draws is None:
+        return None
+    return _trajectories(e, draws, round(draws * SURVIVE), "until the budget is met")
+
+
+def _score(e: Estimator) -> Cost | None:
+    made = _regenerate(e)
+    if made is None or made.out is None:
+        return None
+    name = e.config.select.signal if e.config.select and e.config.select.signal else e.config.signal
+    flops = 3 * _flops(e.target, made.out * _row(e)) if scores_with_target(name) else 0.0
+    seconds = e.seconds(train=flops, known=e.target.shape is not None, lab=LAB_RATES.scored * made.out)
+    return Cost(made.out, made.out, made.out * _row(e), 0, flops, seconds, f"scored by {name}")
+
+
+def _samples(e: Estimator) -> int | None:
+    """Samples of the data set."""
+    draws = _draws(e)
+    if draws is None or e.config.match == "samples":
+        return int(e.config.budget) if e.config.match == "samples" else None
+    if (many := _draws_per_seed(e)) > 1:
+        return round(draws / many)
+    return round(draws * SURVIVE * (e.config.select.keep if e.config.select else 1.0))
+
+
+def _dataset(e: Estimator) -> Cost | None:
+    made, kept = _regenerate(e), _samples(e)
+    return Cost(made.out, kept, note="the checked, up to the budget") if made else None
+
+
+def _finetune(e: Estimator) -> Cost | None:
+    count = _samples(e)
+    s = e.config.sft
+    return _trained(e, count, s.epochs, f"{s.tune}, {_times(s.epochs)}") if count else None
+
+
+def _times(epochs: int) -> str:
+    return "1 epoch" if epochs == 1 else f"{epochs} epochs"
+
+
+def _evaluate(e: Estimator) -> Cost | None:
+    rows = tokens_in = tokens_out = 0
+    prompt = EVAL_LAB_PROMPT if e.lab and e.config.suite == "lab" else EVAL_PROMPT
+    for benchmark in e.suite.benchmarks:
+        if benchmark.scorer != "lm_eval":
+            continue
+        count = benchmark.rows.expected_count or (e.config.lab.test_items if e.config.lab else 0)
+        count = min(count, e.config.eval.limit or count)
+        rows += count
+        tokens_in += count * prompt * (1 + benchmark.shots)
+        if benchmark.template.output == "generate_until":
+            tokens_out += count * benchmark.template.max_tokens // 2
+    flops_in, flops_out = _flops(e.target, tokens_in), _flops(e.target, tokens_out)
+    known = e.target.shape is not None
+    seconds = e.seconds(train=flops_in, decode=flops_out, known=known, lab=LAB_RATES.tested * rows)
+    columns = sum(b.scorer == "lm_eval" for b in e.suite.benchmarks)
+    note = f"{columns} column{'s' if columns > 1 else ''}"
+    return Cost(rows, rows, tokens_in, tokens_out, flops_in + flops_out, seconds, note)
+
+
+def scores_with_target(signal: str) -> bool:
+    """Whether a signal runs the target forward and backward."""
+    from methods.signals.catalogue import signal_info
+
+    return signal != "none" and signal_info(signal).spec.cost_class in ("forward", "backward")

@@ -1,0 +1,348 @@
+"""Whether this installation and this machine are fit for work, and whether a given run can run here.
+
+`examine` looks at the installation; `check_prerequisites` compares one run's needs with the machine, before any work
+and before any folder is made. Neither imports torch nor uses the network; so a GPU that the driver lists but torch
+cannot use is found only by comparing versions.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import sys
+import textwrap
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import PrerequisiteError
+from harness.estimate import gigabytes
+from harness.runtime import machine
+from harness.runtime.needs import RoleModel, loads, role_models, trains_writer
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+    from harness.config import RunConfig
+
+OPTIONAL = ("vllm", "ray", "elasticsearch", "sentence-transformers")
+OWN_PACKAGES = ("harness", "methods", "evals", "decontam", "results")
+_LONG = ("optional", "own packages")
+GPU_FROM = 1_000_000_000
+"""Parameters from which a model is refused without a GPU: on CPU cores one run would take months."""
+LOW_DISK = 2_000_000_000
+LOW_MEMORY = 2_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that would stop a run: what is missing, what is needed, what is there, and what to do."""
+
+    what: str
+    need: str
+    have: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.need} needed, {self.have}; {self.fix}"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report; `problem` says what to do where something is wrong."""
+
+    section: str
+    name: str
+    value: str
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All findings, in order."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def problems(self) -> tuple[Finding, ...]:
+        """The findings that need something done."""
+        return tuple(f for f in self.findings if f.problem)
+
+
+def examine(runs: str | Path = "runs") -> Report:
+    """Look at the installation and the machine. `runs` is the folder whose disk and permissions are checked."""
+    return Report((*_packages(), *_own_packages(), *_devices(), *_places(Path(runs)), *_lab(), *_data()))
+
+
+def requirements() -> list[Requirement]:
+    """What this installation declares that it needs: from `pyproject.toml` in a checkout, else from its metadata."""
+    from packaging.requirements import Requirement
+
+    project = Path(__file__).resolve().parents[2] / "pyproject.toml"
+    if project.is_file():
+        declared = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
+    else:
+        declared = importlib.metadata.requires("harness") or []
+    parsed = [Requirement(text) for text in declared]
+    return [r for r in parsed if r.marker is None or r.marker.evaluate({"extra": ""})]
+
+
+def package_finding(requirement: Requirement, version: str | None) -> Finding:
+    """One required package against its declared range."""
+    if version is None:
+        return Finding("packages", requirement.name, "missing", f"pip install '{requirement}'")
+    if not requirement.specifier.contains(version.split("+")[0], prereleases=True):
+        return Finding("packages", requirement.name, version, f"outside the tested range: pip install '{requirement}'")
+    return Finding("packages", requirement.name, version)
+
+
+def _packages() -> list[Finding]:
+    found = [Finding("packages", "python", platform.python_version(), _python_problem())]
+    found += [package_finding(r, machine.package_version(r.name)) for r in requirements()]
+    here = [f"{n} {v}" for n in OPTIONAL if (v := machine.package_version(n))]
+    absent = [n for n in OPTIONAL if not machine.package_version(n)]
+    found.append(
+        Finding("packages", "optional", f"{', '.join(here) or 'none'} (absent: {', '.join(absent) or 'none'})")
+    )
+    return found
+
+
+def _python_problem() -> str:
+    return "" if sys.version_info >= (3, 11) else "install Python 3.11 or newer"
+
+
+def _own_packages() -> list[Finding]:
+    """Names such as `results` and `evals` are common: another package of that name may shadow ours."""
+    home = Path(__file__).resolve().parents[2]
+    wrong = []
+    for name in OWN_PACKAGES:
+        spec = importlib.util.find_spec(name)
+        places = [Path(p).resolve() for p in (spec.submodule_search_locations or [])] if spec else []
+        if home / name not in places[:1]:
+            wrong.append(f"{name} is {places[0] if places else 'not found'}")
+    fix = f"expected under {home}: start from another folder, or remove the package that shadows it" if wrong else ""
+    return [Finding("packages", "own packages", "; ".join(wrong) or f"{', '.join(OWN_PACKAGES)} in {home}", fix)]
+
+
+def _devices() -> list[Finding]:
+    total, available = machine.memory()
+    threads = machine.threads()
+    limit = os.environ.get("OMP_NUM_THREADS")
+    found = [
+        Finding("machine", "processor", f"{threads} threads" + (f", OMP_NUM_THREADS={limit}" if limit else "")),
+        Finding(
+            "machine",
+            "memory",
+            f"{gigabytes(available)} free of {gigabytes(total)}",
+            "close other programs: a lab run takes about 2 GB" if available < LOW_MEMORY else "",
+        ),
+    ]
+    visible, driver, cuda = machine.gpus(), machine.driver(), machine.torch_cuda()
+    for gpu in visible:
+        found.append(
+            Finding("machine", f"gpu {gpu.index}", f"{gpu.name}, {gigabytes(gpu.free)} free of {gigabytes(gpu.total)}")
+        )
+    if not visible:
+        found.append(Finding("machine", "gpu", "none seen; lab targets run on the processor"))
+    found.append(
+        Finding("machine", "torch build", f"CUDA {cuda}" if cuda else "CPU", _cuda_problem(bool(visible), driver, cuda))
+    )
+    if driver:
+        found.append(Finding("machine", "driver", f"{driver.version}, up to CUDA {driver.cuda}"))
+    return found
+
+
+def _cuda_problem(has_gpu: bool, driver: machine.Driver | None, cuda: str | None) -> str:
+    if has_gpu and cuda is None:
+        return "the GPU cannot be used by a CPU build: pip install --force-reinstall torch from the CUDA index"
+    if driver and cuda and int(cuda.split(".")[0]) > int(driver.cuda.split(".")[0]):
+        return f"torch is built for CUDA {cuda}, the driver supports up to {driver.cuda}: update the driver"
+    return ""
+
+
+def _places(runs: Path) -> list[Finding]:
+    free = machine.disk_free(runs)
+    ok = machine.writable(runs)
+    problem = "" if ok else "not writable: pass --runs DIR, or change its permissions"
+    if ok and free < LOW_DISK:
+        problem = f"less than {gigabytes(LOW_DISK)} free: make room, or pass --runs DIR on another disk"
+    hub = machine.hub_cache()
+    return [
+        Finding("places", "runs", f"{runs.absolute()}, {gigabytes(free)} free", problem),
+        Finding("places", "hub cache", f"{hub}{'' if hub.is_dir() else ' (not there yet)'}, {_hub_state()}"),
+    ]
+
+
+def _hub_state() -> str:
+    return "offline by HF_HUB_OFFLINE" if machine.hub_offline() else "downloads allowed (not tried)"
+
+
+def _lab() -> list[Finding]:
+    from harness.lab.build import cache_root
+
+    root = cache_root()
+    worlds = sorted(int(p.name.split("-")[1]) for p in root.glob("world-*-*") if p.is_dir() and "." not in p.name)
+    state = f"worlds {', '.join(map(str, sorted(set(worlds))))} built" if worlds else "empty; built on first use"
+    problem = "" if machine.writable(root) else "not writable: set HARNESS_CACHE to another folder"
+    return [Finding("places", "lab cache", f"{root}, {state}", problem)]
+
+
+def _data() -> list[Finding]:
+    named = os.environ.get("HARNESS_DATA")
+    if not named:
+        return [Finding("places", "data folder", "HARNESS_DATA is not set; benchmark files come from the hub")]
+    ok = Path(named).is_dir()
+    return [Finding("places", "data folder", named, "" if ok else "HARNESS_DATA names no folder: correct or unset it")]
+
+
+def render(report: Report) -> str:
+    """The report as text for a terminal; packages without a problem share lines."""
+    fine = [
+        f"{f.name} {f.value}"
+        for f in report.findings
+        if f.section == "packages" and not f.problem and f.name not in _LONG
+    ]
+    listed = [f for f in report.findings if f.problem or f.section != "packages" or f.name in _LONG]
+    lines = ["packages", *textwrap.wrap(", ".join(fine), 98, initial_indent="    ", subsequent_indent="    ")]
+    section = "packages"
+    for f in listed:
+        if f.section != section:
+            lines += ["", f.section]
+            section = f.section
+        lines.append(f"  {'!' if f.problem else ' '} {f.name:<13} {f.value}")
+        if f.problem:
+            lines.append(f"      -> {f.problem}")
+    count = len(report.problems)
+    lines += ["", "no problem found" if not count else f"{count} problem{'s' if count > 1 else ''}, marked with !"]
+    return "\n".join(lines)
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """The report as JSON."""
+    return {"ok": not report.problems, "findings": [asdict(f) for f in report.findings]}
+
+
+def check_prerequisites(config: RunConfig) -> list[Problem]:
+    """What this machine lacks for a run. Takes milliseconds, reads no weights and no network.
+
+    Raises `InputError` for files that the settings name and that are not there.
+    """
+    models = role_models(config)
+    return [
+        *_missing_packages(),
+        *_missing_data(config),
+        *_missing_weights(models),
+        *_missing_memory(config, models),
+        *_missing_disk(config, models),
+    ]
+
+
+def require_prerequisites(config: RunConfig) -> None:
+    """Raise `PrerequisiteError` naming everything that `check_prerequisites` found."""
+    problems = check_prerequisites(config)
+    if problems:
+        raise PrerequisiteError(describe(config, problems))
+
+
+def describe(config: RunConfig, problems: Sequence[Problem]) -> str:
+    """One message for all problems, a line each."""
+    head = f"this machine cannot run --method {config.method} --target {config.target}"
+    return "\n".join([f"{head}; nothing was started:", *(f"  - {p}" for p in problems)])
+
+
+def _missing_packages() -> list[Problem]:
+    missing = [r for r in requirements() if machine.package_version(r.name) is None]
+    return [Problem(f"package {r.name}", str(r), "not installed", f"pip install '{r}'") for r in missing]
+
+
+def _missing_data(config: RunConfig) -> list[Problem]:
+    """Data sets that would have to be downloaded where downloads are forbidden; files must be there in any case."""
+    from evals.read import DataContext, find_source
+    from evals.suite import load_suite
+    from harness.synthesis.tables import read_rows
+
+    names: list[tuple[str, str]] = []
+    if config.seeds.source != "lab":
+        read_rows(config.seeds.source)  # lazy: only looks whether the source can be one
+        if not Path(config.seeds.source).exists():
+            names.append(("seeds", config.seeds.source.split(":")[0]))
+    suite = load_suite(config.suite)
+    guide = suite.validation_set(config.guide.set)
+    tables = [(b.id, b.rows) for b in suite.benchmarks if b.scorer == "lm_eval"]
+    tables += [(b.id, b.pool) for b in suite.benchmarks if b.scorer == "lm_eval" and b.pool]
+    for what, rows in [*tables, (f"guide {guide.name}", guide.rows)]:
+        source, _ = find_source(rows, what, DataContext(), suite.folder)
+        if source.hub:
+            names.append((what, source.hub))
+    if not machine.hub_offline():
+        return []
+    absent = {name: what for what, name in reversed(names) if not machine.cached_data(name)}
+    fix = "unset HF_HUB_OFFLINE, or put local copies into the folder that HARNESS_DATA names"
+    return [
+        Problem(f"data of {what}", name, "not in the cache and downloads are off", fix) for name, what in absent.items()
+    ]
+
+
+def _missing_weights(models: Sequence[RoleModel]) -> list[Problem]:
+    problems = []
+    for model in {m.id: m for m in reversed(models)}.values():
+        if model.kind in ("lab", "built-in") or model.folder is not None:
+            continue
+        size = gigabytes(model.weight_bytes) if model.weight_bytes else "an unknown size"
+        roles = " and ".join(m.role for m in models if m.id == model.id)
+        fix = f"hf download {model.id}" if model.kind == "hub" else "correct the path"
+        where = f"not in {machine.hub_cache()}" if model.kind == "hub" else "no config.json with weights there"
+        problems.append(Problem(f"weights of the {roles}, {model.id}", size, where, fix))
+    return problems[::-1]
+
+
+def _missing_memory(config: RunConfig, models: Sequence[RoleModel]) -> list[Problem]:
+    big = [m for m in models if m.shape and m.shape.parameters >= GPU_FROM]
+    peak = max(loads(config), key=lambda load: load.bytes, default=None)
+    if peak is None:
+        return []
+    detail = " + ".join(f"{p.role} {p.what} {gigabytes(p.bytes)}" for p in peak.parts)
+    visible = machine.gpus() if big else ()
+    if big:
+        best = max((g.free for g in visible), default=0)
+        if best >= peak.bytes and machine.torch_cuda():
+            return []
+        have = ", ".join(f"{g.name} with {gigabytes(g.free)} free" for g in visible) or "no GPU here"
+        fix = "choose smaller models (--set models.generator.id=...) or batches, or rehearse with --target nano"
+        if best >= peak.bytes:
+            have, fix = f"{have}, but a CPU build of torch", "install a CUDA build of torch"
+        return [Problem("GPU memory", f"{gigabytes(peak.bytes)} on one GPU in {peak.name} ({detail})", have, fix)]
+    available = machine.memory()[1]
+    if available >= peak.bytes:
+        return []
+    fix = "lower runtime.batch_size, or use a machine with more"
+    return [
+        Problem("memory", f"{gigabytes(peak.bytes)} in {peak.name} ({detail})", f"{gigabytes(available)} free", fix)
+    ]
+
+
+def _missing_disk(config: RunConfig, models: Sequence[RoleModel]) -> list[Problem]:
+    """Two checkpoints of the trained writer with Adam's moments, and the fine-tuned target with its checkpoints."""
+    target, writer, _ = models
+    need = 50_000_000 + 7 * (target.weight_bytes or 0)
+    if trains_writer(config):
+        need += 7 * (writer.weight_bytes or 0)
+    runs = Path(config.runtime.runs)
+    free = machine.disk_free(runs)
+    problems = []
+    if not machine.writable(runs):
+        problems.append(Problem(f"runs folder {runs}", "permission to write", "not given", "pass --runs DIR"))
+    if free < need:
+        problems.append(
+            Problem(
+                "disk",
+                f"{gigabytes(need)} for checkpoints and models",
+                f"{gigabytes(free)} free in {runs.absolute()}",
+                "make room, or pass --runs DIR",
+            )
+        )
+    return problems

@@ -1,0 +1,186 @@
+"""What a run's models need: weights, and memory of each part of the run, from architecture numbers.
+
+One list of facts serves both `plan`, which shows it, and the check before a run, which compares it with the machine.
+Every stage puts its models on one GPU, so a part of a run needs the sum of what is loaded together there. Lengths of
+real text are typical values, named in `LENGTHS`; a lab model's are in `LAB_LENGTHS`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness import estimate
+from harness.estimate import ModelShape
+from harness.runtime import machine
+
+if TYPE_CHECKING:
+    from harness.config import ModelConfig, RunConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Typical tokens of a document, a rubric (with its deliberation), a question-answer pair, and the instructions."""
+
+    document: int
+    rubric: int
+    pair: int
+    instructions: int
+
+
+LENGTHS = Lengths(document=1500, rubric=600, pair=800, instructions=600)
+LAB_LENGTHS = Lengths(document=90, rubric=60, pair=70, instructions=70)
+
+
+@dataclass(frozen=True, slots=True)
+class RoleModel:
+    """A role's model: `folder` where its weights are here, `shape` where its architecture is known."""
+
+    role: str
+    id: str
+    dtype: str
+    kind: str
+    folder: Path | None
+    shape: ModelShape | None
+
+    @property
+    def weight_bytes(self) -> int | None:
+        """Size of the weights, where the architecture is known."""
+        return estimate.weight_bytes(self.shape, self.dtype) if self.shape else None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One model's memory in one part of a run."""
+
+    role: str
+    what: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is in memory together during one part of a run."""
+
+    name: str
+    parts: tuple[Part, ...]
+
+    @property
+    def bytes(self) -> int:
+        """The sum over the parts."""
+        return sum(part.bytes for part in self.parts)
+
+
+def lengths(config: RunConfig) -> Lengths:
+    """Typical lengths of the run's texts."""
+    return LAB_LENGTHS if config.seeds.source == "lab" else LENGTHS
+
+
+def locate(role: str, model: ModelConfig, world: int) -> RoleModel:
+    """A role's model: what kind of name it has, whether its weights are here, and its architecture."""
+    if model.backend == "extractive":
+        return RoleModel(role, model.id, model.dtype, "built-in", None, None)
+    if model.id.startswith("lab:"):
+        folder, shape = _lab_model(model.id.removeprefix("lab:"), world)
+        return RoleModel(role, model.id, model.dtype, "lab", folder, shape)
+    path = Path(model.id).expanduser()
+    if path.is_dir() or model.id.startswith((".", "/", "~")):
+        here = path if machine.has_weights(path) else None
+        return RoleModel(role, model.id, model.dtype, "folder", here, estimate.shape_from_folder(path))
+    folder = machine.cached_model(model.id, model.revision)
+    shape = estimate.shape_from_folder(folder) if folder else None
+    return RoleModel(role, model.id, model.dtype, "hub", folder, shape or estimate.known_shape(model.id))
+
+
+def _lab_model(role: str, world: int) -> tuple[Path | None, ModelShape | None]:
+    from harness.lab.build import cache_root, lab_identity
+    from harness.lab.world import World
+
+    root = cache_root()
+    home = root / f"world-{world}-{lab_identity(World(world))}"
+    if not home.is_dir():
+        return None, None
+    # The writer is shared by all worlds; any built one has its size.
+    folders = [home / role] if role != "writer" else sorted(root.glob("shared-*/writer"))
+    folder = next((f for f in folders if f.is_dir()), None)
+    return folder, estimate.shape_from_folder(folder) if folder else None
+
+
+def role_models(config: RunConfig) -> tuple[RoleModel, ...]:
+    """The models of target, writer and generator."""
+    world = config.lab.world if config.lab else 0
+    models = config.models
+    return tuple(
+        locate(role, model, world)
+        for role, model in (("target", models.target), ("writer", models.writer), ("generator", models.generator))
+    )
+
+
+def trains_writer(config: RunConfig) -> bool:
+    """Whether the run trains its writer."""
+    from methods.drivers.catalogue import DRIVERS
+
+    return DRIVERS[config.driver].trains
+
+
+def _reads_target(config: RunConfig) -> bool:
+    """Whether a signal that the run uses runs the target."""
+    from methods.signals.catalogue import signal_info
+
+    used = {config.signal} if trains_writer(config) or config.driver == "best_of_n" else set()
+    if config.select:
+        used.add(config.select.signal or config.signal)
+    return any(signal_info(name).spec.needs & {"warm_target", "target"} for name in used)
+
+
+def loads(config: RunConfig) -> tuple[Load, ...]:
+    """Memory of each part of the run, leaving out models of unknown size. Basis: the formulas of `harness.estimate`."""
+    size = lengths(config)
+    prompt = size.instructions + size.document
+    batch = config.runtime.batch_size
+    target, writer, generator = role_models(config)
+    rank, modules = config.warmup.lora_rank, config.warmup.lora_modules
+
+    def infer(model: RoleModel, tokens: int) -> list[Part]:
+        if model.shape is None:
+            return []
+        return [Part(model.role, "weights, cache", estimate.inference_bytes(model.shape, model.dtype, tokens))]
+
+    def lora(micro: int, what: str) -> list[Part]:
+        if target.shape is None:
+            return []
+        tokens = micro * (size.instructions // 6 + size.pair)
+        need = estimate.lora_training_bytes(target.shape, target.dtype, tokens, rank, modules, checkpointing=False)
+        return [Part("target", what, need)]
+
+    trains = trains_writer(config)
+    scores = _reads_target(config)
+    result = [
+        Load(
+            "synthesis",
+            (*infer(writer, batch * (prompt + size.rubric)), *infer(generator, batch * (prompt + size.pair))),
+        )
+    ]
+    if scores:
+        result.append(Load("warm-up", tuple(lora(1, "LoRA training"))))
+    if trains and writer.shape is not None:
+        tokens = config.grpo.micro_batch * (prompt + size.rubric)
+        full = estimate.full_training_bytes(writer.shape, writer.dtype, tokens, checkpointing=False)
+        parts = [Part("writer", "training", full)]
+        if config.grpo.kl_coefficient:
+            parts.append(Part("writer", "reference", estimate.weight_bytes(writer.shape, writer.dtype)))
+        scoring = lora(1, "scoring") if scores else []
+        result.append(Load("GRPO", (*parts, *infer(generator, batch * (prompt + size.pair)), *scoring)))
+    if target.shape is not None:
+        micro = config.sft.micro_batch or config.sft.batch_size
+        tokens = micro * (size.instructions // 6 + size.pair)
+        if config.sft.tune == "full":
+            need = estimate.full_training_bytes(target.shape, target.dtype, tokens, checkpointing=False)
+        else:
+            need = estimate.lora_training_bytes(
+                target.shape, target.dtype, tokens, config.sft.lora_rank, modules, checkpointing=False
+            )
+        result.append(Load("fine-tuning", (Part("target", f"{config.sft.tune} training", need),)))
+        result.append(Load("evaluation", tuple(infer(target, batch * 1500))))
+    return tuple(load for load in result if load.parts)

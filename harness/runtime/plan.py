@@ -1,0 +1,195 @@
+"""What a run would do, before it does anything: meaning, stages, cost, memory, settings, deviations, what is missing.
+
+A plan is computed from the settings alone: stages are assembled but not executed, nothing is downloaded, no folder is
+made. `make_plan` gives the facts as a record, `plan_text` writes them for a terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.config import Resolved, RunConfig, flatten
+from harness.estimate import gigabytes
+from harness.runtime.costs import Cost, Estimator, estimate_stage, make_estimator
+from harness.runtime.doctor import Problem, check_prerequisites
+from harness.runtime.needs import Load, RoleModel, loads, role_models
+
+if TYPE_CHECKING:
+    from evals.suite import Suite
+
+
+@dataclass(frozen=True, slots=True)
+class StageLine:
+    """One stage: its identity, its estimated cost, and whether the store has it already."""
+
+    name: str
+    identity: str
+    cost: Cost | None
+    stored: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """A setting that is not what the paper or its released code has; None: that source says nothing."""
+
+    key: str
+    here: Any
+    paper: Any
+    code: Any
+    note: str
+    layer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A resolved setting and the layer that set it."""
+
+    key: str
+    value: Any
+    layer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that `harness plan` shows."""
+
+    config: RunConfig
+    meaning: tuple[tuple[str, str], ...]
+    stages: tuple[StageLine, ...]
+    loads: tuple[Load, ...]
+    deviations: tuple[Deviation, ...]
+    notes: tuple[str, ...]
+    settings: tuple[Setting, ...]
+    problems: tuple[Problem, ...]
+
+
+def make_plan(resolved: Resolved) -> Plan:
+    """The plan of a run. Raises what `assemble` raises for settings that name something that is not there."""
+    from harness.runtime.assemble import assemble, store_of
+    from harness.stage import read_summary, stage_folder
+
+    config = resolved.config
+    assembly = assemble(config)
+    suite, stages = assembly.suite, assembly.stages
+    estimator = make_estimator(config, suite, frozenset(stage.name for stage in stages))
+    store = store_of(config.runtime.runs)
+    lines = tuple(
+        StageLine(
+            stage.name,
+            stage.identity,
+            estimate_stage(estimator, stage.name),
+            read_summary(stage_folder(store, stage)) is not None,
+        )
+        for stage in stages
+    )
+    values = dict(flatten(config.model_dump(mode="json")))
+    settings = tuple(Setting(key, value, resolved.origin.get(key, "default")) for key, value in values.items())
+    deviations, notes = read_reference(config.method, settings)
+    return Plan(
+        config,
+        tuple(_meaning(config, suite, estimator)),
+        lines,
+        loads(config),
+        deviations,
+        notes,
+        settings,
+        tuple(check_prerequisites(config)),
+    )
+
+
+def _meaning(config: RunConfig, suite: Suite, estimator: Estimator) -> list[tuple[str, str]]:
+    """What each name resolves to."""
+    measured = [b.id for b in suite.benchmarks if b.scorer == "lm_eval"]
+    judged = [b.id for b in suite.benchmarks if b.scorer == "judge"]
+    guide = suite.validation_set(config.guide.set)
+    rows = [("suite", f"{suite.name}: {', '.join(measured)}")]
+    if judged:
+        rows.append(("", f"scored by a judge: {', '.join(judged)}"))
+    there = config.guide.n or guide.count or guide.rows.expected_count or (config.lab and config.lab.validation_items)
+    items = f"{there:,} items" if there else "all items"
+    withheld = f", {config.guide.withhold:.0%} withheld from the reward" if config.guide.withhold else ""
+    rows.append(("guide", f"{guide.name}: {items}{withheld}; guided columns: {', '.join(guide.guides) or 'none'}"))
+    for model in role_models(config):
+        rows.append((model.role, _model_line(model)))
+    judge = f"{config.models.judge or 'none named'}; its columns stay empty until it has scored them"
+    rows.append(("judge", judge if judged else "none needed"))
+    known = config.seeds.source == "lab" or Path(config.seeds.source).is_file()
+    count = (
+        f"{'' if known else 'at most '}{estimator.seeds:,} documents" if estimator.seeds else "any number of documents"
+    )
+    rows.append(("seeds", f"{config.seeds.source}, {count}"))
+    if config.lab:
+        rows.append(("lab", f"world {config.lab.world}"))
+    if config.writer_from:
+        rows.append(("writer from", config.writer_from))
+    rows.append(("budget", f"{config.budget:,.0f} {config.match}, the same line for every arm"))
+    rows.append(("seed", f"synthesis {config.synthesis_seed}, fine-tuning {config.tuning_seed}"))
+    return rows
+
+
+def _model_line(model: RoleModel) -> str:
+    if model.kind == "built-in":
+        return f"{model.id}: built-in, no language model"
+    size = (
+        f"{_parameters(model.shape.parameters)} parameters, {gigabytes(model.weight_bytes or 0)} in {model.dtype}"
+        if (model.shape)
+        else "size not known"
+    )
+    here = "here" if model.folder else {"lab": "built on first use"}.get(model.kind, "NOT on this machine")
+    return f"{model.id}: {size if model.shape or model.kind != 'lab' else 'tiny Qwen3'}, {here}"
+
+
+def _parameters(count: int) -> str:
+    for size, unit in ((1e9, "B"), (1e6, "M")):
+        if count >= size:
+            return f"{count / size:.3g}{unit}" if count / size < 1000 else f"{count / size:.0f}{unit}"
+    return f"{count / 1e6:.2f}M"
+
+
+def read_reference(method: str, settings: Sequence[Setting]) -> tuple[tuple[Deviation, ...], tuple[str, ...]]:
+    """Where the settings leave the paper or its released code, by the method's `reference.yaml`; and its notes."""
+    import yaml
+
+    from harness.runtime.registry import methods
+
+    path = methods()[method].folder / "reference.yaml" if method in methods() else None
+    if path is None or not path.is_file():
+        return (), ()
+    content: Mapping[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    by_key = {s.key: s for s in settings}
+    rows = []
+    for entry in content.get("values", ()):
+        setting = by_key[entry["key"]]
+        paper, code = entry.get("paper"), entry.get("code")
+        if any(said is not None and not same(setting.value, said) for said in (paper, code)):
+            note = entry.get("note", "")
+            rows.append(Deviation(setting.key, setting.value, paper, code, note, setting.layer))
+    return tuple(rows), tuple(content.get("notes", ()))
+
+
+def same(value: Any, said: Any) -> bool:
+    """Whether a resolved value is what a source says; YAML reads `1e-6` as text, hence the conversion."""
+    if isinstance(value, bool) or isinstance(said, bool) or value is None:
+        return bool(value == said)
+    if isinstance(value, int | float):
+        try:
+            return abs(float(value) - float(said)) <= 1e-12 * max(1.0, abs(float(value)))
+        except (TypeError, ValueError):
+            return False
+    return bool(value == said)
+
+
+def to_json(plan: Plan) -> dict[str, Any]:
+    """The plan as JSON, with every setting."""
+    return {
+        "meaning": [{"name": name, "value": value} for name, value in plan.meaning],
+        "stages": [asdict(stage) for stage in plan.stages],
+        "memory": [{**asdict(load), "bytes": load.bytes} for load in plan.loads],
+        "deviations": [asdict(d) for d in plan.deviations],
+        "notes": list(plan.notes),
+        "settings": {s.key: {"value": s.value, "layer": s.layer} for s in plan.settings},
+        "missing": [asdict(p) for p in plan.problems],
+    }

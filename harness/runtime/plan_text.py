@@ -1,0 +1,205 @@
+"""A plan as text in 100 columns: what it means, stages and cost, memory, deviations, settings, what is missing."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from harness.estimate import gigabytes
+from harness.runtime.costs import DECODE_SHARE, PEAK_FLOPS, SURVIVE, TRAIN_SHARE
+from harness.runtime.needs import LAB_LENGTHS, LENGTHS
+from harness.runtime.plan import Plan, Setting
+
+WIDTH = 100
+
+
+def render(plan: Plan) -> str:
+    """The whole plan."""
+    sections = (_head(plan), _stages(plan), _memory(plan), _deviations(plan), _settings(plan), _missing(plan))
+    return "\n\n".join("\n".join(lines) for lines in sections if lines)
+
+
+def _head(plan: Plan) -> list[str]:
+    c = plan.config
+    preset = f", preset {c.preset}" if c.preset else ""
+    scale = f", scale {c.scale}" if c.scale else ""
+    lines = [f"{c.method} = {c.driver} x {c.signal}{preset}; target {c.target}{scale}", ""]
+    for name, value in plan.meaning:
+        lines += textwrap.wrap(value, WIDTH, initial_indent=f"  {name:<12}", subsequent_indent=" " * 14)
+    if plan.problems:
+        lines.append(f"  {'missing':<12}{len(plan.problems)} things that this run needs; they are listed at the end")
+    return lines
+
+
+def _stages(plan: Plan) -> list[str]:
+    rows = [("", "stage", "rows", "kept", "tokens in", "out", "FLOPs", "time", "")]
+    total = [0, 0, 0.0, 0.0]
+    known = True
+    for line in plan.stages:
+        cost = line.cost
+        mark = "=" if line.stored else " "
+        if cost is None:
+            known = known and line.stored
+            rows.append((mark, line.name, "?", "?", "?", "?", "?", "?", "depends on what is not known in advance"))
+            continue
+        if not line.stored:
+            total = [total[0] + cost.tokens_in, total[1] + cost.tokens_out, total[2] + cost.flops, total[3]]
+            known = known and cost.seconds is not None
+            total[3] += cost.seconds or 0.0
+        rows.append(
+            (
+                mark,
+                line.name,
+                count(cost.rows),
+                count(cost.out),
+                count(cost.tokens_in),
+                count(cost.tokens_out),
+                f"{cost.flops:.1e}" if cost.flops else "-",
+                duration(cost.seconds) if cost.seconds is not None else "?",
+                cost.note,
+            )
+        )
+    at_least = "" if known else ">= "
+    rows.append(
+        (
+            "",
+            "to do",
+            "",
+            "",
+            count(int(total[0])),
+            count(int(total[1])),
+            f"{total[2]:.1e}" if total[2] else "-",
+            at_least + duration(total[3]),
+            "",
+        )
+    )
+    widths = [max(len(row[i]) for row in rows) for i in range(8)]
+    lines = ["Stages (estimates; nothing is run)"]
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), row[1].ljust(widths[1])]
+        cells += [cell.rjust(width) for cell, width in zip(row[2:8], widths[2:], strict=True)]
+        left = "  " + " ".join(cells[:2]) + "  " + "  ".join(cells[2:])
+        lines.append(_fit(left, row[8]))
+    if any(line.stored for line in plan.stages):
+        lines.append("  = is in the store already and is reused")
+    return [*lines, *_basis(plan)]
+
+
+def _fit(left: str, note: str) -> str:
+    room = WIDTH - len(left) - 2
+    if len(note) > room:
+        note = note[: max(0, room - 4)].rstrip(" ,") + " ..."
+    return f"{left}  {note}".rstrip()
+
+
+def _basis(plan: Plan) -> list[str]:
+    lab = plan.config.models.target.id.startswith("lab:")
+    sizes = LAB_LENGTHS if plan.config.seeds.source == "lab" else LENGTHS
+    time = "time from rates measured on two processor cores"
+    if not lab:
+        device = f"one GPU of {PEAK_FLOPS / 1e12:.0f} TFLOP/s (H100, H200)"
+        shares = f"{TRAIN_SHARE:.0%} of its peak in training and reading, {DECODE_SHARE:.0%} in decoding"
+        time = f"time is FLOPs on {device} at {shares}"
+    text = (
+        f"Basis: a document of {sizes.document} tokens, a rubric of {sizes.rubric}, a pair of {sizes.pair}, "
+        f"instructions of {sizes.instructions}; {SURVIVE:.0%} of draws survive the checks; {time}; estimates can "
+        "be off by a factor of two."
+    )
+    return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
+
+
+def _memory(plan: Plan) -> list[str]:
+    if not plan.loads:
+        return []
+    peak = max(plan.loads, key=lambda load: load.bytes)
+    lines = [f"Memory for models (most: {gigabytes(peak.bytes)} in {peak.name}; all of one line is loaded together)"]
+    for load in plan.loads:
+        detail = " + ".join(f"{p.role} {p.what} {gigabytes(p.bytes)}" for p in load.parts)
+        head = f"  {load.name:<12} {gigabytes(load.bytes):>8}  "
+        lines += textwrap.wrap(detail, WIDTH, initial_indent=head, subsequent_indent=" " * len(head))
+    return lines
+
+
+def _deviations(plan: Plan) -> list[str]:
+    if not plan.deviations and not plan.notes:
+        return []
+    lines = ["Where this run leaves the paper or its released code"]
+    if plan.deviations:
+        rows = [("setting", "here", "paper", "code", "set by")]
+        rows += [(d.key, _cell(d.here), _cell(d.paper), _cell(d.code), d.layer) for d in plan.deviations]
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        notes = ["", *[d.note for d in plan.deviations]]
+        for row, note in zip(rows, notes, strict=True):
+            lines.append("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+            lines += textwrap.wrap(note, WIDTH, initial_indent="      ", subsequent_indent="      ")
+    for note in plan.notes:
+        lines += textwrap.wrap(note, WIDTH, initial_indent="  * ", subsequent_indent="    ")
+    return lines
+
+
+def _settings(plan: Plan) -> list[str]:
+    lines = ["Settings, by the layer that set them (override any with --set KEY=VALUE)"]
+    sections: dict[str, list[Setting]] = {}
+    for setting in plan.settings:
+        sections.setdefault(setting.key.split(".")[0] if "." in setting.key else "run", []).append(setting)
+    for section, settings in sections.items():
+        lines.append(f"  {section}")
+        layers: dict[str, list[str]] = {}
+        for s in settings:
+            layers.setdefault(s.layer, []).append(f"{s.key.removeprefix(section + '.')}={show(s.value)}")
+        for layer, values in layers.items():
+            # A setting stays on one line: its spaces are hidden from the wrapping.
+            text = "  ".join(value.replace(" ", "\0").replace("-", "\1") for value in values)
+            head = f"    {layer + ':':<24}"
+            wrapped = textwrap.wrap(text, WIDTH, initial_indent=head, subsequent_indent=" " * 28)
+            lines += [line.replace("\0", " ").replace("\1", "-") for line in wrapped]
+    return lines
+
+
+def _missing(plan: Plan) -> list[str]:
+    if not plan.problems:
+        return ["Nothing is missing: this machine can start the run."]
+    lines = ["Missing on this machine (the run would stop at once)"]
+    for problem in plan.problems:
+        lines += textwrap.wrap(str(problem), WIDTH, initial_indent="  - ", subsequent_indent="    ")
+    return lines
+
+
+def _cell(value: Any) -> str:
+    """A value in a narrow column: a hub id loses its owner, and what is still too long its end."""
+    text = show(value)
+    name = text.split("/")[-1]
+    return name if len(name) <= 18 else name[:15] + "..."
+
+
+def show(value: Any) -> str:
+    """A setting's value, as one would write it; `-` for none."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ",".join(show(v) for v in value)
+    return str(value) if value != "" else "''"
+
+
+def count(value: int | None) -> str:
+    """A number in few characters; `-` for none or nothing."""
+    if not value:
+        return "-"
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:,}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that a person would use."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:,.0f} h" if seconds < 100 * 3600 else f"{seconds / 86400:,.0f} days"

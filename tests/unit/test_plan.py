@@ -1,0 +1,158 @@
+"""The plan: complete, true to the settings, harmless, readable in 100 columns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.cli import main as cli
+from harness.config import Resolved, flatten
+from harness.runtime.assemble import assemble, store_of
+from harness.runtime.layers import resolve_run
+from harness.runtime.plan import make_plan, same, to_json
+from harness.runtime.plan_text import count, duration, render
+from harness.stage import DONE
+
+
+def _resolved(tmp_path: Path, **options: Any) -> Resolved:
+    sets = {"runtime.runs": str(tmp_path / "runs"), **options.pop("sets", {})}
+    return resolve_run(**{"method": "optimsyn", "target": "nano", "sets": sets, **options})
+
+
+@pytest.fixture(autouse=True)
+def _empty_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("HARNESS_DATA", raising=False)
+
+
+def test_a_plan_makes_nothing(tmp_path: Path) -> None:
+    render(make_plan(_resolved(tmp_path)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_lists_every_setting_with_its_layer(tmp_path: Path) -> None:
+    resolved = _resolved(tmp_path, sets={"grpo.steps": 3})
+    plan = make_plan(resolved)
+    assert {s.key for s in plan.settings} == set(dict(flatten(resolved.config.model_dump(mode="json"))))
+    layers = {s.key: s.layer for s in plan.settings}
+    assert layers["grpo.steps"] == "command line"
+    assert layers["grpo.reward.penalty"] == "preset paper"
+    assert layers["grpo.max_grad_norm"] == "default"
+    text = render(plan)
+    for setting in plan.settings:
+        assert f"{setting.key.split('.', 1)[-1]}=" in text
+
+
+def test_stages_are_those_that_would_run(tmp_path: Path) -> None:
+    resolved = _resolved(tmp_path)
+    plan = make_plan(resolved)
+    stages = assemble(resolved.config).stages
+    assert [(s.name, s.identity) for s in plan.stages] == [(s.name, s.identity) for s in stages]
+    costs = {s.name: s.cost for s in plan.stages}
+    assert all(cost is not None for cost in costs.values())
+    grpo, g = costs["grpo"], resolved.config.grpo
+    assert grpo is not None and g.steps is not None
+    assert grpo.rows == g.steps * g.prompts_per_step * g.group_size
+
+
+def test_stages_in_the_store_are_marked_and_not_counted(tmp_path: Path) -> None:
+    resolved = _resolved(tmp_path)
+    stage = next(s for s in assemble(resolved.config).stages if s.name == "grpo")
+    folder = store_of(resolved.config.runtime.runs) / stage.folder_name
+    folder.mkdir(parents=True)
+    empty = {"rows_in": 0, "kept": 0, "rejected": {}, "usage": [], "seconds": 1.0, "notes": {}}
+    (folder / DONE).write_text(json.dumps(empty))
+    plan = make_plan(resolved)
+    assert [s.name for s in plan.stages if s.stored] == ["grpo"]
+    text = render(plan)
+    assert "\n  = grpo" in text
+    assert "is in the store already" in text
+    fresh = render(make_plan(_resolved(tmp_path, seed=1)))
+    assert _total(text) != _total(fresh)
+
+
+def _total(text: str) -> str:
+    return next(line for line in text.splitlines() if "to do" in line)
+
+
+def test_deviations_follow_the_preset(tmp_path: Path) -> None:
+    paper = {d.key: d for d in make_plan(_resolved(tmp_path, target="qwen3-8b", preset="paper")).deviations}
+    code = {d.key: d for d in make_plan(_resolved(tmp_path, target="qwen3-8b", preset="code")).deviations}
+    assert (paper["grpo.group_size"].paper, paper["grpo.group_size"].code) == (5, 15)
+    assert paper["grpo.group_size"].here == 5
+    assert code["grpo.group_size"].here == 15
+    assert "grpo.learning_rate" not in paper
+    nano = {d.key for d in make_plan(_resolved(tmp_path)).deviations}
+    assert {"grpo.learning_rate", "models.target.id", "budget"} <= nano
+    assert any("TRL" in note for note in make_plan(_resolved(tmp_path)).notes)
+
+
+def test_a_method_without_a_reference_has_no_deviations(tmp_path: Path) -> None:
+    plan = make_plan(_resolved(tmp_path, method="static"))
+    assert (plan.deviations, plan.notes) == ((), ())
+    assert "paper or its released code" not in render(plan)
+
+
+def test_the_large_target_says_what_it_means_and_what_is_missing(tmp_path: Path) -> None:
+    plan = make_plan(_resolved(tmp_path, target="qwen3-8b"))
+    text = render(plan)
+    for part in (
+        "medical",
+        "Qwen/Qwen3-8B-Base: 8.19B parameters, 16.4 GB",
+        "Qwen/Qwen3-8B:",
+        "235B",
+        "judge",
+        "seeds",
+    ):
+        assert part in text
+    assert plan.problems
+    assert "listed at the end" in text
+    grpo = next(s.cost for s in plan.stages if s.name == "grpo")
+    assert grpo is not None and grpo.flops > 1e19 and grpo.seconds is not None
+    assert "989 TFLOP/s" in text
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"scale": "smoke"},
+        {"method": "static"},
+        {"target": "qwen3-8b"},
+        {"target": "qwen3-8b", "preset": "code"},
+        {"driver": "best_of_n"},
+        {"sets": {"select.keep": 0.5}},
+        {"match": "sft_tokens", "budget": 5000.0},
+        {"match": "teacher_tokens", "budget": 5e6},
+        {"match": "flops", "budget": 1e13},
+    ],
+)
+def test_it_fits_100_columns(tmp_path: Path, options: dict[str, Any]) -> None:
+    text = render(make_plan(_resolved(tmp_path, **options)))
+    # A path may be longer than a line; nothing else may.
+    long = [line for line in text.splitlines() if len(line) > 100 and str(tmp_path) not in line]
+    assert long == []
+
+
+def test_json_holds_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["plan", "--method", "optimsyn", "--target", "nano", "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert value == json.loads(json.dumps(to_json(make_plan(resolve_run(method="optimsyn", target="nano")))))
+    assert value["settings"]["grpo.group_size"]["layer"].startswith("scale")
+
+
+def test_values_from_yaml_compare_as_numbers() -> None:
+    assert same(1e-6, "1e-6") and same(256, 256.0) and same("mean", "mean") and same(True, True)
+    assert not same(1e-6, 1e-5) and not same(None, 5) and not same(True, 1.5) and not same("a", None)
+
+
+def test_numbers_are_short() -> None:
+    assert [count(n) for n in (None, 0, 1234, 5_840_000, 2_000_000_000)] == ["-", "-", "1,234", "5.84M", "2G"]
+    assert [duration(s) for s in (3, 600, 7200, 400 * 3600)] == ["3 s", "10 min", "2 h", "17 days"]
