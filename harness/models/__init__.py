@@ -1,0 +1,1 @@
+"""Models and how they generate: backends, prompts, and built-in generators."""

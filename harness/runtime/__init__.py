@@ -1,0 +1,1 @@
+"""Carrying runs out: stages, locks, events, ledger, manifest, plan and doctor."""

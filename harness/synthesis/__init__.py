@@ -1,0 +1,1 @@
+"""From documents to checked pairs: seeds, rubrics, pairs, validity, duplicates."""
