@@ -82,12 +82,14 @@ def _target_layers(aim: Any, size: str, suite: str | None) -> list[Layer]:
     from harness.config import Layer
 
     layers = [Layer(f"target {aim.name}", {"target": aim.name, "suite": aim.suite, **aim.settings})]
+    outside = suite is not None and suite != aim.suite
     if aim.lab is not None:
-        outside = suite is not None and suite != aim.suite
         name = "outside the lab" if outside else "in the lab"
         layers.append(Layer(f"target {aim.name} {name}", (aim.rehearsal if outside else aim.lab) or {}))
     scale = find(f"scale of target {aim.name}", size, aim.scales)
-    layers.append(Layer(f"scale {size}", {"scale": size, **scale}))
+    # The sizes of a planted world mean nothing where another suite is the test.
+    sizes = {key: value for key, value in scale.items() if not (outside and key == "lab")}
+    layers.append(Layer(f"scale {size}", {"scale": size, **sizes}))
     return layers
 
 
