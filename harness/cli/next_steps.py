@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shlex import quote
 
 from harness.record import RunRecord
 
@@ -12,24 +13,25 @@ def next_steps(record: RunRecord, folder: Path) -> str:
     """Commands that make sense now, each with what it answers; and a reminder where the scores mean nothing."""
     base = f"--target {record.target}" + (f" --suite {record.suite}" if record.lab_world is None else "")
     base += f" --scale {record.scale}" if record.scale else ""
+    base += f" --seed {record.synth_seed}"
+    base += f" --runs {quote(str(folder.parent))}" if folder.parent != Path("runs") else ""
+    here = quote(str(folder))
     steps = []
     partner = find_partner(record, folder)
     if partner is not None:
-        steps.append(
-            (f"harness compare {partner} {folder}", "side by side with a run of another kind on the same seed")
-        )
+        line = f"harness compare {quote(str(partner))} {here}"
+        steps.append((line, "side by side with a run of another kind on the same seed"))
     elif record.driver != "static":
-        steps.append((f"harness run --method static {base} --seed {record.synth_seed}", "the same without feedback"))
+        steps.append((f"harness run --method static {base}", "the same without feedback"))
     else:
-        steps.append((f"harness run --method optimsyn {base} --seed {record.synth_seed}", "the same with feedback"))
+        steps.append((f"harness run --method optimsyn {base}", "the same with feedback"))
     if record.lab_world is not None and record.signal not in ("oracle", "anti_oracle") and record.driver != "static":
-        line = f"harness run --method {record.method} --signal oracle {base} --seed {record.synth_seed}"
+        line = f"harness run --method {record.method} --driver {record.driver} --signal oracle {base}"
         steps.append((line, "how far a perfect signal gets"))
     else:
-        steps.append(
-            (f"harness run {folder}/config.yaml --seed {record.synth_seed + 1}", "a second draw: one run is no result")
-        )
-    steps.append((f"harness export {folder} --to my-dataset", "the data set, its card and the model, to take away"))
+        line = f"harness run {here}/config.yaml --seed {record.synth_seed + 1}"
+        steps.append((line, "a second draw, since one run is no result"))
+    steps.append((f"harness export {here} --to my-dataset", "the data set, its card and the model, to take away"))
     lines = ["What to try next"]
     for command, why in steps:
         lines += [f"  {command}", f"      {why}"]

@@ -19,7 +19,7 @@ def _run(args: argparse.Namespace) -> int:
     resolved = resolve_options(args)
     from harness.runtime.run import create_run
 
-    return _carry_out(create_run(resolved, sys.argv), args.quiet)
+    return _carry_out(create_run(resolved, ["harness", *sys.argv[1:]]), args.quiet)
 
 
 def _resume(args: argparse.Namespace) -> int:

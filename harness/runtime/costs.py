@@ -50,9 +50,8 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Seconds measured on lab models: per trajectory, per GRPO rollout, per trained sample, per tested item.
-
-    `start` is what a stage pays for imports and set-up before its first row.
+    """Seconds measured on lab models: per trajectory, per GRPO rollout (all that is done with it), per trained, scored
+    and tested item. `start` is what a stage pays for imports and set-up before its first row.
     """
 
     trajectory: float
@@ -63,8 +62,8 @@ class Rates:
     start: float
 
 
-LAB_RATES = Rates(trajectory=0.02, rollout=0.02, trained=0.005, scored=0.01, tested=0.01, start=2.0)
-"""A full-scale nano run on two cores of a cloud machine, no GPU."""
+LAB_RATES = Rates(trajectory=0.015, rollout=0.02, trained=0.006, scored=0.006, tested=0.013, start=1.5)
+"""Processor seconds of nano runs at both scales under the influence signal, one thread of a cloud machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +147,18 @@ def estimate_stage(e: Estimator, name: str) -> Cost | None:
 def _trajectories(e: Estimator, count: int, out: int, note: str) -> Cost:
     """`count` rubrics and the pairs made from them."""
     s = e.sizes
-    reads = s.instructions + s.document
-    flops_in = _flops(e.writer, count * reads) + _flops(e.generator, count * (reads + s.rubric))
+    flops_in = _flops(e.writer, count * s.writer_prompt) + _flops(e.generator, count * s.generator_prompt)
     flops_out = _flops(e.writer, count * s.rubric) + _flops(e.generator, count * s.pair)
     known = e.writer.shape is not None and (e.generator.shape is not None or e.generator.kind == "built-in")
     seconds = e.seconds(train=flops_in, decode=flops_out, known=known, lab=LAB_RATES.trajectory * count)
     return Cost(
-        count, out, count * (2 * reads + s.rubric), count * (s.rubric + s.pair), flops_in + flops_out, seconds, note
+        count,
+        out,
+        count * (s.writer_prompt + s.generator_prompt),
+        count * (s.rubric + s.pair),
+        flops_in + flops_out,
+        seconds,
+        note,
     )
 
 
@@ -175,15 +179,10 @@ def _initial(e: Estimator) -> Cost | None:
 
 
 def _trained(e: Estimator, count: int, epochs: int, note: str) -> Cost:
-    tokens = count * epochs * _row(e)
+    tokens = count * epochs * e.sizes.row
     flops = 3 * _flops(e.target, tokens)
     lab = LAB_RATES.trained * count * epochs
     return Cost(count, None, tokens, 0, flops, e.seconds(train=flops, known=e.target.shape is not None, lab=lab), note)
-
-
-def _row(e: Estimator) -> int:
-    """Tokens of a training row: the pair and a short system message."""
-    return e.sizes.pair + 20
 
 
 def _warmup(e: Estimator) -> Cost | None:
@@ -209,11 +208,12 @@ def _grpo(e: Estimator) -> Cost | None:
     count = steps * g.prompts_per_step * g.group_size
     made = _trajectories(e, count, round(count * SURVIVE), f"{steps} steps of {g.prompts_per_step} x {g.group_size}")
     s = e.sizes
-    learn = 4 * _flops(e.writer, count * (s.instructions + s.document + s.rubric))
-    score = 3 * _flops(e.target, count * _row(e)) if scores_with_target(e.config.signal) else 0.0
-    known = made.seconds is not None
-    extra = e.seconds(train=learn + score, known=known, lab=LAB_RATES.rollout * count) or 0.0
-    seconds = made.seconds + extra if made.seconds is not None else None
+    learn = 4 * _flops(e.writer, count * (s.writer_prompt + s.rubric))
+    score = 3 * _flops(e.target, count * e.sizes.row) if scores_with_target(e.config.signal) else 0.0
+    extra = e.seconds(train=learn + score, known=True, lab=LAB_RATES.rollout * count) or 0.0
+    seconds = made.seconds
+    if seconds is not None:
+        seconds = extra if e.lab else seconds + extra
     return Cost(count, made.out, made.tokens_in, made.tokens_out, made.flops + learn + score, seconds, made.note)
 
 
@@ -233,7 +233,7 @@ def _draws(e: Estimator) -> int | None:
     if c.match == "flops":
         left = c.budget - sum(cost.flops for cost in before.values() if cost)
         return max(0, round(left / one.flops)) if one.flops else None
-    each = e.sizes.instructions + e.sizes.document + e.sizes.rubric + e.sizes.pair
+    each = e.sizes.generator_prompt + e.sizes.pair
     made = sum(cost.rows or 0 for name, cost in before.items() if cost and name != "warmup")
     return max(0, round(c.budget / each - made))
 
@@ -255,9 +255,9 @@ def _score(e: Estimator) -> Cost | None:
     if made is None or made.out is None:
         return None
     name = e.config.select.signal if e.config.select and e.config.select.signal else e.config.signal
-    flops = 3 * _flops(e.target, made.out * _row(e)) if scores_with_target(name) else 0.0
+    flops = 3 * _flops(e.target, made.out * e.sizes.row) if scores_with_target(name) else 0.0
     seconds = e.seconds(train=flops, known=e.target.shape is not None, lab=LAB_RATES.scored * made.out)
-    return Cost(made.out, made.out, made.out * _row(e), 0, flops, seconds, f"scored by {name}")
+    return Cost(made.out, made.out, made.out * e.sizes.row, 0, flops, seconds, f"scored by {name}")
 
 
 def _samples(e: Estimator) -> int | None:

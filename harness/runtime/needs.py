@@ -21,16 +21,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Typical tokens of a document, a rubric (with its deliberation), a question-answer pair, and the instructions."""
+    """Typical tokens: a document, a rubric (with its deliberation), a pair, and each prompt's own instructions."""
 
     document: int
     rubric: int
     pair: int
-    instructions: int
+    writer_instructions: int
+    generator_instructions: int
+    template: int = 20
+
+    @property
+    def writer_prompt(self) -> int:
+        """What the writer reads."""
+        return self.writer_instructions + self.document
+
+    @property
+    def generator_prompt(self) -> int:
+        """What the generator reads."""
+        return self.generator_instructions + self.document + self.rubric
+
+    @property
+    def row(self) -> int:
+        """A training row: the pair in the target's chat template."""
+        return self.pair + self.template
 
 
-LENGTHS = Lengths(document=1500, rubric=600, pair=800, instructions=600)
-LAB_LENGTHS = Lengths(document=90, rubric=60, pair=70, instructions=70)
+LENGTHS = Lengths(document=1500, rubric=600, pair=800, writer_instructions=650, generator_instructions=300)
+"""Real text: an abstract or a page; instructions as packaged."""
+
+LAB_LENGTHS = Lengths(46, 28, 28, writer_instructions=84, generator_instructions=12, template=12)
+"""Measured on the lab's documents and models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +157,6 @@ def _reads_target(config: RunConfig) -> bool:
 def loads(config: RunConfig) -> tuple[Load, ...]:
     """Memory of each part of the run, leaving out models of unknown size. Basis: the formulas of `harness.estimate`."""
     size = lengths(config)
-    prompt = size.instructions + size.document
     batch = config.runtime.batch_size
     target, writer, generator = role_models(config)
     rank, modules = config.warmup.lora_rank, config.warmup.lora_modules
@@ -150,7 +169,7 @@ def loads(config: RunConfig) -> tuple[Load, ...]:
     def lora(micro: int, what: str) -> list[Part]:
         if target.shape is None:
             return []
-        tokens = micro * (size.instructions // 6 + size.pair)
+        tokens = micro * size.row
         need = estimate.lora_training_bytes(target.shape, target.dtype, tokens, rank, modules, checkpointing=False)
         return [Part("target", what, need)]
 
@@ -159,22 +178,25 @@ def loads(config: RunConfig) -> tuple[Load, ...]:
     result = [
         Load(
             "synthesis",
-            (*infer(writer, batch * (prompt + size.rubric)), *infer(generator, batch * (prompt + size.pair))),
+            (
+                *infer(writer, batch * (size.writer_prompt + size.rubric)),
+                *infer(generator, batch * (size.generator_prompt + size.pair)),
+            ),
         )
     ]
     if scores:
         result.append(Load("warm-up", tuple(lora(1, "LoRA training"))))
     if trains and writer.shape is not None:
-        tokens = config.grpo.micro_batch * (prompt + size.rubric)
+        tokens = config.grpo.micro_batch * (size.writer_prompt + size.rubric)
         full = estimate.full_training_bytes(writer.shape, writer.dtype, tokens, checkpointing=False)
         parts = [Part("writer", "training", full)]
         if config.grpo.kl_coefficient:
             parts.append(Part("writer", "reference", estimate.weight_bytes(writer.shape, writer.dtype)))
         scoring = lora(1, "scoring") if scores else []
-        result.append(Load("GRPO", (*parts, *infer(generator, batch * (prompt + size.pair)), *scoring)))
+        result.append(Load("GRPO", (*parts, *infer(generator, batch * (size.generator_prompt + size.pair)), *scoring)))
     if target.shape is not None:
         micro = config.sft.micro_batch or config.sft.batch_size
-        tokens = micro * (size.instructions // 6 + size.pair)
+        tokens = micro * size.row
         if config.sft.tune == "full":
             need = estimate.full_training_bytes(target.shape, target.dtype, tokens, checkpointing=False)
         else:
