@@ -40,7 +40,7 @@ _NAMED: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
         (
             ("--seeds", "SOURCE", "source documents: JSONL[.gz] or parquet file, hub data set, or lab"),
             ("--suite", "NAME", "the benchmarks that test the target ('harness suites', or a YAML file)"),
-            ("--guide", "SET", "the suite's validation set that signals may read, such as clean"),
+            ("--guide", "SET[:N]", "the suite's validation set that signals may read, and how many items: cv:100"),
             (
                 "--writer-from",
                 "RUN",

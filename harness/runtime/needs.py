@@ -7,7 +7,7 @@ real text are typical values, named in `LENGTHS`; a lab model's are in `LAB_LENG
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,24 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Typical tokens: a document, a rubric (with its deliberation), a pair, and each prompt's own instructions."""
+    """Typical tokens: a document, a rubric (with its deliberation), a pair, each prompt, and a training row's frame."""
 
     document: int
     rubric: int
     pair: int
-    writer_instructions: int
-    generator_instructions: int
+    writer_prompt: int
+    generator_prompt: int
     template: int = 20
-
-    @property
-    def writer_prompt(self) -> int:
-        """What the writer reads."""
-        return self.writer_instructions + self.document
-
-    @property
-    def generator_prompt(self) -> int:
-        """What the generator reads."""
-        return self.generator_instructions + self.document + self.rubric
 
     @property
     def row(self) -> int:
@@ -46,10 +36,10 @@ class Lengths:
         return self.pair + self.template
 
 
-LENGTHS = Lengths(document=1500, rubric=600, pair=800, writer_instructions=650, generator_instructions=300)
-"""Real text: an abstract or a page; instructions as packaged."""
+LENGTHS = Lengths(document=1500, rubric=600, pair=800, writer_prompt=2150, generator_prompt=2400)
+"""Real text: an abstract or a page, and the packaged prompts."""
 
-LAB_LENGTHS = Lengths(46, 28, 28, writer_instructions=84, generator_instructions=12, template=12)
+LAB_LENGTHS = Lengths(document=46, rubric=28, pair=28, writer_prompt=130, generator_prompt=86, template=12)
 """Measured on the lab's documents and models."""
 
 
@@ -93,8 +83,18 @@ class Load:
 
 
 def lengths(config: RunConfig) -> Lengths:
-    """Typical lengths of the run's texts."""
-    return LAB_LENGTHS if config.seeds.source == "lab" else LENGTHS
+    """Typical lengths of the run's texts, within what its models take and its decoding allows."""
+    size = LAB_LENGTHS if config.seeds.source == "lab" else LENGTHS
+    writer, generator = config.synthesis.writer, config.synthesis.generator
+    reads = config.models.writer.max_length - writer.max_tokens
+    generator_reads = config.models.generator.max_length - generator.max_tokens
+    return replace(
+        size,
+        rubric=min(size.rubric, writer.max_tokens),
+        pair=min(size.pair, generator.max_tokens),
+        writer_prompt=max(1, min(size.writer_prompt, reads)),
+        generator_prompt=max(1, min(size.generator_prompt, generator_reads)),
+    )
 
 
 def locate(role: str, model: ModelConfig, world: int) -> RoleModel:

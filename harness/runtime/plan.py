@@ -123,6 +123,8 @@ def _meaning(config: RunConfig, suite: Suite, estimator: Estimator) -> list[tupl
     rows.append(("seeds", f"{config.seeds.source}, {count}"))
     if config.lab:
         rows.append(("lab", f"world {config.lab.world}"))
+    if config.models.target.id.startswith("lab:") and suite.name != "lab":
+        rows.append(("rehearsal", "the target is the lab's tiny model: the loop is real, scores will be near chance"))
     if config.writer_from:
         rows.append(("writer from", config.writer_from))
     rows.append(("budget", f"{config.budget:,.0f} {config.match}, the same line for every arm"))

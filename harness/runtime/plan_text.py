@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.estimate import gigabytes
 from harness.runtime.costs import DECODE_SHARE, PEAK_FLOPS, SURVIVE, TRAIN_SHARE
-from harness.runtime.needs import LAB_LENGTHS, LENGTHS
+from harness.runtime.needs import lengths
 from harness.runtime.plan import Plan, Setting
 
 WIDTH = 100
@@ -95,7 +95,7 @@ def _fit(left: str, note: str) -> str:
 
 def _basis(plan: Plan) -> list[str]:
     lab = plan.config.models.target.id.startswith("lab:")
-    sizes = LAB_LENGTHS if plan.config.seeds.source == "lab" else LENGTHS
+    sizes = lengths(plan.config)
     time = "time from rates measured on one processor core"
     if not lab:
         device = f"one GPU of {PEAK_FLOPS / 1e12:.0f} TFLOP/s (H100, H200)"

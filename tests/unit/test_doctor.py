@@ -90,7 +90,10 @@ def test_the_build_of_torch_is_read_without_importing_it(tmp_path: Path, monkeyp
     assert done.stdout.strip() == "12.8 False"
 
 
-def test_this_installation_is_fine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_this_installation_is_fine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _with_gpus(monkeypatch, None, cuda=None)
     assert cli.main(["doctor", "--runs", str(tmp_path / "runs")]) == 0
     text = capsys.readouterr().out
     for part in ("torch ", "own packages", "memory", "lab cache", "empty; built on first use", "no problem found"):

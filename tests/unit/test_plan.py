@@ -138,6 +138,20 @@ def test_it_fits_100_columns(tmp_path: Path, options: dict[str, Any]) -> None:
     assert long == []
 
 
+def test_a_lab_model_on_a_real_suite_is_called_a_rehearsal(tmp_path: Path) -> None:
+    seeds = tmp_path / "documents.jsonl"
+    seeds.write_text('{"text": "one"}\n\n{"text": "two"}\n')
+    options = {"suite": "pubmedqa", "seeds": str(seeds), "guide": "cv:100"}
+    plan = make_plan(_resolved(tmp_path, **options))
+    meaning = dict(plan.meaning)
+    assert "near chance" in meaning["rehearsal"]
+    assert meaning["seeds"].endswith("2 documents")
+    assert meaning["guide"].startswith("cv: 100 items")
+    # The lab's writer takes 320 tokens: a page of text must not be counted in full.
+    assert max(load.bytes for load in plan.loads) < 4e9
+    assert "rehearsal" not in dict(make_plan(_resolved(tmp_path)).meaning)
+
+
 def test_json_holds_the_same(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
