@@ -96,15 +96,15 @@ def _fit(left: str, note: str) -> str:
 def _basis(plan: Plan) -> list[str]:
     lab = plan.config.models.target.id.startswith("lab:")
     sizes = lengths(plan.config)
-    time = "time from rates measured on one processor core"
+    time = "time from rough rates of two short runs on one processor core"
     if not lab:
         device = f"one GPU of {PEAK_FLOPS / 1e12:.0f} TFLOP/s (H100, H200)"
         shares = f"{TRAIN_SHARE:.0%} of its peak in training and reading, {DECODE_SHARE:.0%} in decoding"
-        time = f"time is FLOPs on {device} at {shares}"
+        time = f"time is FLOPs on {device} at {shares}, which are assumptions and were not measured"
     prompts = f"prompts of {sizes.writer_prompt} (writer) and {sizes.generator_prompt} (generator)"
     text = (
         f"Basis, in tokens: a document of {sizes.document}, a rubric of {sizes.rubric}, a pair of {sizes.pair}, "
-        f"{prompts}; {SURVIVE:.0%} of draws survive the checks; {time}; estimates can be off by a factor of two."
+        f"{prompts}; {SURVIVE:.0%} of draws survive the checks; {time}."
     )
     return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
 
