@@ -104,7 +104,7 @@ def _basis(plan: Plan) -> list[str]:
     prompts = f"prompts of {sizes.writer_prompt} (writer) and {sizes.generator_prompt} (generator)"
     text = (
         f"Basis, in tokens: a document of {sizes.document}, a rubric of {sizes.rubric}, a pair of {sizes.pair}, "
-        f"{prompts}; {SURVIVE:.0%} of draws survive the checks; {time}."
+        f"{prompts}; {SURVIVE:.0%} of draws assumed to survive the checks; {time}."
     )
     return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
 
