@@ -43,6 +43,12 @@ class StageError(HarnessError):
     exit_status = 3
 
 
+class DiskFullError(StageError):
+    """The disk or a quota is full: as with bad input, the user has to act before anything can go on."""
+
+    exit_status = 2
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the nearest known name, else the list of known names."""
     names = sorted(known)

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.errors import InputError, StageError
+from harness.errors import DiskFullError, InputError, StageError
 from harness.types import Reject, Usage, from_row, to_row
 
 T = TypeVar("T")
@@ -72,13 +72,27 @@ def replace_into(path: Path, write: Callable[[Path], None]) -> None:
         raise
 
 
-def write_failure(path: Path | str, error: OSError) -> StageError:
+def write_failure(path: Path | str, error: Exception) -> StageError:
     """What to say when `path` could not be written: a full disk or quota is told from everything else."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StageError(
+    if is_disk_full(error):
+        return DiskFullError(
             f"the disk is full while writing {path}; free some space, then resume: finished shards are kept"
         )
-    return StageError(f"cannot write {path}: {error.strerror or error}; check the folder's permissions")
+    return StageError(
+        f"cannot write {path}: {getattr(error, 'strerror', None) or error}; check the folder's permissions"
+    )
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a write was refused for want of space.
+
+    Weight formats that write natively say so in text alone: safetensors by the system's message, torch's archive by
+    finding itself at another position than it wrote to.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    text = str(error)
+    return os.strerror(errno.ENOSPC) in text or ("inline_container" in text and "unexpected pos" in text)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,8 +10,9 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from harness.errors import HarnessError
 from harness.runtime.lock import hold
-from harness.shards import Summary
+from harness.shards import Summary, is_disk_full, write_failure
 from harness.stage import Observer, Stage, StageRun, ordered, read_summary, stage_folder
 
 
@@ -45,7 +46,13 @@ def _compute(stage: Stage, store: Path, observer: Observer) -> Summary:
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
         run = StageRun(stage, store, observer)
         observer.event("stage_started", stage=stage.name, identity=stage.identity)
-        notes = stage.work(run)
+        try:
+            notes = stage.work(run)
+        except Exception as error:
+            # Libraries that save models write on their own; only a full disk is recognised, all else is a defect.
+            if isinstance(error, HarnessError) or not is_disk_full(error):
+                raise
+            raise write_failure(folder, error) from None
         summary = run.commit(notes)
         observer.event(
             "stage_done",

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from store_worker import Watcher
 
-from harness.errors import InputError, StageError
+from harness.errors import DiskFullError, InputError, StageError
 from harness.runtime.events import EventLog, read_events
 from harness.runtime.execute import execute
 from harness.runtime.ledger import Ledger
@@ -191,6 +191,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_no_shard(tmp_path: Path) -> N
     assert str(caught.value).startswith(f"the disk is full while writing {shard}; free some space, then resume")
     assert "\n" not in str(caught.value)
     assert list((tmp_path / "stage").iterdir()) == []
+    assert caught.value.exit_status == 2
     fill(tmp_path / "marker")
     with pytest.raises(StageError, match="the disk is full while writing"):
         write_json(tmp_path / "marker", {"a": 1})
@@ -225,6 +226,32 @@ def test_a_full_disk_is_a_clear_error_for_the_ledger_too(tmp_path: Path) -> None
         for _ in range(10_000):
             ledger.add("s", "none", [Usage("writer", "m")])
     ledger.close()
+
+
+@needs_dev_full
+def test_a_full_disk_is_a_clear_error_when_a_library_writes(tmp_path: Path) -> None:
+    def text(run: StageRun) -> None:
+        with open("/dev/full", "w") as handle:
+            handle.write("x")
+
+    def weights(run: StageRun) -> None:
+        from safetensors import SafetensorError
+
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    def archive(run: StageRun) -> None:
+        import torch
+
+        torch.save({"w": torch.zeros(90_000)}, "/dev/full")
+
+    def defect(run: StageRun) -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    for work in (text, weights, archive):
+        with pytest.raises(DiskFullError, match="the disk is full while writing"):
+            execute([Stage(work.__name__, 1, {}, (), work)], tmp_path, Watcher(tmp_path / "e.jsonl"))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        execute([Stage("defect", 1, {}, (), defect)], tmp_path, Watcher(tmp_path / "e.jsonl"))
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
