@@ -182,18 +182,24 @@ def load_model(path: str, batch_size: int, apply_chat_template: bool) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """lm-eval without its log lines and its bar for building requests; errors still raise."""
+    """lm-eval without its log lines, its bar for building requests, and its survey of the machine; errors still raise.
+
+    The survey starts a dozen processes for every column, which costs more than a tiny model's answers; a run's manifest
+    records versions and hardware itself.
+    """
     import lm_eval.api.task as task_module
+    import lm_eval.evaluator as evaluator_module
 
     logger = logging.getLogger("lm_eval")
-    level, bar = logger.level, task_module.tqdm
+    level, bar, survey = logger.level, task_module.tqdm, evaluator_module.add_env_info
     logger.setLevel(logging.ERROR)
     task_module.tqdm = partial(bar, disable=True)
+    evaluator_module.add_env_info = lambda results: None
     try:
         yield
     finally:
         logger.setLevel(level)
-        task_module.tqdm = bar
+        task_module.tqdm, evaluator_module.add_env_info = bar, survey
 
 
 def _column(

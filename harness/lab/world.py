@@ -11,11 +11,9 @@ answers would be unfamiliar words, and the exam would measure vocabulary. It giv
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from harness.errors import InputError
 from harness.lab.pairs import document_text
@@ -25,24 +23,9 @@ from harness.types import Seed, derive_seed, stable_hash
 LAB_COLUMNS = ("lab_asked", "lab_related", "lab_retention")
 """Test columns: asked and unknown rules (the headline), unasked and unknown rules, rules known from pretraining."""
 
-LAB_VALIDATION = "lab_asked_validation"
-"""File stem of the items that guide: distributed as `lab_asked`, about other things."""
-
 Rule = tuple[str, str]
 """A rule's address: (class, relation key)."""
 
-
-@dataclass(frozen=True, slots=True)
-class LabScale:
-    """Sizes of one scale: seed documents, items per test column, validation items."""
-
-    seeds: int
-    items: int
-    validation: int
-
-
-SMOKE = LabScale(seeds=48, items=30, validation=16)
-FULL = LabScale(seeds=192, items=90, validation=48)
 
 _SPLITS: Mapping[str, tuple[int, int]] = {
     "seeds": (0, 400),
@@ -140,7 +123,7 @@ class World:
 
     def validation_items(self, n: int) -> list[LabItem]:
         """`n` items distributed as `lab_asked`, about validation things."""
-        return self._items(LAB_VALIDATION, sorted(self.useful), "validation", n)
+        return self._items("validation", sorted(self.useful), "validation", n)
 
     def _items(self, column: str, rules: list[Rule], split: str, n: int) -> list[LabItem]:
         start, stop = _SPLITS[split]
@@ -162,30 +145,3 @@ class World:
         right = relation.values.index(self.rules[cls, relation.key])
         identity = stable_hash("lab", self.number, column, question)
         return LabItem(identity, question, relation.values, right, name, cls, relation.key)
-
-
-def write_suite_files(world: World, folder: Path, n: LabScale) -> dict[str, Path]:
-    """Write the test columns and the validation items of a world as JSONL; return the files by column.
-
-    Test rows are `{id, question, choices, answer (index), thing}`, validation rows `{id, question, answer (text),
-    thing}`. A file is written whole under a temporary name and renamed.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    rows: dict[str, list[dict[str, object]]] = {}
-    for column in LAB_COLUMNS:
-        rows[column] = [
-            {"id": i.id, "question": i.question, "choices": list(i.choices), "answer": i.answer, "thing": i.thing}
-            for i in world.test_items(column, n.items)
-        ]
-    rows[LAB_VALIDATION] = [
-        {"id": i.id, "question": i.question, "answer": i.choices[i.answer], "thing": i.thing}
-        for i in world.validation_items(n.validation)
-    ]
-    paths = {}
-    for column, lines in rows.items():
-        path = folder / f"{column}.jsonl"
-        part = path.with_suffix(".jsonl.part")
-        part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        part.replace(path)
-        paths[column] = path
-    return paths

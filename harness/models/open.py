@@ -32,7 +32,7 @@ def file_hash(path: Path) -> str:
 def model_identity(model: ModelConfig, world: int | None) -> str:
     """What identifies a role's weights in stage hashes."""
     if model.backend == "extractive":
-        from harness.models.extractive import ExtractiveGenerator
+        from harness.models.extractive.generator import ExtractiveGenerator
 
         return f"extractive-{ExtractiveGenerator.VERSION}"
     if model.id.startswith("lab:"):
@@ -62,7 +62,7 @@ def model_path(model: ModelConfig, world: int | None) -> str | Path:
 def open_backend(model: ModelConfig, world: int | None, corpus: Sequence[str], path: str | Path | None = None) -> Backend:
     """A generation backend for a role; `path` replaces the weights (a trained policy)."""
     if model.backend == "extractive":
-        from harness.models.extractive import ExtractiveGenerator
+        from harness.models.extractive.generator import ExtractiveGenerator
 
         return ExtractiveGenerator(corpus)
     from harness.models.transformers_backend import TransformersBackend

@@ -145,7 +145,7 @@ def carry_out(run: RunFolder, *, quiet: bool = False) -> RunRecord:
 
 
 def _carry_out(run: RunFolder, assembly: Assembly, observer: RunObserver) -> RunRecord:
-    _set_threads(run.config)
+    _prepare_libraries(run.config)
     _status(
         run,
         "running",
@@ -178,8 +178,12 @@ def _build_lab(config: RunConfig, observer: RunObserver) -> None:
     ensure_lab(world, progress=lambda part, share: observer.progress(f"lab: {part}", round(100 * share), 100))
 
 
-def _set_threads(config: RunConfig) -> None:
+def _prepare_libraries(config: RunConfig) -> None:
     import torch
+
+    from harness.training.trainer import quiet_libraries
+
+    quiet_libraries()
 
     if config.runtime.threads:
         torch.set_num_threads(config.runtime.threads)

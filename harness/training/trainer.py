@@ -39,11 +39,13 @@ def quiet_libraries() -> None:
     """Training libraries report through our events and progress, not by their own lines."""
     import warnings
 
+    import datasets
     import transformers
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     for name in ("trl", "trl.trainer.grpo_trainer", "accelerate", "datasets"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(trl|transformers|torch|peft|accelerate)\..*")
@@ -99,6 +101,9 @@ def callback(
 
 def train(trainer: Any, folder: Path) -> None:
     """Train from the newest complete checkpoint, or from the start."""
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
     checkpoint = last_checkpoint(folder)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 

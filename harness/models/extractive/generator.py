@@ -36,6 +36,9 @@ class ExtractiveGenerator:
     `{"error": ...}`, which no parser takes for a pair.
     """
 
+    VERSION = 1
+    """Raised by hand with every change to what is generated; part of stage identities."""
+
     def __init__(self, corpus: Sequence[str]) -> None:
         self._index = TermIndex(corpus)
         self._read: dict[str, tuple[tuple[Sentence, ...], list[str], frozenset[str]]] = {}
