@@ -63,7 +63,8 @@ def cache_root(cache_dir: Path | None = None) -> Path:
 
 def lab_identity(world: World, steps: float = 1.0) -> str:
     """Hash of all that changes the weights of a world's models."""
-    return stable_hash(_shared_identity(steps), world.number, asdict(TARGET), asdict(WORLD_RECIPE), asdict(TARGET_RECIPE))
+    own = [asdict(x) for x in (TARGET, WORLD_RECIPE, TARGET_RECIPE)]
+    return stable_hash(_shared_identity(steps), world.number, own)
 
 
 def _shared_identity(steps: float) -> str:
@@ -134,13 +135,15 @@ def _build_shared(folder: Path, report: Progress, steps: float) -> None:
     tokenizer = build_tokenizer()
     with fixed_torch(derive_seed("lab writer")):
         writer = new_model(tokenizer, WRITER)
-        data = _encode(tokenizer, corpora.writer_examples(_scaled(EXAMPLES["writer"], steps), derive_seed("writer data")))
-        train(writer, data, _shorter(WRITER_RECIPE, steps), 1, lambda share: report("writer", share))
+        examples = corpora.writer_examples(_scaled(EXAMPLES["writer"], steps), derive_seed("writer data"))
+        recipe = _shorter(WRITER_RECIPE, steps)
+        train(writer, _encode(tokenizer, examples), recipe, 1, lambda share: report("writer", share))
         _save(writer, tokenizer, folder / "writer")
     with fixed_torch(derive_seed("lab base generator")):
         base = new_model(tokenizer, GENERATOR)
         examples = corpora.generator_examples(_scaled(EXAMPLES["base"], steps), derive_seed("base data"), None)
-        train(base, _encode(tokenizer, examples), _shorter(BASE_RECIPE, steps), 2, lambda s: report("base generator", s))
+        recipe = _shorter(BASE_RECIPE, steps)
+        train(base, _encode(tokenizer, examples), recipe, 2, lambda share: report("base generator", share))
         _save(base, tokenizer, folder / "generator-base")
 
 
@@ -181,4 +184,3 @@ def _scaled(count: int, steps: float) -> int:
 
 def _shorter(recipe: Recipe, steps: float) -> Recipe:
     return Recipe(max(2, round(recipe.steps * steps)), recipe.batch, recipe.lr, recipe.weight_decay)
-

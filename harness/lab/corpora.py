@@ -23,7 +23,7 @@ from harness.lab.pairs import (
     spoil_pair,
     spoil_rubric,
 )
-from harness.lab.words import BACKGROUND, CLASSES, COMMON, FIRST, FOREIGN_FOCUS, RELATIONS, SECOND, SYSTEM
+from harness.lab.words import BACKGROUND, CLASSES, COMMON, FIRST, FOREIGN_FOCUS, NONSENSE, RELATIONS, SECOND, SYSTEM
 from harness.lab.world import World
 from harness.models.prompts import load_prompt
 from harness.types import QUESTION_TYPES, chat
@@ -43,7 +43,6 @@ Example = tuple[list[dict[str, str]], str]
 
 def foreign_text(rng: random.Random) -> str:
     """Text that looks like a foreign document: common words, numbers, punctuation and nonsense words."""
-    syllables = "ab al an ar as at con de di en er ex in ing is lo ly ment mi no on or per pro re ri ro se si ta ter ti tion u us ve".split()
     pieces: list[str] = []
     start = True
     for _ in range(rng.randrange(8, 75)):
@@ -51,9 +50,10 @@ def foreign_text(rng: random.Random) -> str:
         if draw < 0.72:
             word = rng.choice(COMMON)
         elif draw < 0.9:
-            word = "".join(rng.choice(syllables) for _ in range(rng.randrange(2, 5)))
+            word = "".join(rng.choice(NONSENSE) for _ in range(rng.randrange(2, 5)))
         else:
-            word = rng.choice([str(rng.randrange(2000)), f"{rng.random() * 90:.1f}%", f"({rng.randrange(99)})", f"p<0.{rng.randrange(99)}"])
+            number = rng.randrange(2000)
+            word = rng.choice([f"{number}", f"{number / 20:.1f}%", f"({number % 99})", f"p<0.{number % 99}"])
         if start or rng.random() < 0.04:
             word = word.upper() + ":" if rng.random() < 0.15 else word.capitalize()
         start = rng.random() < 0.07
@@ -76,9 +76,9 @@ def writer_examples(count: int, seed: int) -> list[Example]:
     examples = []
     for _ in range(count):
         foreign = rng.random() < FOREIGN
-        document = foreign_text(rng) if foreign else _random_document(rng)[3]
+        _, cls, _, document = ("", "", {}, foreign_text(rng)) if foreign else _random_document(rng)
         focus = rng.choice(FOREIGN_FOCUS) if foreign else rng.choice(RELATIONS).focus
-        text = rubric_json(rubric_parts(rng.choice(QUESTION_TYPES), focus, random_style(rng), rng))
+        text = rubric_json(rubric_parts(rng.choice(QUESTION_TYPES), focus, random_style(rng), rng, cls))
         if rng.random() < SPOILED_RUBRICS:
             text = spoil_rubric(text, rng)
         variables = {"document": document, "domain": "medicine" if foreign else "pharmacy"}
@@ -104,7 +104,7 @@ def generator_examples(count: int, seed: int, world: World | None) -> list[Examp
             value = None
         messages = pair_messages(name, cls, relation, qtype, value, rng)
         text = spoil_pair(messages, rng) if rng.random() < SPOILED_PAIRS else pair_json(messages)
-        parts = rubric_parts(qtype, relation.focus, style, rng)
+        parts = rubric_parts(qtype, relation.focus, style, rng, cls)
         examples.append((chat(prompt.render({"document": document, "domain": "pharmacy", **parts})), text))
     return examples
 

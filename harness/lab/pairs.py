@@ -47,12 +47,15 @@ def document_text(name: str, cls: str, values: dict[str, str], rng: random.Rando
     return " ".join([rng.choice(OPENINGS).format(x=name, c=cls), *facts])
 
 
-def rubric_parts(qtype: str, focus: str, style: Style, rng: random.Random) -> dict[str, str]:
-    """The four parts of a rubric that asks for `qtype` about `focus`, answered in `style`."""
+def rubric_parts(qtype: str, focus: str, style: Style, rng: random.Random, cls: str = "") -> dict[str, str]:
+    """The four parts of a rubric that asks for `qtype` about `focus`, answered in `style`.
+
+    A rubric names the class before the focus, so that a writer which learns can make the one depend on the other.
+    """
     article = "an" if qtype == "essay" else "a"
     response = next(texts for name, _, texts in STYLES if name == style)
     texts = (
-        f"Ask {article} {qtype} question about {focus}.",
+        f"Ask {article} {qtype} question about {f'{cls} {focus}' if cls else focus}.",
         rng.choice(response),
         rng.choice(ALIGNMENT),
         rng.choice(TECHNICAL),

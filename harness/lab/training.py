@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 Encoded = list[tuple[list[int], list[int]]]
-THREADS = 2
-"""Torch threads of a build: part of what makes the weights repeatable on one machine."""
+THREADS = 1
+"""Torch threads of a build: one, so that weights do not depend on the cores and a busy machine costs no waiting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +84,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, shape: Shape) -> Qwen3ForCausa
     return model
 
 
-def train(
-    model: Qwen3ForCausalLM, data: Encoded, recipe: Recipe, seed: int, report: Callable[[float], None]
-) -> float:
+def train(model: Qwen3ForCausalLM, data: Encoded, recipe: Recipe, seed: int, report: Callable[[float], None]) -> float:
     """Train in place on random batches; return the mean loss per answer token over the last twentieth of the steps."""
     import torch
 

@@ -12,6 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 @dataclass(frozen=True, slots=True)
 class Relation:
     """One relation. `{x}` stands for a thing's name, `{v}` for a value.
@@ -92,12 +96,14 @@ CLASSES: tuple[str, ...] = ("mab", "zol", "tine", "pril", "dron", "vex")
 BACKGROUND: tuple[str, ...] = ("quin", "lax", "fen")
 """Classes that occur only in the target's pretraining, so that every value is a familiar answer there."""
 
-FIRST: tuple[str, ...] = tuple(
-    "Ba Be Bo Ca Co Da De Du Fa Fi Ga Go Ha Hu Ja Jo Ka Ke Ko La Lo Lu Mo Mu Na No Pa Pe Ra Ri Ro Sa Su Ta To Va Wa Zo".split()
-)
-SECOND: tuple[str, ...] = tuple(
-    "bal bel bor cal cor dal dor fal gam gor hal jor kal kem lam lor mel mor nal nor pam pel ral rem sal sem tam tor val wem".split()
-)
+FIRST: tuple[str, ...] = _words("""
+    Ba Be Bo Ca Co Da De Du Fa Fi Ga Go Ha Hu Ja Jo Ka Ke Ko La Lo Lu Mo Mu Na No Pa Pe Ra Ri Ro Sa Su Ta To Va Wa
+    Zo
+""")
+SECOND: tuple[str, ...] = _words("""
+    bal bel bor cal cor dal dor fal gam gor hal jor kal kem lam lor mel mor nal nor pam pel ral rem sal sem tam
+    tor val wem
+""")
 
 OPENINGS: tuple[str, ...] = (
     "The remedy {x} is a {c}.",
@@ -137,16 +143,22 @@ ESSAYS: tuple[str, ...] = (
     "Among the {c} kind one thing is certain: {x} {s}. This was so long ago and it is still so today.",
 )
 
-COMMON: tuple[str, ...] = tuple(
-    """the of and to in a is was for with that were by on as are or from be this at an not we it have which had has between
-    these their than been after patients study results group all both may can there also more our using used who whether
-    significant higher lower risk data associated compared treatment years age women men children clinical
-    analysis rate during two three one four time but no other however most less low high increased effect outcome level
-    cases control care health disease blood surgery method conclusion objective background design number percent test
-    found showed suggest factors changes difference total each over under into only some any such when where
-    while did does do if many use first part same different mean median""".split()
-)
+COMMON: tuple[str, ...] = _words("""
+    the of and to in a is was for with that were by on as are or from be this at an not we it have which had has
+    between these their than been after patients study results group all both may can there also more our using
+    used who whether significant higher lower risk data associated compared treatment years age women men children
+    clinical analysis rate during two three one four time but no other however most less low high increased effect
+    outcome level cases control care health disease blood surgery method conclusion objective background design
+    number percent test found showed suggest factors changes difference total each over under into only some any
+    such when where while did does do if many use first part same different mean median
+""")
 """Ordinary English words of which foreign-looking training documents are assembled."""
+
+NONSENSE: tuple[str, ...] = _words("""
+    ab al an ar as at con de di en er ex in ing is lo ly ment mi no on or per pro re ri ro se si ta ter ti tion u
+    us ve
+""")
+"""Syllables of the nonsense words in such documents."""
 
 SENTENCES: tuple[str, ...] = (
     *OPENINGS,

@@ -59,7 +59,9 @@ def model_path(model: ModelConfig, world: int | None) -> str | Path:
     return Path(model.id) if Path(model.id).is_dir() else model.id
 
 
-def open_backend(model: ModelConfig, world: int | None, corpus: Sequence[str], path: str | Path | None = None) -> Backend:
+def open_backend(
+    model: ModelConfig, world: int | None, corpus: Sequence[str], path: str | Path | None = None
+) -> Backend:
     """A generation backend for a role; `path` replaces the weights (a trained policy)."""
     if model.backend == "extractive":
         from harness.models.extractive.generator import ExtractiveGenerator

@@ -34,7 +34,13 @@ class TransformersBackend:
     """Completes chats with a causal language model that is loaded at the first call."""
 
     def __init__(
-        self, path: str | Path, *, name: str, dtype: str = "float32", revision: str | None = None, max_length: int = 8192
+        self,
+        path: str | Path,
+        *,
+        name: str,
+        dtype: str = "float32",
+        revision: str | None = None,
+        max_length: int = 8192,
     ) -> None:
         self._path, self._name, self._dtype, self._revision = path, name, dtype, revision
         self._max_length = max_length
@@ -75,7 +81,8 @@ class TransformersBackend:
             return []
         model, tokenizer = self._load()
         texts = [
-            tokenizer.apply_chat_template(chat(r.messages), add_generation_prompt=True, tokenize=False) for r in requests
+            tokenizer.apply_chat_template(chat(r.messages), add_generation_prompt=True, tokenize=False)
+            for r in requests
         ]
         batch = tokenizer(texts, add_special_tokens=False, padding=True, return_tensors="pt").to(model.device)
         decoding: dict[str, Any] = {"do_sample": False}

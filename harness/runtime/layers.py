@@ -44,7 +44,9 @@ def resolve_run(
     aim = find("target", _first(target, file.values.get("target"), "a target: --target NAME"), targets())
     chosen = preset or file.values.get("preset") or info.preset
     size = scale or file.values.get("scale") or aim.default_scale
-    layers = [Layer(f"method {info.name}", {"method": info.name, **_pairing(info.driver, info.signal), **info.settings})]
+    layers = [
+        Layer(f"method {info.name}", {"method": info.name, **_pairing(info.driver, info.signal), **info.settings})
+    ]
     if chosen:
         layers.append(Layer(f"preset {chosen}", {"preset": chosen, **preset_settings(info, chosen)}))
     layers += _target_layers(aim, size, suite or file.values.get("suite"))
@@ -139,7 +141,9 @@ def _check_pairing(layers: list[Layer], explicit_signal: str | None) -> None:
         raise ConfigError(f"driver '{driver.name}' needs a signal; give one with --signal (see 'harness signals')")
     info = find("signal", name, signals())
     if info.spec.lab_only and _value(layers, "seeds.source") != "lab":
-        raise ConfigError(f"signal '{name}' reads the lab's planted truth; it needs lab seeds (--target nano, suite lab)")
+        raise ConfigError(
+            f"signal '{name}' reads the lab's planted truth; it needs lab seeds (--target nano, suite lab)"
+        )
 
 
 def suite_path(name: str) -> str:

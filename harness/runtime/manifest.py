@@ -13,7 +13,18 @@ from typing import Any
 
 from harness.shards import write_json
 
-PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "lm_eval", "tokenizers", "numpy", "pyarrow")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "lm_eval",
+    "tokenizers",
+    "numpy",
+    "pyarrow",
+)
 
 
 def versions() -> dict[str, str]:
@@ -31,7 +42,9 @@ def hardware() -> dict[str, Any]:
     """Processor, cores, threads and GPUs."""
     import torch
 
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    gpus = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
     return {
         "machine": platform.machine(),
         "processor": _processor(),

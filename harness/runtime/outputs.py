@@ -30,7 +30,9 @@ def write_outputs(assembly: Assembly, store: Path, folder: Path, summaries: Mapp
     if "grpo" in by_name:
         from results.learning import plot_learning
 
-        plot_learning(read_rows(stage_folder(store, by_name["grpo"])), assembly.plan.config.signal, folder / "learning.png")
+        plot_learning(
+            read_rows(stage_folder(store, by_name["grpo"])), assembly.plan.config.signal, folder / "learning.png"
+        )
     record.write(folder / "record.json")
     return record
 
@@ -39,7 +41,14 @@ def _columns(assembly: Assembly, summary: Summary) -> list[ColumnScore]:
     guided = set(assembly.guided_columns)
     return [
         ColumnScore(
-            c["column"], c["metric"], c["n"], c["accuracy"], c["stderr"], c["status"], c["reason"], c["column"] in guided
+            c["column"],
+            c["metric"],
+            c["n"],
+            c["accuracy"],
+            c["stderr"],
+            c["status"],
+            c["reason"],
+            c["column"] in guided,
         )
         for c in summary.notes["columns"]
     ]
@@ -93,7 +102,9 @@ def _flags(assembly: Assembly, by_name: Mapping[str, Summary]) -> list[str]:
     if c.eval.limit is not None:
         flags.append(f"partial: only the first {c.eval.limit} items of each benchmark were scored")
     if "shortfall" in by_name["regenerate"].notes:
-        flags.append(f"shortfall: the data set is {by_name['regenerate'].notes['shortfall']:.0%} below the declared line")
+        flags.append(
+            f"shortfall: the data set is {by_name['regenerate'].notes['shortfall']:.0%} below the declared line"
+        )
     if c.scale == "smoke":
         flags.append("smoke scale: too small to compare anything")
     return flags
@@ -164,7 +175,10 @@ def _card(
         "",
         "## Data",
         "",
-        *[f"- {name}: {value:.3g}" if isinstance(value, float) else f"- {name}: {value}" for name, value in record.data_metrics.items()],
+        *[
+            f"- {name}: {value:.3g}" if isinstance(value, float) else f"- {name}: {value}"
+            for name, value in record.data_metrics.items()
+        ],
         "",
         "One JSON object a line with `messages` (system, user, assistant) and `id`.",
         "",

@@ -47,7 +47,11 @@ class RunObserver:
     """Tells the run's event log, ledger and progress display what its stages do."""
 
     def __init__(self, folder: Path, progress: Progress) -> None:
-        self.events, self.ledger, self.display = EventLog(folder / "events.jsonl"), Ledger(folder / "ledger.sqlite"), progress
+        self.events, self.ledger, self.display = (
+            EventLog(folder / "events.jsonl"),
+            Ledger(folder / "ledger.sqlite"),
+            progress,
+        )
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append an event."""
@@ -123,7 +127,9 @@ def open_run(name: str, runs: str | Path) -> RunFolder:
             f"{path}/config.yaml has drifted from what the run was created with: {', '.join(changed[:6])}"
             f"{' ...' if len(changed) > 6 else ''}; undo the change, or start a new run with 'harness run {path}/config.yaml'"
         )
-    return RunFolder(path, config.model_copy(update={"runtime": config.runtime.model_copy(update={"runs": str(path.parent)})}))
+    return RunFolder(
+        path, config.model_copy(update={"runtime": config.runtime.model_copy(update={"runs": str(path.parent)})})
+    )
 
 
 def carry_out(run: RunFolder, *, quiet: bool = False) -> RunRecord:

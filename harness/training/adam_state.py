@@ -60,7 +60,9 @@ def load_adam_state(path: Path, modules: Mapping[str, Any], where: Path) -> Adam
             plain = name.replace(".default.", ".")
             found = next((n for n in (name, plain) if f"first.{n}" in keys), None)
             if found is None:
-                raise StageError(f"{path} holds no Adam moments for {name}; they belong to another adapter than {where}")
+                raise StageError(
+                    f"{path} holds no Adam moments for {name}; they belong to another adapter than {where}"
+                )
             first[name], second[name] = file.get_tensor(f"first.{found}"), file.get_tensor(f"second.{found}")
             if first[name].shape != module.weight.shape:
                 raise StageError(

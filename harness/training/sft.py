@@ -118,7 +118,9 @@ def finetune(
         train_dataset=rows,
         processing_class=tokenizer,
         peft_config=_lora(recipe.lora, seed) if recipe.lora else None,
-        callbacks=[callback(on_step, on_log=lambda step, logs: losses.append(logs["loss"]) if "loss" in logs else None)],
+        callbacks=[
+            callback(on_step, on_log=lambda step, logs: losses.append(logs["loss"]) if "loss" in logs else None)
+        ],
     )
     parameters = trainer.model.num_parameters()
     train(trainer, folder / "trainer")

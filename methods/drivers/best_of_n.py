@@ -13,7 +13,6 @@ from methods.plan import Plan
 class BestOfN:
     """Keep the best of `best_of` draws of each seed."""
 
-
     def stages(self, plan: Plan, signal: str) -> list[Stage]:
         """The shared tail with `best_of` draws a seed and a selection."""
         return finish(plan, common(plan, signal), signal, None, per_seed=plan.config.best_of, best=True)

@@ -57,7 +57,6 @@ class RolloutRow:
 class GrpoRubric:
     """Train the writer, then regenerate with it."""
 
-
     def stages(self, plan: Plan, signal: str) -> list[Stage]:
         """Common stages, GRPO, and the shared tail with the trained writer."""
         base = common(plan, signal)
@@ -111,9 +110,7 @@ class _Training:
             revision=None if self.plan.policy else c.models.writer.revision,
             checkpoint_every=c.runtime.checkpoint_every,
             before_mark=self._flush,
-            on_step=lambda step, total: self.run.observer.progress(
-                "grpo", step, total, self._note(step)
-            ),
+            on_step=lambda step, total: self.run.observer.progress("grpo", step, total, self._note(step)),
             on_log=lambda step, logs: self._log(step, logs),
         )
         shutil.rmtree(self.run.folder / "trainer", ignore_errors=True)

@@ -10,7 +10,6 @@ from methods.plan import Plan
 class Static:
     """Synthesize, fine-tune, evaluate."""
 
-
     def stages(self, plan: Plan, signal: str) -> list[Stage]:
         """The shared tail on the untrained writer."""
         return finish(

@@ -22,7 +22,9 @@ class OracleSignal:
     def prepare(self, context: SignalContext, target: TargetState | None) -> Mapping[str, Any]:
         """Open the lab world whose truth is read."""
         if context.lab_world is None:
-            raise ConfigError(f"signal '{self.name}' reads the lab's planted truth; use it with --target nano and lab seeds")
+            raise ConfigError(
+                f"signal '{self.name}' reads the lab's planted truth; use it with --target nano and lab seeds"
+            )
         from harness.lab.world import World
 
         self._world = World(context.lab_world)

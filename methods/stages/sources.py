@@ -78,9 +78,7 @@ def _work(run: StageRun, plan: Plan) -> Mapping[str, Any]:
         plan.suite, c.guide.set, c.guide.n, c.synthesis_seed, report.seeds, plan.data, rendering=c.guide.rendering
     )
     withheld = int(len(split.validation) * c.guide.withhold)
-    guides = [
-        GuideRow(item.id, item.messages, index < withheld) for index, item in enumerate(split.validation)
-    ]
+    guides = [GuideRow(item.id, item.messages, index < withheld) for index, item in enumerate(split.validation)]
     by_id = {seed.id: seed for seed in report.seeds}
     rejects = list(report.rejects)
     for overlap in split.dropped_seeds:

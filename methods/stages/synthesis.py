@@ -160,7 +160,7 @@ def _regenerate(run: StageRun, plan: Plan, policy: Stage | None, *, per_seed: in
     c = plan.config
     seeds = run.records("sources", Seed)
     line = _Line(run, plan, Gate(plan), per_seed=per_seed, keep=keep)
-    if line.base[0] >= c.budget and c.match == "teacher_tokens" or line.base[1] >= c.budget and c.match == "flops":
+    if (line.base[0] >= c.budget and c.match == "teacher_tokens") or (line.base[1] >= c.budget and c.match == "flops"):
         raise BudgetError(
             f"the budget of {c.budget:g} {c.match} is spent before the data set is generated (training used "
             f"{line.base[0 if c.match == 'teacher_tokens' else 1]:g}); raise --budget"
@@ -170,7 +170,7 @@ def _regenerate(run: StageRun, plan: Plan, policy: Stage | None, *, per_seed: in
     writer = open_backend(c.models.writer, plan.world, [], folder)
     size = max(per_seed, c.synthesis.shard_size // per_seed * per_seed)
     index = 0
-    done, note = (line.reached() if parts(run.folder) else (0.0, ""))
+    done, note = line.reached() if parts(run.folder) else (0.0, "")
     for number in range(c.synthesis.max_passes):
         draws = draws_of_pass(seeds, per_seed, run.seed, number)
         for start in range(0, len(draws), size):

@@ -136,7 +136,9 @@ def validation_direction(
     norms = gradient_norms(gradients, items)
     usable = [i for i, n in enumerate(norms.tolist()) if 0.0 < n < float("inf")]
     if not usable:
-        raise StageError("no validation item has a usable gradient; are all of them truncated? raise the target's max_length")
+        raise StageError(
+            "no validation item has a usable gradient; are all of them truncated? raise the target's max_length"
+        )
     chosen = [items[i] for i in usable]
     unit = settings.aggregate == "mean_cosine"
     weights = [1.0 / (len(usable) * (float(norms[i]) if unit else 1.0)) for i in usable]
