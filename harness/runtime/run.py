@@ -187,9 +187,12 @@ def _build_lab(config: RunConfig, observer: RunObserver) -> None:
 def _prepare_libraries(config: RunConfig) -> None:
     import torch
 
+    from harness.runtime.allocator import keep_freed_memory
     from harness.training.trainer import quiet_libraries
 
     quiet_libraries()
+    if config.target == "nano":
+        keep_freed_memory()
 
     if config.runtime.threads:
         torch.set_num_threads(config.runtime.threads)
