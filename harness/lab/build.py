@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import PrerequisiteError
 from harness.lab import corpora, words
+from harness.lab.tokenizer import SCAFFOLDING, TEMPLATE, build_tokenizer, encode_chats
 from harness.lab.training import Encoded, Recipe, Shape, fixed_torch, new_model, train
 from harness.lab.world import World
 from harness.types import derive_seed, stable_hash
@@ -68,11 +69,11 @@ def lab_identity(world: World, steps: float = 1.0) -> str:
 
 
 def _shared_identity(steps: float) -> str:
-    prompts = [path.read_text(encoding="utf-8") for path in (corpora.WRITER_PROMPT, corpora.GENERATOR_PROMPT)]
-    noise = [corpora.SPOILED_RUBRICS, corpora.SPOILED_PAIRS, corpora.FOREIGN]
-    language = [words.SENTENCES, words.CLASSES, words.BACKGROUND, words.COMMON, words.FIRST, words.SECOND]
+    """The wording is hashed by what it yields: a sample of the examples, so that no change of a text is missed."""
+    sample = [*corpora.writer_examples(60, 0), *corpora.generator_examples(60, 0, None)]
     shapes = [asdict(x) for x in (WRITER, GENERATOR, WRITER_RECIPE, BASE_RECIPE)]
-    return stable_hash("lab", LAB_VERSION, steps, prompts, language, noise, shapes, EXAMPLES)
+    exams = [relation.tests for relation in words.RELATIONS]
+    return stable_hash("lab", LAB_VERSION, steps, sample, exams, shapes, EXAMPLES, TEMPLATE, SCAFFOLDING)
 
 
 def ensure_lab(
@@ -130,8 +131,6 @@ def _sync(folder: Path) -> None:
 
 
 def _build_shared(folder: Path, report: Progress, steps: float) -> None:
-    from harness.lab.tokenizer import build_tokenizer
-
     tokenizer = build_tokenizer()
     with fixed_torch(derive_seed("lab writer")):
         writer = new_model(tokenizer, WRITER)
@@ -168,8 +167,6 @@ def _build_world(folder: Path, shared: Path, world: World, report: Progress, ste
 
 
 def _encode(tokenizer: PreTrainedTokenizerFast, examples: list[corpora.Example]) -> Encoded:
-    from harness.lab.tokenizer import encode_chats
-
     return encode_chats(tokenizer, [prompt for prompt, _ in examples], [answer for _, answer in examples])
 
 
