@@ -6,6 +6,7 @@ import argparse
 import re
 
 from harness.cli.command import Command, Parser, emit
+from harness.cli.options import add_runs_option
 from harness.errors import ConfigError
 
 WORLDS_HELP = "worlds as a list and ranges, such as 0,1 or 10-14"
@@ -49,6 +50,31 @@ def _configure_build(parser: Parser) -> None:
     parser.add_argument("--worlds", metavar="LIST", default="0", help=f"{WORLDS_HELP} (default: 0)")
 
 
+def _calibrate(args: argparse.Namespace) -> int:
+    from harness.runtime.calibrate import calibrate
+
+    emit(
+        calibrate(
+            parse_worlds(args.worlds),
+            arms=args.arm,
+            scale=args.scale,
+            runs=args.runs or "runs",
+            out=args.out,
+            jobs=args.jobs,
+        )
+    )
+    return 0
+
+
+def _configure_calibrate(parser: Parser) -> None:
+    parser.add_argument("--worlds", metavar="LIST", required=True, help=f"{WORLDS_HELP}; at least 5 to say anything")
+    parser.add_argument("--arm", action="append", metavar="NAME", help="only this arm, beside static (repeatable)")
+    parser.add_argument("--scale", metavar="NAME", default="full", help="size of every run (default: full)")
+    parser.add_argument("--jobs", metavar="N", type=int, default=1, help="runs at a time, one thread each (default: 1)")
+    parser.add_argument("--out", metavar="DIR", help="folder for the table, its numbers and its picture")
+    add_runs_option(parser)
+
+
 def _configure(parser: Parser) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     for command in ACTIONS:
@@ -62,6 +88,13 @@ ACTIONS = (
         _configure_build,
         _build,
         "harness lab build --worlds 0-4",
+    ),
+    Command(
+        "calibrate",
+        "run arms of known worth in several worlds and tabulate what the bench makes of them",
+        _configure_calibrate,
+        _calibrate,
+        "harness lab calibrate --worlds 100-104 --jobs 2 --out results",
     ),
 )
 

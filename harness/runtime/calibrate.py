@@ -1,0 +1,120 @@
+"""`lab calibrate`: does the bench tell a good signal from a bad one? Arms of known worth over several worlds.
+
+Every arm is an ordinary run; world and seed go together, so that a replicate draws the world, the policy training, the
+generation and the fine-tuning anew. Finished runs are kept, so a stopped calibration goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import ConfigError, StageError, suggest
+from harness.record import RunRecord, read_record
+from harness.runtime.layers import resolve_run
+from harness.runtime.progress import Progress
+from harness.runtime.run import run_name
+from harness.types import Message
+from results.calibration import CalibrationRow, Expectation, calibration_table, write_calibration
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationArm:
+    """An arm: driver and signal, and where its interval against `static` should lie (None: reported as it falls)."""
+
+    driver: str
+    signal: str | None
+    expected: Expectation | None = None
+
+
+ARMS: Mapping[str, CalibrationArm] = {
+    "static": CalibrationArm("static", None),
+    "grpo_rubric × oracle": CalibrationArm("grpo_rubric", "oracle", "above"),
+    "grpo_rubric × anti_oracle": CalibrationArm("grpo_rubric", "anti_oracle", "below"),
+    "grpo_rubric × random": CalibrationArm("grpo_rubric", "random", "equal"),
+    "grpo_rubric × constant": CalibrationArm("grpo_rubric", "constant", "equal"),
+    "grpo_rubric × influence": CalibrationArm("grpo_rubric", "influence"),
+    "best_of_n × influence": CalibrationArm("best_of_n", "influence"),
+}
+"""The arms of a calibration, by the name that the table shows."""
+
+
+def calibrate(
+    worlds: Sequence[int],
+    arms: Sequence[str] | None = None,
+    scale: str = "full",
+    runs: str = "runs",
+    out: str | None = None,
+    jobs: int = 1,
+) -> str:
+    """Run the arms in all worlds, `jobs` at a time, and return the table as Markdown; with `out`, write it there too.
+
+    Raises `ConfigError` for an unknown arm, `StageError` naming the first run that failed.
+    """
+    chosen = {name: _find(name) for name in arms or ARMS}
+    if "static" not in chosen:
+        chosen = {"static": ARMS["static"], **chosen}
+    work = [(name, world) for world in worlds for name in chosen]
+    progress = Progress()
+    done = 0
+    try:
+        with ThreadPoolExecutor(max_workers=jobs) as pool:
+            futures = [pool.submit(_run, chosen[name], world, scale, runs) for name, world in work]
+            records: list[RunRecord] = []
+            for (name, world), future in zip(work, futures, strict=True):
+                records.append(future.result())
+                done += 1
+                progress.update("calibration", done, len(work), f"{name} in world {world}")
+    finally:
+        progress.close()
+    rows = [_row(name, world, record, runs) for (name, world), record in zip(work, records, strict=True)]
+    expected = {name: arm.expected for name, arm in chosen.items() if arm.expected is not None}
+    table = calibration_table(rows, expected=expected)
+    if out is not None:
+        write_calibration(table, rows, Path(out))
+    return table.markdown()
+
+
+def _find(name: str) -> CalibrationArm:
+    if name not in ARMS:
+        raise ConfigError(f"there is no calibration arm '{name}'{suggest(name, ARMS)}")
+    return ARMS[name]
+
+
+def _run(arm: CalibrationArm, world: int, scale: str, runs: str) -> RunRecord:
+    """One run in a process of its own, unless it is finished already."""
+    sets = {"lab.world": world, "runtime.runs": runs}
+    resolved = resolve_run(
+        method="optimsyn", target="nano", driver=arm.driver, signal=arm.signal, scale=scale, seed=world, sets=sets
+    )
+    folder = Path(runs) / run_name(resolved.config)
+    if not (folder / "record.json").exists():
+        command = [sys.executable, "-m", "harness", "run", "--method", "optimsyn", "--target", "nano"]
+        command += ["--driver", arm.driver, "--scale", scale, "--seed", str(world), "--runs", runs, "--quiet"]
+        command += ["--signal", arm.signal] if arm.signal else []
+        command += ["--set", f"lab.world={world}"]
+        finished = subprocess.run(command, capture_output=True, text=True)
+        if finished.returncode:
+            last = (finished.stderr.strip() or "no message").splitlines()[-1]
+            raise StageError(f"{folder.name} failed ({last}); run it alone to see more: {' '.join(command[2:])}")
+    return read_record(folder / "record.json")
+
+
+def _row(name: str, world: int, record: RunRecord, runs: str) -> CalibrationRow:
+    from harness.lab.report import useful_share
+    from harness.lab.world import World
+
+    lines = (Path(runs) / record.run / "dataset.jsonl").read_text(encoding="utf-8").splitlines()
+    conversations = [[Message(**m) for m in json.loads(line)["messages"]] for line in lines if line]
+    return CalibrationRow(
+        arm=name,
+        world=world,
+        columns={c.column: c.accuracy for c in record.columns if c.accuracy is not None},
+        useful_share=useful_share(conversations, World(world)),
+        seconds=sum(c.seconds for c in record.counts),
+    )
