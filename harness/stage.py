@@ -145,7 +145,7 @@ class StageRun:
     def map_shards(
         self, items: Sequence[T], size: int, work: Callable[[Sequence[T], int, int], ShardOutput], label: str = ""
     ) -> None:
-        """Cut `items` into shards of `size`; call `work(items, index, seed)` for every shard that is not yet committed."""
+        """Cut `items` into shards of `size`; call `work(items, index, seed)` for every one not yet committed."""
         count = max(1, -(-len(items) // size))
         kept = 0
         for index in range(count):

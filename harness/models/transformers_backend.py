@@ -1,8 +1,8 @@
 """Generation in-process with transformers: the path for tiny models, and the fallback for large ones.
 
 A call is one batch, left-padded, sampled under its own random seed in a forked generator state, so that equal
-calls give equal texts and the caller's random stream is not touched. What this gives up is throughput on large models, where
-a server is the better choice.
+calls give equal texts and the caller's random stream is not touched. What this gives up is throughput on large models,
+where a server is the better choice.
 """
 
 from __future__ import annotations

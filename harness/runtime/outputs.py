@@ -96,15 +96,14 @@ def _flags(assembly: Assembly, by_name: Mapping[str, Summary]) -> list[str]:
     flags = []
     if c.models.target.id.startswith("lab:") and assembly.suite.name != "lab":
         flags.append(
-            "rehearsal: the lab's tiny target cannot know this suite; its scores are near chance and only show that the "
-            "loop runs"
+            "rehearsal: the lab's tiny target cannot know this suite; its scores are near chance and only show that "
+            "the loop runs"
         )
     if c.eval.limit is not None:
         flags.append(f"partial: only the first {c.eval.limit} items of each benchmark were scored")
-    if "shortfall" in by_name["regenerate"].notes:
-        flags.append(
-            f"shortfall: the data set is {by_name['regenerate'].notes['shortfall']:.0%} below the declared line"
-        )
+    shortfall = by_name["dataset"].notes.get("shortfall", by_name["regenerate"].notes.get("shortfall"))
+    if shortfall is not None:
+        flags.append(f"shortfall: the data set is {shortfall:.0%} below the declared line")
     if c.scale == "smoke":
         flags.append("smoke scale: too small to compare anything")
     return flags

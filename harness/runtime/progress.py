@@ -1,4 +1,4 @@
-"""Progress: bars on a terminal, one plain line a step elsewhere, nothing on standard output that a pipe would not want."""
+"""Progress: bars on a terminal, one plain line a step elsewhere, nothing on standard output for a pipe to trip on."""
 
 from __future__ import annotations
 

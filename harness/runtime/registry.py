@@ -1,6 +1,7 @@
 """What there is to run, by name: methods, drivers, signals and targets, read from their declarations.
 
-Nothing heavy is imported, so that listings and `--help` are quick; a name that does not exist is answered with the nearest.
+Nothing heavy is imported, so that listings and `--help` are quick; a name that does not exist is answered with the
+nearest.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A run: its folder, and carrying it out from wherever it stands.
 
-The folder is named by method, signal, target, seed and a hash of the settings, so the same settings always mean the same
-folder and another run of them goes on instead of starting over. All work happens in shared stages; the folder holds
-what is this run's own.
+The folder is named by method, signal, target, seed and a hash of the settings, so the same settings always mean the
+same folder and another run of them goes on instead of starting over. All work happens in shared stages; the folder
+holds what is this run's own.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def run_name(config: RunConfig) -> str:
     own = methods()[config.method].driver if config.method in methods() else config.driver
     driver = "" if config.driver == own else f".{config.driver}"
     signal = "" if config.signal == "none" else f"+{config.signal}"
-    return f"{config.method}{driver}{signal}@{config.target}-{config.seed}-{stable_hash(identity_settings(config), length=8)}"
+    digest = stable_hash(identity_settings(config), length=8)
+    return f"{config.method}{driver}{signal}@{config.target}-{config.seed}-{digest}"
 
 
 def create_run(resolved: Resolved, argv: Sequence[str]) -> RunFolder:
@@ -125,7 +126,8 @@ def open_run(name: str, runs: str | Path) -> RunFolder:
     if changed:
         raise ConfigError(
             f"{path}/config.yaml has drifted from what the run was created with: {', '.join(changed[:6])}"
-            f"{' ...' if len(changed) > 6 else ''}; undo the change, or start a new run with 'harness run {path}/config.yaml'"
+            f"{' ...' if len(changed) > 6 else ''}; undo the change, or start a new run with "
+            f"'harness run {path}/config.yaml'"
         )
     return RunFolder(
         path, config.model_copy(update={"runtime": config.runtime.model_copy(update={"runs": str(path.parent)})})

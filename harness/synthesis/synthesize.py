@@ -1,7 +1,7 @@
 """Seed → rubric → pair: the trajectory that every driver runs, in training and in regeneration alike.
 
-A failed step is a reject with its reason and raw text, never a placeholder: an invalid pair is not scored and not trained
-on. Prompts that do not fit the model have their document shortened, which is counted, since a silent cut would
+A failed step is a reject with its reason and raw text, never a placeholder: an invalid pair is not scored and not
+trained on. Prompts that do not fit the model have their document shortened, which is counted, since a silent cut would
 change what a method sees.
 """
 

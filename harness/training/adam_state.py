@@ -49,9 +49,14 @@ def save_adam_state(path: Path, model: Any, optimizer: Any) -> None:
 
 
 def load_adam_state(path: Path, modules: Mapping[str, Any], where: Path) -> AdamState:
-    """Read the moments for the LoRA matrices `modules` (name to linear). Raises `StageError` on a name or shape mismatch."""
+    """Read the moments for the LoRA matrices `modules` (name to linear) of the adapter at `where`.
+
+    Raises `StageError` where there are none, or where names or shapes are not exactly the adapter's.
+    """
     from safetensors import safe_open
 
+    if not path.is_file():
+        raise StageError(f"there are no Adam moments at {path}; delete the warm-up stage's folder and resume")
     first, second = {}, {}
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
@@ -64,9 +69,17 @@ def load_adam_state(path: Path, modules: Mapping[str, Any], where: Path) -> Adam
                     f"{path} holds no Adam moments for {name}; they belong to another adapter than {where}"
                 )
             first[name], second[name] = file.get_tensor(f"first.{found}"), file.get_tensor(f"second.{found}")
-            if first[name].shape != module.weight.shape:
+            keys -= {f"first.{found}", f"second.{found}"}
+            shape = tuple(module.weight.shape)
+            if tuple(first[name].shape) != shape or tuple(second[name].shape) != shape:
                 raise StageError(
-                    f"{path}: moments of {name} have shape {tuple(first[name].shape)}, the adapter {tuple(module.weight.shape)}"
+                    f"{path}: moments of {name} have shape {tuple(first[name].shape)}, the adapter's have {shape}; "
+                    f"they belong to another adapter than {where}"
                 )
             first[name], second[name] = first[name].to(module.weight.device), second[name].to(module.weight.device)
+    if keys:
+        raise StageError(
+            f"{path} holds Adam moments for {len(keys) // 2} more parameters than the adapter at {where} has (for "
+            f"example {min(keys)}); they belong to another adapter"
+        )
     return AdamState(first, second, int(metadata["step"]), float(metadata["beta1"]), float(metadata["beta2"]))

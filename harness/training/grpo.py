@@ -1,8 +1,8 @@
 """GRPO of a policy with TRL's trainer; the caller supplies the trajectory that turns completions into rewards.
 
 The learner's advantages, clipping, KL and entropy terms are TRL's (its unbiased standard deviation + 1e-4 included).
-Ours is what must survive a kill: a checkpoint counts only after the rollouts up to it are on disk, and a resumed trainer
-starts at a rollout boundary, so nothing is scored twice or lost.
+Ours is what must survive a kill: a checkpoint counts only after the rollouts up to it are on disk, and a resumed
+trainer starts at a rollout boundary, so nothing is scored twice or lost.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import GrpoConfig
+from harness.errors import InputError
 from harness.training.trainer import callback, common_arguments, publish, quiet_libraries, train
 from harness.types import Message, Usage, chat
 
@@ -87,13 +88,19 @@ def train_policy(
 ) -> None:
     """Train the policy and leave it in `folder/policy`, loadable by `from_pretrained`.
 
-    `before_mark(rollout_batches)` is called when a checkpoint has been written and before it counts.
+    `before_mark(rollout_batches)` is called when a checkpoint has been written and before it counts. Raises
+    `InputError` where there are fewer prompts than one rollout batch takes: TRL would stop without a single step.
     """
     import torch
     from datasets import Dataset
     from transformers import AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
 
+    if len(prompts) < config.prompts_per_step:
+        raise InputError(
+            f"a rollout batch takes {config.prompts_per_step} prompts and there are {len(prompts)}; use more seeds, or "
+            f"set grpo.prompts_per_step (and grpo.mini_batch_prompts) to at most {len(prompts)}"
+        )
     quiet_libraries()
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(model_path, revision=revision, padding_side="left")
@@ -124,14 +131,19 @@ def train_policy(
         remove_unused_columns=False,
         model_init_kwargs={"dtype": dtype, "revision": revision or "main"},
     )
-    stops = {i for i in (tokenizer.eos_token_id,) if i is not None}
 
     def reward(
         prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], key: list[str], **extra: Any
     ) -> list[float | None]:
         step = extra["trainer_state"].global_step // updates
         rollouts = tuple(
-            Rollout(k, c[0]["content"], "stop" if ids and ids[-1] in stops else "length", lengths[k], len(ids))
+            Rollout(
+                k,
+                c[0]["content"],
+                "stop" if ids and ids[-1] in trainer.eos_token_ids else "length",
+                lengths[k],
+                len(ids),
+            )
             for k, c, ids in zip(key, completions, completion_ids, strict=True)
         )
         return list(trajectory(RolloutBatch(step, rollouts, parameters)))
@@ -165,7 +177,7 @@ def train_policy(
 
 
 def _sizes(config: GrpoConfig) -> dict[str, int]:
-    """Batch sizes in TRL's terms, for one process: completions per micro batch, accumulation, steps per rollout batch."""
+    """TRL's batch sizes for one process: completions a micro batch, micro batches an update, and a rollout batch."""
     batch = config.prompts_per_step * config.group_size
     mini = (config.mini_batch_prompts or config.prompts_per_step) * config.group_size
     micro = max(d for d in range(1, min(config.micro_batch, mini) + 1) if mini % d == 0)

@@ -31,7 +31,10 @@ class LoraSettings:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to fine-tune. `batch_size` is the number of samples of one optimizer step."""
+    """How to fine-tune. `batch_size` is the number of samples of one optimizer step.
+
+    `micro_batch` bounds how many of them share a forward pass; the largest divisor of `batch_size` within it is used.
+    """
 
     learning_rate: float
     epochs: int
@@ -96,13 +99,13 @@ def finetune(
             "completion_mask": [[0] * e.prompt_length + [1] * e.completion_length for e in usable],
         }
     )
-    micro = min(recipe.micro_batch, recipe.batch_size)
+    micro = max(d for d in range(1, min(recipe.micro_batch, recipe.batch_size) + 1) if recipe.batch_size % d == 0)
     arguments = SFTConfig(
         **common_arguments(folder / "trainer", seed, save_every, dtype),
         learning_rate=recipe.learning_rate,
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=max(1, recipe.batch_size // micro),
+        gradient_accumulation_steps=recipe.batch_size // micro,
         lr_scheduler_type=recipe.schedule,
         warmup_steps=recipe.warmup_ratio,
         weight_decay=recipe.weight_decay,

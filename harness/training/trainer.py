@@ -1,8 +1,8 @@
 """What every trainer shares: arguments, checkpoints that survive a kill, progress, and determinism.
 
 The trainers are TRL's. A checkpoint counts only once a marker has been renamed into it, since a killed process can
-leave a half-written one; a resumed trainer continues from the newest that counts. What a trainer needs stored together with
-its checkpoint (rollouts) is written by `before_mark`, between the checkpoint and its marker.
+leave a half-written one; a resumed trainer continues from the newest that counts. What a trainer needs stored together
+with its checkpoint (rollouts) is written by `before_mark`, between the checkpoint and its marker.
 """
 
 from __future__ import annotations

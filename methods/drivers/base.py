@@ -1,4 +1,4 @@
-"""What a driver is: it turns a plan and a signal into stages, the last of which is the fine-tuned target's evaluation."""
+"""What a driver is: it turns a plan and a signal into stages, of which the last evaluates the fine-tuned target."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def finish(plan: Plan, base: Common, signal: str, policy: Stage | None, *, per_s
     """Regenerate, select where asked, gate, fine-tune and evaluate: the tail that all drivers share."""
     select = plan.config.select
     keep = select.keep if select and not best else 1.0
-    samples = regenerate(plan, base.source, policy, per_seed=per_seed, keep=keep)
+    samples = regenerate(plan, base.source, policy, per_seed=per_seed, keep=keep, best=best)
     scores: Stage | None = None
     selection: Selection = "none"
     if best or select:

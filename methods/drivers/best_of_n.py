@@ -1,4 +1,4 @@
-"""`best_of_n`: rejection sampling. Draw n pairs of every seed with the untrained writer, keep the best-scored valid one.
+"""`best_of_n`: rejection sampling. Of n pairs of every seed by the untrained writer, keep the best-scored valid one.
 
 The control for every training driver: it spends the signal on choosing instead of on learning.
 """

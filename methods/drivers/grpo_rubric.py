@@ -1,8 +1,8 @@
 """`grpo_rubric`: train the rubric writer with GRPO, rewarded by what the target makes of the pair (OptimSyn, Alg. 1).
 
 One stage: every rollout batch is written with its rubric, pair, raw score, withheld score and reward, in the same
-step as the checkpoint that it led to. Raw scores are logged beside rewards, because a min-max scaled reward is on another scale
-at every step and shows no progress.
+step as the checkpoint that it led to. Raw scores are logged beside rewards, because a min-max scaled reward is on
+another scale at every step and shows no progress.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Reward shaping: from scores to what the learner sees. It belongs to the driver and is the same under every signal.
 
 OptimSyn's reward is R = Valid·IF − λ·(1 − Valid) with IF min-max scaled to [0, 1] (paper §2.3 and App. D.4). Scaling
-is over the valid, scored samples of the scope: an invalid sample's placeholder score must not set the range. A positive affine
-map shared by a batch cancels in GRPO's advantages, so the scope decides where invalid samples stand, not what is learned
-among valid ones.
+is over the valid, scored samples of the scope: an invalid sample's placeholder score must not set the range. A positive
+affine map shared by a batch cancels in GRPO's advantages, so the scope decides where invalid samples stand, not what is
+learned among valid ones.
 """
 
 from __future__ import annotations

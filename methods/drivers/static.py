@@ -1,4 +1,4 @@
-"""`static`: no feedback. The untrained writer (or, with `writer_from`, one that another run trained) and nothing else."""
+"""`static`: no feedback. The untrained writer (or, with `writer_from`, one that another run trained), nothing else."""
 
 from __future__ import annotations
 

@@ -48,12 +48,16 @@ class ValidationExample:
 
 @dataclass(frozen=True, slots=True)
 class TargetState:
-    """The target as signals see it: base weights, and the warm-up's adapter with its Adam moments where needed."""
+    """The target as signals see it: base weights, and the warm-up's adapter with its Adam moments where needed.
+
+    `revision` identifies the weights and is stored with every score; `hub_revision` is what a hub model is loaded at.
+    """
 
     model: Path | str
     revision: str
     max_length: int
     dtype: str = "float32"
+    hub_revision: str | None = None
     adapter: Path | None = None
     adam: Path | None = None
 

@@ -1,4 +1,4 @@
-"""`dataset`: what is trained on: the survivors of duplicate removal, the contamination gate and selection, up to the line."""
+"""`dataset`: what is trained on: the survivors of duplicate removal, contamination gate and selection, to the line."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from harness.stage import Stage, StageRun
 from harness.types import Reject, Sample, Score
 from methods.plan import Plan
 from methods.stages.gate import Gate
+from methods.stages.lengths import Weigh, line_settings, weigher
 
 Selection = Literal["none", "top_share", "best_of_seed"]
 
@@ -21,8 +22,7 @@ def dataset(plan: Plan, samples: Stage, scores: Stage | None, selection: Selecti
     settings = {
         "selection": selection,
         "keep": c.select.keep if c.select and selection == "top_share" else None,
-        "match": c.match,
-        "budget": c.budget,
+        **line_settings(plan),
         "suite": plan.suite_identity,
     }
 
@@ -31,15 +31,25 @@ def dataset(plan: Plan, samples: Stage, scores: Stage | None, selection: Selecti
         gated = Gate(plan).accept(pool)
         values = {s.item_id: s.value for s in run.records("score", Score)} if scores else {}
         chosen, dropped = choose(gated.kept, values, selection, c.select.keep if c.select else 1.0)
-        kept, beyond = trim(chosen, c.match, c.budget)
+        weigh = weigher(plan)
+        kept, beyond = trim(chosen, weigh, c.budget)
         if not kept:
             raise BudgetError(
-                f"no sample is left for the data set of {len(pool)} generated; see the rejects of stages regenerate and "
-                "dataset with 'harness show'"
+                f"no sample is left for the data set of {len(pool)} generated; see the rejects of stages regenerate "
+                "and dataset with 'harness show'"
             )
+        notes: dict[str, Any] = {"samples": len(kept)}
+        if weigh is not None and not beyond and (size := sum(map(weigh, kept))) < c.budget:
+            if not c.allow_shortfall:
+                unscored = sum(r.reason == "unscored" for r in dropped)
+                raise BudgetError(
+                    f"the data set has {size:g} of {c.budget:g} {c.match} ({unscored} pairs could not be scored); "
+                    "lower --budget, or set allow_shortfall, which trims the comparison"
+                )
+            notes["shortfall"] = round(1 - size / c.budget, 4)
         rejects = [*gated.rejects, *dropped, *beyond]
         run.write(0, ShardOutput(kept, rejects, rows_in=len(pool)), 0.0)
-        return {"samples": len(kept), "sft_tokens": sum(s.completion_tokens for s in kept)}
+        return notes
 
     return Stage("dataset", 1, settings, (samples, scores) if scores else (samples,), work)
 
@@ -55,7 +65,7 @@ def choose(
     order = {s.id: i for i, s in enumerate(scored)}
     ranked = sorted(scored, key=lambda s: (-float(values[s.id] or 0.0), order[s.id]))
     if selection == "top_share":
-        taken = {s.id for s in ranked[: round(len(ranked) * keep)]}
+        taken = {s.id for s in ranked[: kept_count(len(ranked), keep)]}
     else:
         best: dict[tuple[str, ...], str] = {}
         for s in ranked:
@@ -65,13 +75,18 @@ def choose(
     return [s for s in scored if s.id in taken], rejects
 
 
-def trim(samples: Sequence[Sample], match: str, budget: float) -> tuple[list[Sample], list[Reject]]:
-    """Cut at the declared line, in generation order; lines of spending do not cut here."""
+def kept_count(count: int, keep: float) -> int:
+    """How many of `count` samples the share `keep` is, to the nearest."""
+    return round(count * keep)
+
+
+def trim(samples: Sequence[Sample], weigh: Weigh | None, budget: float) -> tuple[list[Sample], list[Reject]]:
+    """Cut at the declared line, in generation order; lines of spending (`weigh` is None) do not cut here."""
     kept: list[Sample] = []
     spent = 0.0
     for s in samples:
-        spent += {"samples": 1.0, "sft_tokens": float(s.completion_tokens)}.get(match, 0.0)
-        if spent > budget and match in ("samples", "sft_tokens"):
+        spent += weigh(s) if weigh else 0.0
+        if spent > budget:
             break
         kept.append(s)
     return kept, [Reject(s.id, "beyond_budget", s.raw) for s in samples[len(kept) :]]

@@ -1,4 +1,4 @@
-"""The gate on what may be trained on: exact duplicates removed first, then what contains or is contained in a test item."""
+"""The gate on what may be trained on: first exact duplicates go, then what contains or is contained in a test item."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ class Gate:
                 c.id,
                 "contaminated",
                 raw[c.id],
-                f"{c.part}: {c.match.tokens} tokens shared with {c.match.benchmark} {c.match.item_id}: {c.match.excerpt}",
+                f"{c.part}: {c.match.tokens} tokens shared with {c.match.benchmark} {c.match.item_id}: "
+                f"{c.match.excerpt}",
             )
             for c in found
         )

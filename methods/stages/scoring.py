@@ -38,6 +38,7 @@ def prepare_signal(run: StageRun, plan: Plan, name: str) -> tuple[Signal, Mappin
             revision=plan.identity(c.models.target),
             max_length=c.models.target.max_length,
             dtype=c.models.target.dtype,
+            hub_revision=c.models.target.revision,
             adapter=folder,
             adam=folder / "adam.safetensors",
         )

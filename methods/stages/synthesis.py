@@ -1,8 +1,9 @@
 """`initial` and `regenerate`: pairs from seeds, by the untrained writer and by the one that a driver ends with.
 
-`regenerate` over-generates: it draws pass after pass over the seeds, shard by shard, until as many samples as were declared
-survive validity checks, duplicate removal and the contamination gate, or until the declared line of tokens or operations is
-reached. The count is retaken from the committed shards, so a resumed stage stops where an uninterrupted one does.
+`regenerate` over-generates: it draws pass after pass over the seeds, shard by shard, until as many samples as were
+declared survive validity checks, duplicate removal and the contamination gate, or until the declared line of tokens or
+operations is reached. The count is retaken from the committed shards, so a resumed stage stops where an uninterrupted
+one does.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from harness.synthesis.synthesize import Counter, Draw, Synthesizer, document_of
 from harness.synthesis.validity import ValiditySettings
 from harness.types import Sample, Seed, derive_seed
 from methods.plan import Plan
+from methods.stages.dataset import kept_count
 from methods.stages.gate import Gate
+from methods.stages.lengths import Weigh, line_settings, weigher
 
 
 def draws_of_pass(seeds: Sequence[Seed], per_seed: int, seed: int, number: int) -> list[Draw]:
@@ -101,8 +104,11 @@ def upstream_usage(run: StageRun, role: str | None) -> tuple[float, float]:
     return tokens, flops
 
 
-def regenerate(plan: Plan, source: Stage, policy: Stage | None, *, per_seed: int, keep: float) -> Stage:
-    """Pairs for the data set. `per_seed` draws of each seed in a pass; a later selection keeps the share `keep`."""
+def regenerate(plan: Plan, source: Stage, policy: Stage | None, *, per_seed: int, keep: float, best: bool) -> Stage:
+    """Pairs for the data set, `per_seed` draws of each seed in a pass.
+
+    A later selection keeps the share `keep` of them, or with `best` one of each seed.
+    """
     c = plan.config
     writer_identity = plan.identity(c.models.writer)
     if policy is None and plan.policy is not None:
@@ -110,10 +116,10 @@ def regenerate(plan: Plan, source: Stage, policy: Stage | None, *, per_seed: int
     settings = {
         **plan.synthesis_settings("writer", "generator"),
         "writer_model": "trained" if policy else writer_identity,
-        "match": c.match,
-        "budget": c.budget,
+        **line_settings(plan),
         "per_seed": per_seed,
         "keep": keep,
+        **({"best": True} if best else {}),
         "passes": c.synthesis.max_passes,
         "allow_shortfall": c.allow_shortfall,
         "shard": c.synthesis.shard_size,
@@ -122,32 +128,34 @@ def regenerate(plan: Plan, source: Stage, policy: Stage | None, *, per_seed: int
     }
     inputs = (source, policy) if policy else (source,)
     return Stage(
-        "regenerate", 1, settings, inputs, lambda run: _regenerate(run, plan, policy, per_seed=per_seed, keep=keep)
+        "regenerate",
+        1,
+        settings,
+        inputs,
+        lambda run: _regenerate(run, plan, policy, per_seed=per_seed, keep=keep, best=best),
     )
 
 
 class _Line:
-    """Where regeneration stops: at a number of surviving samples or SFT tokens, or of teacher tokens or FLOPs spent."""
+    """Where regeneration stops: at a number of surviving samples or SFT tokens, or of teacher tokens or FLOPs spent.
 
-    def __init__(self, run: StageRun, plan: Plan, gate: Gate, *, per_seed: int, keep: float) -> None:
+    A selection that comes later is counted at its worst, as if it took the samples that count least: then its result
+    reaches the line whatever it takes, and is cut there.
+    """
+
+    def __init__(self, run: StageRun, plan: Plan, gate: Gate, *, keep: float, best: bool) -> None:
         self.run, self.config, self.gate = run, plan.config, gate
-        self.best_of_seed = per_seed > plan.config.synthesis.samples_per_seed
-        self.keep = keep
+        self.keep, self.best = keep, best
         self.base = upstream_usage(run, "generator")
+        self.weigh = weigher(plan)
 
     def reached(self) -> tuple[float, str]:
         """How far the line is (1.0: reached) and a note."""
-        samples = read_records(self.run.folder, Sample)
-        accepted = self.gate.accept(samples).kept
         line = self.config.budget
-        if self.config.match == "samples":
-            count = len({s.seed_ids for s in accepted}) if self.best_of_seed else len(accepted) * self.keep
-            return count / line, f"{int(count)} of {int(line)} samples survive"
-        if self.config.match == "sft_tokens":
-            tokens = sum(s.completion_tokens for s in accepted) * self.keep
-            if self.best_of_seed:
-                tokens /= max(1, len(accepted)) / max(1, len({s.seed_ids for s in accepted}))
-            return tokens / line, f"{int(tokens)} of {int(line)} answer tokens"
+        if self.weigh is not None:
+            size = self._surviving(self.weigh)
+            what = "samples survive" if self.config.match == "samples" else "fine-tuning tokens"
+            return size / line, f"{int(size)} of {int(line)} {what}"
         spent = summarise(self.run.folder)
         tokens = sum(u.prompt_tokens + u.completion_tokens for u in spent.usage if u.role == "generator")
         if self.config.match == "teacher_tokens":
@@ -155,11 +163,23 @@ class _Line:
         flops = self.base[1] + sum(u.flops for u in spent.usage)
         return flops / line, f"{flops:.3g} of {line:.3g} FLOPs"
 
+    def _surviving(self, weigh: Weigh) -> float:
+        accepted = self.gate.accept(read_records(self.run.folder, Sample)).kept
+        if self.best:
+            least: dict[tuple[str, ...], float] = {}
+            for s in accepted:
+                least[s.seed_ids] = min(weigh(s), least.get(s.seed_ids, weigh(s)))
+            return sum(least.values())
+        sizes = sorted(weigh(s) for s in accepted)
+        return sum(sizes[: kept_count(len(sizes), self.keep)])
 
-def _regenerate(run: StageRun, plan: Plan, policy: Stage | None, *, per_seed: int, keep: float) -> Mapping[str, Any]:
+
+def _regenerate(
+    run: StageRun, plan: Plan, policy: Stage | None, *, per_seed: int, keep: float, best: bool
+) -> Mapping[str, Any]:
     c = plan.config
     seeds = run.records("sources", Seed)
-    line = _Line(run, plan, Gate(plan), per_seed=per_seed, keep=keep)
+    line = _Line(run, plan, Gate(plan), keep=keep, best=best)
     if (line.base[0] >= c.budget and c.match == "teacher_tokens") or (line.base[1] >= c.budget and c.match == "flops"):
         raise BudgetError(
             f"the budget of {c.budget:g} {c.match} is spent before the data set is generated (training used "
@@ -189,7 +209,7 @@ def _regenerate(run: StageRun, plan: Plan, policy: Stage | None, *, per_seed: in
     account: Summary = summarise(run.folder)
     if not c.allow_shortfall:
         raise BudgetError(
-            f"{note} after {c.synthesis.max_passes} passes over {len(seeds)} seeds ({account.line()}); use more seeds, a "
-            "smaller --budget, or set allow_shortfall, which trims the comparison"
+            f"{note} after {c.synthesis.max_passes} passes over {len(seeds)} seeds ({account.line()}); use more seeds, "
+            "a smaller --budget, or set allow_shortfall, which trims the comparison"
         )
     return {"line": note, "shortfall": round(1 - done, 4)}

@@ -39,7 +39,11 @@ def _tune(
     )
     usage = replace(tuned.usage, seconds=time.perf_counter() - started)
     row = {"steps": tuned.steps, "final_loss": tuned.final_loss}
-    run.write(0, ShardOutput([row], usage=[usage], rows_in=len(samples)), time.perf_counter() - started)
+    run.write(
+        0,
+        ShardOutput([row], usage=[usage], rows_in=len(samples), kept=len(samples) - tuned.unusable),
+        time.perf_counter() - started,
+    )
     return tuned
 
 
@@ -50,7 +54,7 @@ def _micro(config: RunConfig, batch_size: int) -> int:
 def warmup(plan: Plan, initial: Stage) -> Stage:
     """LoRA warm-up of the target on a share of the initial pairs (OptimSyn §3.1.3, App. D.4)."""
     c = plan.config
-    settings = {
+    settings: dict[str, Any] = {
         "target": plan.identity(c.models.target),
         "max_length": c.models.target.max_length,
         "warmup": c.warmup.model_dump(mode="json"),
@@ -84,7 +88,7 @@ def warmup(plan: Plan, initial: Stage) -> Stage:
 def finetune_stage(plan: Plan, dataset: Stage) -> Stage:
     """The base target fine-tuned on the data set, with the one recipe that all arms share."""
     c = plan.config
-    settings = {
+    settings: dict[str, Any] = {
         "target": plan.identity(c.models.target),
         "sft": c.sft.model_dump(mode="json", exclude={"micro_batch"}),
         "seed": c.tuning_seed,

@@ -1,14 +1,16 @@
 """Per-sample LoRA gradients of a causal LM, streamed module by module, and what is computed from them.
 
 The score of a candidate z against validation items V is mean over V of cos(∇ℓ(z'), Γ(z)) (OptimSyn Eq. 1 at one
-checkpoint). Since mean cos(g', Γ) = ⟨mean g'/|g'|, Γ/|Γ|⟩, the validation set collapses into one direction, exactly, and
-no random projection is needed. A LoRA matrix is a linear map, so its per-sample gradient is the outer product of
+checkpoint). Since mean cos(g', Γ) = ⟨mean g'/|g'|, Γ/|Γ|⟩, the validation set collapses into one direction, exactly,
+and no random projection is needed. A LoRA matrix is a linear map, so its per-sample gradient is the outer product of
 what a hook sees: input x and output gradient δ give G_b = Σ_t δ_bt ⊗ x_bt. Γ is nonlinear in G, so G is formed for one
-module at a time, used, and dropped. All weights are frozen: the graph starts at the embedding's output, and autograd builds
-no weight gradients at all. The model stays in train mode with dropout off, so that activation checkpointing works.
+module at a time, used, and dropped. All weights are frozen: the graph starts at the embedding's output, and autograd
+builds no weight gradients at all. The model is in evaluation mode, because some architectures keep dropout as a number
+that only train mode reads, and one dropped unit makes a gradient another sample's.
 
-What it gives up: adapters that do not go through the forward of the A and B linears (DoRA, fused kernels) are not seen;
-`check_coverage` refuses them.
+What it gives up: adapters that do not go through the forward of the A and B linears exactly once (DoRA, fused kernels,
+shared modules, experts) are refused rather than scored in part, and activation checkpointing, which only works in train
+mode, is off.
 """
 
 from __future__ import annotations
@@ -39,14 +41,10 @@ class LoraGradients:
             for name, module in model.named_modules()
             if isinstance(module, torch.nn.Linear) and (".lora_A." in name or ".lora_B." in name)
         }
-        trainable = {name for name, p in model.named_parameters() if p.requires_grad}
-        check_coverage(set(self.modules), trainable or set(self.modules))
+        check_coverage(set(self.modules), {name for name, p in model.named_parameters() if p.requires_grad})
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-        model.train()
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
+        model.eval()
 
     def stream(
         self,
@@ -56,13 +54,27 @@ class LoraGradients:
     ) -> None:
         """Call `visit(indices, name, G)` for every batch and LoRA matrix; G is [len(indices), *shape], float32.
 
-        Each item's loss is the mean over its completion tokens, times its weight. Items are batched by length.
+        Each item's loss is the mean over its completion tokens, times its weight. Items are batched by length. Raises
+        `StageError` when a LoRA matrix took part in the forward pass other than once.
         """
         order = sorted(range(len(items)), key=lambda i: (len(items[i].ids), i))
         for start in range(0, len(order), self.batch_size):
             indices = order[start : start + self.batch_size]
-            with self._hooks(lambda name, g, indices=indices: visit(indices, name, g)):
+            seen: list[str] = []
+
+            def receive(name: str, g: torch.Tensor, indices: Sequence[int] = indices, seen: list[str] = seen) -> None:
+                seen.append(name)
+                visit(indices, name, g)
+
+            with self._hooks(receive):
                 self._backward([items[i] for i in indices], [1.0 if weights is None else weights[i] for i in indices])
+            odd = [name for name in self.modules if seen.count(name) != 1]
+            if odd:
+                raise StageError(
+                    f"influence needs every LoRA matrix to be used once in a forward pass, and {len(odd)} are not (for "
+                    f"example {odd[0]}: {seen.count(odd[0])} times); leave shared modules and experts out of the "
+                    "adapter"
+                )
 
     @contextmanager
     def _hooks(self, receive: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
@@ -71,6 +83,11 @@ class LoraGradients:
         def hook(name: str) -> Callable[..., None]:
             def forward(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
                 x = inputs[0].detach()
+                if x.dim() != 3:
+                    raise StageError(
+                        f"influence needs LoRA inputs of shape [batch, tokens, features], and {name} takes "
+                        f"{tuple(x.shape)}; leave modules that flatten tokens, such as experts, out of the adapter"
+                    )
 
                 def backward(delta: torch.Tensor) -> None:
                     receive(name, torch.einsum("bto,bti->boi", delta.float(), x.float()))
@@ -109,7 +126,8 @@ def check_coverage(captured: set[str], trainable: set[str]) -> None:
         odd = sorted(captured ^ trainable)[:3]
         raise StageError(
             f"influence needs a plain LoRA adapter: {len(captured)} LoRA matrices are seen by hooks, {len(trainable)} "
-            f"parameters are trainable (for example {', '.join(odd) or 'none'}); use LoRA without DoRA or modules_to_save"
+            f"parameters are trainable (for example {', '.join(odd) or 'none'}); use LoRA without DoRA, trained "
+            "biases, embeddings or modules_to_save"
         )
 
 
@@ -150,6 +168,8 @@ def validation_direction(
 
     gradients.stream(chosen, weights, visit)
     length = float(sum(d.square().sum() for d in total.values())) ** 0.5
+    if length == 0.0:
+        raise StageError("the validation items' gradients cancel to nothing; use other validation items")
     if settings.aggregate == "cosine_of_mean":
         total = {name: d / length for name, d in total.items()}
     facts = {

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from harness.errors import StageError
+
 if TYPE_CHECKING:
     import torch
 
@@ -24,11 +26,13 @@ if TYPE_CHECKING:
 def update_direction(g: torch.Tensor, name: str, state: AdamState | None, settings: InfluenceConfig) -> torch.Tensor:
     """Γ for per-sample gradients `g` of parameter `name`, shape [B, *parameter shape]; same shape out.
 
-    With `settings.update == "sgd"` it is `g` itself. Without `momentum` the numerator is g alone; without
-    `own_second_moment` the denominator uses v as it is.
+    With `settings.update == "sgd"` it is `g` itself, and no state is needed. Without `momentum` the numerator is g
+    alone; without `own_second_moment` the denominator uses v as it is.
     """
-    if settings.update == "sgd" or state is None:
+    if settings.update == "sgd":
         return g
+    if state is None:
+        raise StageError("influence under Adam needs the warm-up's moments; use them, or set influence.update=sgd")
     m, v = state.first[name], state.second[name]
     numerator = state.beta1 * m + (1 - state.beta1) * g if settings.momentum else (1 - state.beta1) * g
     second = state.beta2 * v + (1 - state.beta2) * g.square() if settings.own_second_moment else v

@@ -38,7 +38,7 @@ class InfluenceSignal:
         self._settings: InfluenceConfig = context.settings
         self._max_length, self._revision = target.max_length, target.revision
         torch.manual_seed(0)
-        base, self._tokenizer = load_causal_lm(target.model, target.dtype, None)
+        base, self._tokenizer = load_causal_lm(target.model, target.dtype, target.hub_revision)
         model = PeftModel.from_pretrained(base, target.adapter, is_trainable=True)
         self._flops = 6.0 * model.num_parameters()
         self._usage: list[Usage] = []
