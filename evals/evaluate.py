@@ -184,22 +184,24 @@ def load_model(path: str, batch_size: int, apply_chat_template: bool) -> Any:
 def _quiet() -> Iterator[None]:
     """lm-eval without its log lines, its bar for building requests, and its survey of the machine; errors still raise.
 
-    The survey starts a dozen processes for every column, which costs more than a tiny model's answers; a run's manifest
-    records versions and hardware itself.
+    The survey starts a dozen processes for every column, which costs more than a tiny model's answers, and asks for the
+    commit of whatever folder one stands in; a run's manifest records versions, hardware and the commit itself.
     """
     import lm_eval.api.task as task_module
     import lm_eval.evaluator as evaluator_module
 
     logger = logging.getLogger("lm_eval")
-    level, bar, survey = logger.level, task_module.tqdm, evaluator_module.add_env_info
+    level, bar = logger.level, task_module.tqdm
+    survey, commit = evaluator_module.add_env_info, evaluator_module.get_git_commit_hash
     logger.setLevel(logging.ERROR)
     task_module.tqdm = partial(bar, disable=True)
-    evaluator_module.add_env_info = lambda results: None
+    evaluator_module.add_env_info, evaluator_module.get_git_commit_hash = lambda results: None, lambda: None
     try:
         yield
     finally:
         logger.setLevel(level)
-        task_module.tqdm, evaluator_module.add_env_info = bar, survey
+        task_module.tqdm = bar
+        evaluator_module.add_env_info, evaluator_module.get_git_commit_hash = survey, commit
 
 
 def _column(

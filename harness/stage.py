@@ -9,6 +9,7 @@ do not depend on where an earlier process died.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,9 @@ from harness.types import Json, Usage, derive_seed, stable_hash
 T = TypeVar("T")
 
 DONE = "_DONE"
+SCRATCH = "trainer"
+"""Folder of a stage's checkpoints. It goes after the stage's marker is in place, not before: a kill between the two
+would cost the whole stage."""
 
 
 class Observer(Protocol):
@@ -98,6 +102,11 @@ def read_summary(folder: Path) -> Summary | None:
     if not marker.exists():
         return None
     return summary_from_json(json.loads(marker.read_text(encoding="utf-8")))
+
+
+def discard_scratch(folder: Path) -> None:
+    """Delete the checkpoints of a finished stage."""
+    shutil.rmtree(folder / SCRATCH, ignore_errors=True)
 
 
 class StageRun:
@@ -170,6 +179,7 @@ class StageRun:
         if not summary.seconds:
             summary = Summary(**{**_fields(summary), "seconds": time.perf_counter() - self._started})
         write_json(self.folder / DONE, summary_to_json(summary))
+        discard_scratch(self.folder)
         return summary
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from harness.errors import HarnessError
 from harness.runtime.lock import hold
 from harness.shards import Summary, is_disk_full, write_failure
-from harness.stage import Observer, Stage, StageRun, ordered, read_summary, stage_folder
+from harness.stage import Observer, Stage, StageRun, discard_scratch, ordered, read_summary, stage_folder
 
 
 def execute(stages: Sequence[Stage], store: Path, observer: Observer) -> Mapping[str, Summary]:
@@ -24,6 +24,7 @@ def execute(stages: Sequence[Stage], store: Path, observer: Observer) -> Mapping
         if summary is None:
             summary = _compute(stage, store, observer)
         else:
+            discard_scratch(stage_folder(store, stage))
             observer.event("stage_reused", stage=stage.name, identity=stage.identity)
         summaries[stage.identity] = summary
     return summaries
@@ -42,7 +43,7 @@ def _compute(stage: Stage, store: Path, observer: Observer) -> Summary:
             observer.event("stage_reused", stage=stage.name, identity=stage.identity)
             return summary
         folder.mkdir(parents=True, exist_ok=True)
-        for stale in folder.rglob(".*.tmp"):
+        for stale in list(folder.rglob(".*.tmp")):
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
         run = StageRun(stage, store, observer)
         observer.event("stage_started", stage=stage.name, identity=stage.identity)

@@ -15,6 +15,7 @@ from typing import Any
 
 from harness.config import GrpoConfig
 from harness.errors import InputError
+from harness.stage import SCRATCH
 from harness.training.trainer import callback, common_arguments, publish, quiet_libraries, train
 from harness.types import Message, Usage, chat
 
@@ -71,6 +72,21 @@ def rollout_steps(config: GrpoConfig, prompts: int) -> int:
     return max(1, int(config.epochs * prompts / config.prompts_per_step))
 
 
+def prompt_order(prompts: int, batch: int, steps: int, seed: int) -> list[int]:
+    """Indices of the prompts of `steps` rollout batches: pass after pass, each shuffled anew and cut to whole batches.
+
+    The trainer sees them as one epoch. TRL's own sampler carries its random state from pass to pass and cannot be
+    wound forward, so that a trainer resumed in its second pass would repeat the order of the first.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    order: list[int] = []
+    while len(order) < batch * steps:
+        order += torch.randperm(prompts, generator=generator).tolist()[: prompts // batch * batch]
+    return order[: batch * steps]
+
+
 def train_policy(
     model_path: Path | str,
     prompts: Sequence[PolicyPrompt],
@@ -108,7 +124,7 @@ def train_policy(
     updates = sizes["steps_per_generation"] // sizes["gradient_accumulation_steps"]
     steps = rollout_steps(config, len(prompts))
     arguments = GRPOConfig(
-        **common_arguments(folder / "trainer", seed, checkpoint_every * updates, dtype),
+        **common_arguments(folder / SCRATCH, seed, checkpoint_every * updates, dtype),
         **sizes,
         max_steps=steps * updates,
         learning_rate=config.learning_rate,
@@ -127,6 +143,7 @@ def train_policy(
         loss_type=config.loss,
         scale_rewards=config.advantage_scale,
         num_iterations=1,
+        shuffle_dataset=False,
         mask_truncated_completions=False,
         remove_unused_columns=False,
         model_init_kwargs={"dtype": dtype, "revision": revision or "main"},
@@ -148,7 +165,8 @@ def train_policy(
         )
         return list(trajectory(RolloutBatch(step, rollouts, parameters)))
 
-    rows = Dataset.from_dict({"prompt": [chat(p.messages) for p in prompts], "key": [p.key for p in prompts]})
+    ordered = [prompts[i] for i in prompt_order(len(prompts), config.prompts_per_step, steps, seed)]
+    rows = Dataset.from_dict({"prompt": [chat(p.messages) for p in ordered], "key": [p.key for p in ordered]})
     lengths = {
         p.key: len(tokenizer.apply_chat_template(chat(p.messages), add_generation_prompt=True, return_dict=False))
         for p in prompts
@@ -168,7 +186,7 @@ def train_policy(
         ],
     )
     parameters = float(trainer.model.num_parameters())
-    train(trainer, folder / "trainer")
+    train(trainer, folder / SCRATCH)
     temporary = folder / ".policy.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     trainer.save_model(str(temporary))

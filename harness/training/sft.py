@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import StageError
+from harness.stage import SCRATCH
 from harness.training.adam_state import save_adam_state
 from harness.training.chat import encode
 from harness.training.trainer import callback, common_arguments, publish, quiet_libraries, train
@@ -101,7 +102,7 @@ def finetune(
     )
     micro = max(d for d in range(1, min(recipe.micro_batch, recipe.batch_size) + 1) if recipe.batch_size % d == 0)
     arguments = SFTConfig(
-        **common_arguments(folder / "trainer", seed, save_every, dtype),
+        **common_arguments(folder / SCRATCH, seed, save_every, dtype),
         learning_rate=recipe.learning_rate,
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=micro,
@@ -114,19 +115,16 @@ def finetune(
         completion_only_loss=True,
         packing=False,
     )
-    losses: list[float] = []
     trainer = SFTTrainer(
         model=model,
         args=arguments,
         train_dataset=rows,
         processing_class=tokenizer,
         peft_config=_lora(recipe.lora, seed) if recipe.lora else None,
-        callbacks=[
-            callback(on_step, on_log=lambda step, logs: losses.append(logs["loss"]) if "loss" in logs else None)
-        ],
+        callbacks=[callback(on_step)],
     )
     parameters = trainer.model.num_parameters()
-    train(trainer, folder / "trainer")
+    train(trainer, folder / SCRATCH)
     temporary = folder / f".{output}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     trainer.save_model(str(temporary))
@@ -134,8 +132,9 @@ def finetune(
     if save_adam:
         save_adam_state(temporary / "adam.safetensors", trainer.model, trainer.optimizer)
     publish(temporary, folder / output)
-    shutil.rmtree(folder / "trainer", ignore_errors=True)
     tokens = recipe.epochs * sum(len(e.ids) for e in usable)
+    # The trainer's history, unlike a list of our own, is whole after a resume.
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     last = losses[-max(1, len(losses) // recipe.epochs) :]
     return Tuned(
         usage=Usage("target", str(output), tokens, 0, len(usable) * recipe.epochs, 0.0, 6.0 * parameters * tokens),

@@ -7,7 +7,6 @@ another scale at every step and shows no progress.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections import Counter as Tally
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from harness.config import GrpoConfig
 from harness.models.backend import Sampling
 from harness.models.open import model_path, open_backend
 from harness.shards import ShardOutput, parts, write_shard
-from harness.stage import Stage, StageRun
+from harness.stage import SCRATCH, Stage, StageRun
 from harness.synthesis.synthesize import Attempt, Counter, Draft, Draw, Synthesizer
 from harness.training.grpo import PolicyPrompt, RolloutBatch, train_policy
 from harness.training.trainer import checkpoint_step, last_checkpoint
@@ -74,7 +73,7 @@ def grpo_stage(plan: Plan, signal: str, inputs: tuple[Stage, ...]) -> Stage:
         "writer_model": writer,
         "grpo": c.grpo.model_dump(mode="json", exclude={"micro_batch"}),
     }
-    return Stage("grpo", 1, settings, inputs, lambda run: _Training(run, plan, signal).go(), signal=signal)
+    return Stage("grpo", 2, settings, inputs, lambda run: _Training(run, plan, signal).go(), signal=signal)
 
 
 class _Training:
@@ -113,16 +112,15 @@ class _Training:
             on_step=lambda step, total: self.run.observer.progress("grpo", step, total, self._note(step)),
             on_log=lambda step, logs: self._log(step, logs),
         )
-        shutil.rmtree(self.run.folder / "trainer", ignore_errors=True)
         return {"facts": dict(facts), "documents_shortened": self.truncated}
 
     def _forget_beyond_checkpoint(self) -> None:
         """Rollouts after the newest complete checkpoint are made again, so their rows must go."""
-        checkpoint = last_checkpoint(self.run.folder / "trainer")
+        checkpoint = last_checkpoint(self.run.folder / SCRATCH)
         mini = self.grpo.mini_batch_prompts or self.grpo.prompts_per_step
         updates = self.grpo.prompts_per_step // mini
         done = checkpoint_step(checkpoint) // updates if checkpoint else 0
-        for part in parts(self.run.folder):
+        for part in (*parts(self.run.folder / "rejects"), *parts(self.run.folder)):
             if int(part.stem.rpartition("-")[2]) > done:
                 part.unlink()
         if checkpoint:
