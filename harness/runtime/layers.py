@@ -40,6 +40,8 @@ def resolve_run(
     file = read_config_file(config_file) if config_file else Layer("file", {})
     sets = dict(sets or {})
     suite = suite_path(suite) if suite else None
+    names = {"method": method, "preset": preset, "target": target, "scale": scale}
+    _check_names(file, names)
     info = find("method", _first(method, file.values.get("method"), "a method: --method NAME"), methods())
     aim = find("target", _first(target, file.values.get("target"), "a target: --target NAME"), targets())
     chosen = preset or file.values.get("preset") or info.preset
@@ -49,10 +51,13 @@ def resolve_run(
     ]
     if chosen:
         layers.append(Layer(f"preset {chosen}", {"preset": chosen, **preset_settings(info, chosen)}))
-    layers += _target_layers(aim, size, suite or file.values.get("suite"))
+    source = seeds or sets.get("seeds.source") or _value([file], "seeds.source")
+    layers += _target_layers(aim, size, suite or file.values.get("suite"), source)
     if file.values:
         layers.append(file)
     line = {
+        # What a file names too, the flags name anew, as they did in choosing the layers.
+        **{key: value for key, value in names.items() if key in file.values},
         "driver": driver,
         "signal": signal,
         "suite": suite,
@@ -65,8 +70,30 @@ def resolve_run(
     }
     layers.append(Layer("command line", {k: v for k, v in {**line, **sets}.items() if v is not None or k in sets}))
     layers.insert(-1 if not file.values else -2, _guide_layer(layers))
-    _check_pairing(layers, explicit_signal=signal or file.values.get("signal"))
+    if _value(layers, "seeds.source") is None:
+        raise ConfigError(
+            f"suite '{_value(layers, 'suite')}' comes without documents to write pairs from; give them with --seeds FILE "
+            "(JSONL, gzip or not, or parquet), or the name of a hub data set"
+        )
+    # A driver that is named beside a file takes the file's signal or leaves it, as the driver needs.
+    _check_pairing(layers, explicit_signal=signal or (None if driver else file.values.get("signal")))
     return resolve(layers)
+
+
+def _check_names(file: Layer, flags: Mapping[str, str | None]) -> None:
+    """A settings file that is resolved in full holds every value of its method, target and scale.
+
+    Another name beside it would change the label and nothing else. Raises `ConfigError`.
+    """
+    if "models" not in file.values or "driver" not in file.values:
+        return
+    for name, flag in flags.items():
+        if flag and flag != file.values.get(name):
+            raise ConfigError(
+                f"--{name} {flag} beside the {file.name}, which holds all settings of {name} '{file.values.get(name)}'; "
+                f"leave --{name} out and change single settings (--driver, --signal, --budget, --set), or leave the "
+                "file out"
+            )
 
 
 def _first(flag: str | None, value: Any, what: str) -> str:
@@ -80,18 +107,27 @@ def _pairing(driver: str, signal: str) -> dict[str, str]:
     return {"driver": driver, "signal": signal}
 
 
-def _target_layers(aim: Any, size: str, suite: str | None) -> list[Layer]:
+def _target_layers(aim: Any, size: str, suite: str | None, source: str | None) -> list[Layer]:
+    """The target's own settings, what changes inside and outside the lab, and its scale.
+
+    Outside the lab is where another suite is the test, or where the documents are not the lab's.
+    """
     from harness.config import Layer
 
     layers = [Layer(f"target {aim.name}", {"target": aim.name, "suite": aim.suite, **aim.settings})]
-    outside = suite is not None and suite != aim.suite
-    if aim.lab is not None:
-        name = "outside the lab" if outside else "in the lab"
-        layers.append(Layer(f"target {aim.name} {name}", (aim.rehearsal if outside else aim.lab) or {}))
+    other_suite = suite is not None and suite != aim.suite
+    rehearsal = dict(aim.rehearsal or {}) if other_suite or source not in (None, "lab") else {}
+    own = rehearsal.pop("scales", {}).get(size, {})
+    if aim.lab is not None and not other_suite:
+        layers.append(Layer(f"target {aim.name} in the lab", aim.lab))
+    if rehearsal:
+        layers.append(Layer(f"target {aim.name} on real text", rehearsal))
     scale = find(f"scale of target {aim.name}", size, aim.scales)
     # The sizes of a planted world mean nothing where another suite is the test.
-    sizes = {key: value for key, value in scale.items() if not (outside and key == "lab")}
+    sizes = {key: value for key, value in scale.items() if not (other_suite and key == "lab")}
     layers.append(Layer(f"scale {size}", {"scale": size, **sizes}))
+    if own:
+        layers.append(Layer(f"scale {size} on real text", own))
     return layers
 
 
