@@ -35,7 +35,8 @@ def base_model(family: str, **changes: Any) -> Any:
     """A random model; the Llama and the GPT-2 carry dropout, which scoring must not apply."""
     torch.manual_seed(3)
     if family == "gpt2":
-        return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_positions=64, n_embd=32, n_layer=2, n_head=4))
+        tokens = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2}
+        return GPT2LMHeadModel(GPT2Config(**tokens, n_positions=64, n_embd=32, n_layer=2, n_head=4))
     sizes = {**_SIZES, "vocab_size": VOCABULARY, "num_key_value_heads": 2, "max_position_embeddings": 64, **changes}
     if family == "llama":
         return LlamaForCausalLM(LlamaConfig(**sizes, attention_dropout=0.2))

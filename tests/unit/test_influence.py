@@ -22,30 +22,20 @@ from methods.signals.influence.engine import (
 )
 
 AGGREGATES = ("mean_cosine", "cosine_of_mean", "mean_dot")
+FLAGS = (True, False)
+EPSILONS = (("outside", 1e-8), ("inside", 1e-8), ("outside", 1e-5))
 ADAM = [
     InfluenceConfig(
-        update="adam",
-        eps=eps,
-        eps_mode=mode,
-        bias_correction=bias,
-        momentum=momentum,
-        own_second_moment=own,
-        aggregate=a,
+        eps_mode=mode, eps=eps, bias_correction=bias, momentum=momentum, own_second_moment=own, aggregate=aggregate
     )
-    for (mode, eps), bias, momentum, own, a in product(
-        (("outside", 1e-8), ("inside", 1e-8), ("outside", 1e-5)),
-        (True, False),
-        (True, False),
-        (True, False),
-        AGGREGATES,
-    )
+    for (mode, eps), bias, momentum, own, aggregate in product(EPSILONS, FLAGS, FLAGS, FLAGS, AGGREGATES)
 ]
 SGD = [InfluenceConfig(update="sgd", aggregate=a) for a in AGGREGATES]
 CANDIDATES, VALIDATION = reference.items(9, seed=10), reference.items(5, seed=20)
 
 
 class Case:
-    """A warmed-up model, its Adam state, and the reference's gradients, computed before the engine freezes the model."""
+    """A warmed-up model, its Adam state, and the reference's gradients, taken before the engine freezes the model."""
 
     def __init__(self, family: str) -> None:
         self.model, self.state = reference.warmed(family)

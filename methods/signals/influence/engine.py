@@ -30,6 +30,9 @@ from methods.signals.influence.gamma import update_direction
 Direction = Mapping[str, torch.Tensor]
 """A vector in LoRA parameter space, by parameter name, float32."""
 
+BATCH_TOKENS = 16384
+"""Most tokens of a batch, padding included: logits grow with it, and a few long items would fill a laptop's memory."""
+
 
 class LoraGradients:
     """Per-sample gradients of the mean completion loss with respect to every LoRA matrix of `model`."""
@@ -54,12 +57,11 @@ class LoraGradients:
     ) -> None:
         """Call `visit(indices, name, G)` for every batch and LoRA matrix; G is [len(indices), *shape], float32.
 
-        Each item's loss is the mean over its completion tokens, times its weight. Items are batched by length. Raises
+        Each item's loss is the mean over its completion tokens, times its weight. Items are batched by length, fewer
+        where they are long. Raises
         `StageError` when a LoRA matrix took part in the forward pass other than once.
         """
-        order = sorted(range(len(items)), key=lambda i: (len(items[i].ids), i))
-        for start in range(0, len(order), self.batch_size):
-            indices = order[start : start + self.batch_size]
+        for indices in batches([len(item.ids) for item in items], self.batch_size):
             seen: list[str] = []
 
             def receive(name: str, g: torch.Tensor, indices: Sequence[int] = indices, seen: list[str] = seen) -> None:
@@ -118,6 +120,18 @@ class LoraGradients:
         logits = self.model(input_ids=ids, attention_mask=attention, use_cache=False).logits[:, :-1].float()
         losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         (losses * share[:, 1:].flatten()).sum().backward()
+
+
+def batches(lengths: Sequence[int], size: int, tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:
+    """Indices of items by rising length, at most `size` in a batch and `tokens` in it with padding (or one item)."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if batch and (len(batch) == size or (len(batch) + 1) * lengths[index] > tokens):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
 
 
 def check_coverage(captured: set[str], trainable: set[str]) -> None:

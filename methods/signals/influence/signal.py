@@ -61,6 +61,7 @@ class InfluenceSignal:
             direction, diagnostics = validation_direction(self._gradients, scorable, self._settings)
             self._directions.append(direction)
             diagnostics["validation_truncated"] = float(sum(e.truncated > 0 for e in encoded))
+            diagnostics["validation_unusable"] = float(len(items) - diagnostics["validation_items"])
             facts["withheld" if withheld else "rewarded"] = diagnostics
             self._spend(scorable, 2, started)
         facts["adam_steps"] = self._state.step
@@ -89,7 +90,7 @@ class InfluenceSignal:
         if value is None:
             return Score(item.id, self.name, None, "unscorable", "no completion token left", {}, self._revision)
         dots, norm = value
-        if not all(abs(d) < float("inf") for d in dots) or norm == 0.0:
+        if not all(abs(d) < float("inf") for d in dots) or not 0.0 < norm < float("inf"):
             return Score(item.id, self.name, None, "unscorable", "gradient is zero or not finite", {}, self._revision)
         parts = {"gradient_norm": norm, "completion_tokens": float(code.completion_length)}
         if len(dots) > 1:

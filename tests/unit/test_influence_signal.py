@@ -1,0 +1,182 @@
+"""The influence signal from a real warm-up by the project's own trainer to scores, against the definition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import influence_reference as reference
+import pytest
+import torch
+from tiny import make_tiny_model
+
+from harness.config import InfluenceConfig
+from harness.errors import StageError
+from harness.models.transformers_backend import load_causal_lm
+from harness.training import adam_state, sft
+from harness.training.adam_state import AdamState
+from harness.training.chat import encode
+from harness.training.sft import LoraSettings, Recipe, finetune
+from harness.types import Message, Sample, Score, Seed
+from methods.signals.base import Archive, SignalContext, TargetState, ValidationExample
+from methods.signals.influence.signal import InfluenceSignal
+
+LENGTH = 96
+
+
+def sample(number: int, question: str, answer: str) -> Sample:
+    messages = (Message("user", question), Message("assistant", answer))
+    return Sample(f"s{number}", ("d",), None, "", messages, answer, "test", "stop", 0, 0)
+
+
+SAMPLES = [sample(i, f"is the answer {'one of ' * (i % 3)}{i}?", "yes " * (1 + i % 4) + str(i)) for i in range(12)]
+VALIDATION = [
+    ValidationExample(f"v{i}", (Message("user", f"which choice is {i}"), Message("assistant", f"choice {i}")), i < 2)
+    for i in range(6)
+]
+TOO_LONG = sample(99, "the question " * 60, "yes")
+
+
+@dataclass(frozen=True)
+class Warm:
+    """A warmed-up tiny target, and what its trainer held at the end."""
+
+    target: TargetState
+    optimizer: Mapping[str, Mapping[str, torch.Tensor]]
+    adapter: Mapping[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Warm:
+    folder = tmp_path_factory.mktemp("warm")
+    model = make_tiny_model(folder / "target")
+    held: dict[str, Any] = {}
+
+    def spy(path: Path, trained: Any, optimizer: Any) -> None:
+        inner = getattr(optimizer, "optimizer", optimizer)
+        named = {n: p for n, p in trained.named_parameters() if p.requires_grad}
+        held["adapter"] = {n: p.detach().clone() for n, p in named.items()}
+        held["optimizer"] = {n: {k: v.clone() for k, v in inner.state[p].items()} for n, p in named.items()}
+        adam_state.save_adam_state(path, trained, optimizer)
+
+    lora = LoraSettings(4, 8, 0.1, ("q_proj", "v_proj", "down_proj"))
+    recipe = Recipe(5e-3, 2, 4, 3, "linear", 0.03, 0.0, 0.999, LENGTH, lora)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sft, "save_adam_state", spy)
+        tuned = finetune(model, [*SAMPLES, TOO_LONG], recipe, seed=1, folder=folder, output="adapter", save_adam=True)
+    assert (tuned.steps, tuned.unusable, tuned.truncated) == (6, 1, 1)
+    adapter = folder / "adapter"
+    target = TargetState(model, "rev", LENGTH, adapter=adapter, adam=adapter / "adam.safetensors")
+    return Warm(target, held["optimizer"], held["adapter"])
+
+
+def context(validation: list[ValidationExample] = VALIDATION, **options: Any) -> SignalContext:
+    return SignalContext(seed=0, validation=validation, settings=InfluenceConfig(**options), batch_size=5)
+
+
+def prepared(warm: Warm, **options: Any) -> tuple[InfluenceSignal, Mapping[str, Any]]:
+    signal = InfluenceSignal()
+    return signal, signal.prepare(context(**options), warm.target)
+
+
+def definition(warm: Warm, items: list[Sample], withheld: bool, options: InfluenceConfig) -> list[float]:
+    """Scores from the trainer's own adapter and optimizer, not from the files."""
+    base, tokenizer = load_causal_lm(warm.target.model)
+    lora = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"]}
+    model = reference.lora_model("qwen3", base, **lora)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(warm.adapter[name])
+    first = {n: s["exp_avg"] for n, s in warm.optimizer.items()}
+    second = {n: s["exp_avg_sq"] for n, s in warm.optimizer.items()}
+
+    def gradient(messages: tuple[Message, ...]) -> reference.Gradient:
+        return reference.gradient(model, encode(tokenizer, messages, LENGTH))
+
+    validation = [gradient(v.messages) for v in VALIDATION if v.withheld == withheld]
+    candidates = [gradient(s.messages) for s in items]
+    return reference.scores(candidates, validation, AdamState(first, second, 6), options)
+
+
+@pytest.mark.parametrize("options", [{}, {"eps_mode": "inside", "bias_correction": False}, {"update": "sgd"}])
+def test_scores_equal_the_definition_on_the_trainers_own_state(warm: Warm, options: dict[str, Any]) -> None:
+    signal, facts = prepared(warm, **options)
+    got = signal.score(SAMPLES, Archive())
+    assert [s.item_id for s in got] == [s.id for s in SAMPLES]
+    assert all(s.status == "ok" and s.signal == "influence" and s.target_rev == "rev" for s in got)
+    wanted = definition(warm, SAMPLES, False, InfluenceConfig(**options))
+    reference.assert_close(_values(got), wanted, 1e-4)
+    beside = definition(warm, SAMPLES, True, InfluenceConfig(**options))
+    reference.assert_close([s.parts["withheld"] for s in got], beside, 1e-4)
+    assert facts["adam_steps"] == 6
+    assert (facts["rewarded"]["validation_items"], facts["withheld"]["validation_items"]) == (4, 2)
+
+
+def test_without_withheld_items_nothing_stands_beside(warm: Warm) -> None:
+    signal = InfluenceSignal()
+    signal.prepare(context([v for v in VALIDATION if not v.withheld]), warm.target)
+    scores = signal.score(SAMPLES, Archive())
+    assert all("withheld" not in s.parts for s in scores)
+    with_withheld = prepared(warm)[0].score(SAMPLES, Archive())
+    reference.assert_close(_values(scores), _values(with_withheld), 1e-6)
+
+
+def test_what_cannot_be_measured_is_none_in_its_place(warm: Warm) -> None:
+    signal, _ = prepared(warm)
+    items = [SAMPLES[0], TOO_LONG, Seed("doc", "text"), SAMPLES[1]]
+    scores = signal.score(items, Archive())
+    assert [s.status for s in scores] == ["ok", "unscorable", "unscorable", "ok"]
+    assert [s.item_id for s in scores] == ["s0", "s99", "doc", "s1"]
+    assert scores[1].value is None and "completion token" in scores[1].reason
+    assert scores[2].value is None and "samples" in scores[2].reason
+    assert signal.score([TOO_LONG], Archive())[0].value is None
+    assert signal.score([], Archive()) == []
+
+
+@pytest.mark.parametrize("dot, norm", [(float("nan"), 1.0), (float("inf"), 1.0), (0.3, 0.0), (0.3, float("nan"))])
+def test_a_zero_or_broken_gradient_is_unscorable(
+    warm: Warm, monkeypatch: pytest.MonkeyPatch, dot: float, norm: float
+) -> None:
+    signal, _ = prepared(warm)
+
+    def fake(gradients: Any, codes: Any, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.tensor([[dot, 0.1], [0.2, 0.1]]), torch.tensor([norm, 1.0])
+
+    monkeypatch.setattr("methods.signals.influence.engine.influence", fake)
+    broken, whole = signal.score(SAMPLES[:2], Archive())
+    assert (broken.value, broken.status) == (None, "unscorable") and "not finite" in broken.reason
+    assert whole.value == pytest.approx(0.2)
+
+
+def test_cost_is_counted_once(warm: Warm) -> None:
+    signal, _ = prepared(warm)
+    _, tokenizer = load_causal_lm(warm.target.model)
+    tokens = [len(encode(tokenizer, v.messages, LENGTH).ids) for v in VALIDATION]
+    assert sum(u.prompt_tokens for u in signal.usage()) == 2 * sum(tokens)
+    signal.score(SAMPLES[:3], Archive())
+    (spent,) = signal.usage()
+    assert spent.calls == 3 and spent.role == "target" and spent.flops > 0
+    assert signal.usage() == []
+
+
+def test_scores_repeat_to_the_bit(warm: Warm) -> None:
+    first, second = (prepared(warm)[0].score(SAMPLES, Archive()) for _ in range(2))
+    assert _values(first) == _values(second)
+
+
+def _values(scores: list[Score]) -> list[float]:
+    assert all(s.value is not None for s in scores)
+    return [s.value or 0.0 for s in scores]
+
+
+def test_refusals_say_what_to_do(warm: Warm) -> None:
+    signal = InfluenceSignal()
+    with pytest.raises(StageError, match="warmed-up target"):
+        signal.prepare(context(), None)
+    with pytest.raises(StageError, match="--guide"):
+        signal.prepare(context([]), warm.target)
+    with pytest.raises(StageError, match="max_length"):
+        signal.prepare(context([ValidationExample("v", TOO_LONG.messages)]), warm.target)
