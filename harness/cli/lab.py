@@ -28,8 +28,10 @@ def _build(args: argparse.Namespace) -> int:
 
     from harness.lab.build import cache_root, ensure_lab
     from harness.lab.world import World
+    from harness.runtime.allocator import keep_freed_memory
     from harness.runtime.progress import Progress
 
+    keep_freed_memory()
     for number in parse_worlds(args.worlds):
         started = time.perf_counter()
         progress = Progress()
