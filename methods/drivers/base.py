@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from harness.errors import ConfigError
 from harness.stage import Stage
 from methods.plan import Plan
 from methods.signals.catalogue import signal_info
@@ -42,12 +43,16 @@ def common(plan: Plan, signal: str | None) -> Common:
 def finish(plan: Plan, base: Common, signal: str, policy: Stage | None, *, per_seed: int, best: bool) -> list[Stage]:
     """Regenerate, select where asked, gate, fine-tune and evaluate: the tail that all drivers share."""
     select = plan.config.select
-    keep = select.keep if select and not best else 1.0
+    if select and best:
+        raise ConfigError(f"driver '{plan.config.driver}' selects already; drop select, or use another driver")
+    keep = select.keep if select else 1.0
     samples = regenerate(plan, base.source, policy, per_seed=per_seed, keep=keep, best=best)
     scores: Stage | None = None
     selection: Selection = "none"
     if best or select:
-        name = (select.signal if select and select.signal else signal) if not best else signal
+        name = select.signal if select and select.signal else signal
+        if name == "none":
+            raise ConfigError("select keeps the best-scored pairs and this run has no signal; set select.signal=NAME")
         inputs = common(plan, name).signal_inputs
         scores = score_stage(plan, name, samples, inputs)
         selection = "best_of_seed" if best else "top_share"
