@@ -191,8 +191,13 @@ class SftConfig(Section):
 
 
 class EvalConfig(Section):
-    """How the fine-tuned target is tested. `limit` scores only the first items and marks the record as partial."""
+    """How the fine-tuned target is tested.
 
+    `suite` names another suite to score on than the run's own, for a finished run: nothing before evaluation changes.
+    `limit` scores only the first items and marks the record as partial.
+    """
+
+    suite: str | None = None
     apply_chat_template: bool = True
     limit: int | None = Field(None, ge=1)
 

@@ -26,11 +26,21 @@ from harness.types import Json, stable_hash
 
 @dataclass(frozen=True)
 class Plan:
-    """A run before it runs. `policy` is a trained writer to start from: its stage identity and its folder."""
+    """A run before it runs.
+
+    `suite` guides, guards against leaks and, unless `other_tests` takes its place, is what the target is scored on.
+    `policy` is a trained writer to start from: its stage identity and its folder.
+    """
 
     config: RunConfig
     suite: Suite
     policy: tuple[str, Path] | None = None
+    other_tests: Suite | None = None
+
+    @property
+    def tests(self) -> Suite:
+        """The suite that the target is scored on."""
+        return self.other_tests or self.suite
 
     @property
     def world(self) -> int | None:
@@ -42,12 +52,11 @@ class Plan:
         """How the suite's items are read."""
         lab = self.config.lab
         if lab is None:
-            return DataContext(limit=self.config.eval.limit)
+            return DataContext()
         return DataContext(
             world=lab.world,
             test_items=lab.test_items,
             validation_items=lab.validation_items,
-            limit=self.config.eval.limit,
         )
 
     def identity(self, model: ModelConfig) -> str:
@@ -56,21 +65,22 @@ class Plan:
 
     @cached_property
     def suite_identity(self) -> Json:
-        """What identifies the suite's items: its declaration, the local copies in use, and the lab's sizes."""
-        files: list[str] = []
-        for benchmark in self.suite.benchmarks:
-            for source in benchmark.rows.sources:
-                path = self._local(source.file)
-                if path is not None:
-                    files.append(file_hash(path))
+        """What identifies the items of the suite that guides and guards."""
+        return self.identity_of(self.suite)
+
+    def identity_of(self, suite: Suite) -> Json:
+        """What identifies a suite's items: its declaration, the local copies in use, and the lab's sizes."""
+        rows = [b.rows for b in suite.benchmarks] + [v.rows for v in suite.validation]
+        names = [source.file for r in rows for source in r.sources]
+        files = [file_hash(path) for path in (self._local(suite, name) for name in names) if path is not None]
         data = self.data
         lab: list[Json] = [data.world, data.test_items, data.validation_items] if self.config.lab else []
-        return [self.suite.name, stable_hash(repr(self.suite.benchmarks), repr(self.suite.validation)), files, lab]
+        return [suite.name, stable_hash(repr(suite.benchmarks), repr(suite.validation)), list(files), lab]
 
-    def _local(self, name: str | None) -> Path | None:
+    def _local(self, suite: Suite, name: str | None) -> Path | None:
         if not name:
             return None
-        candidates = [self.suite.folder / name]
+        candidates = [suite.folder / name]
         folder = self.data.folder()
         if folder is not None:
             candidates += [folder / Path(name).name]

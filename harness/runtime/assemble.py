@@ -52,7 +52,8 @@ def store_of(runs: str | Path) -> Path:
 def assemble(config: RunConfig) -> Assembly:
     """Lay a run out. Raises `ConfigError` or `InputError` for a suite, driver, prompt or writer that is not there."""
     suite = load_suite(config.suite)
-    plan = Plan(config, suite, _policy(config))
+    tests = load_suite(config.eval.suite) if config.eval.suite else None
+    plan = Plan(config, suite, _policy(config), tests)
     if config.suite != "lab" and config.lab is not None:
         raise ConfigError(f"lab settings are given, but the suite is '{config.suite}'; drop 'lab', or use --suite lab")
     stages = tuple(ordered(make_driver(config.driver).stages(plan, config.signal)))

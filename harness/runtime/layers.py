@@ -40,6 +40,8 @@ def resolve_run(
     file = read_config_file(config_file) if config_file else Layer("file", {})
     sets = dict(sets or {})
     suite = suite_path(suite) if suite else None
+    if sets.get("eval.suite"):
+        sets["eval.suite"] = suite_path(str(sets["eval.suite"]))
     names = {"method": method, "preset": preset, "target": target, "scale": scale}
     _check_names(file, names)
     info = find("method", _first(method, file.values.get("method"), "a method: --method NAME"), methods())
@@ -72,8 +74,8 @@ def resolve_run(
     layers.insert(-1 if not file.values else -2, _guide_layer(layers))
     if _value(layers, "seeds.source") is None:
         raise ConfigError(
-            f"suite '{_value(layers, 'suite')}' comes without documents to write pairs from; give them with --seeds FILE "
-            "(JSONL, gzip or not, or parquet), or the name of a hub data set"
+            f"suite '{_value(layers, 'suite')}' comes without documents to write pairs from; give them with --seeds: a "
+            "file (JSONL, gzip or not, or parquet), or the name of a hub data set"
         )
     # A driver that is named beside a file takes the file's signal or leaves it, as the driver needs.
     _check_pairing(layers, explicit_signal=signal or (None if driver else file.values.get("signal")))
@@ -90,9 +92,9 @@ def _check_names(file: Layer, flags: Mapping[str, str | None]) -> None:
     for name, flag in flags.items():
         if flag and flag != file.values.get(name):
             raise ConfigError(
-                f"--{name} {flag} beside the {file.name}, which holds all settings of {name} '{file.values.get(name)}'; "
-                f"leave --{name} out and change single settings (--driver, --signal, --budget, --set), or leave the "
-                "file out"
+                f"--{name} {flag} beside the {file.name}, which holds all settings of {name} "
+                f"'{file.values.get(name)}'; leave --{name} out and change single settings (--driver, --signal, "
+                "--budget, --set), or leave the file out"
             )
 
 

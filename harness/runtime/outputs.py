@@ -63,7 +63,7 @@ def _record(assembly: Assembly, folder: Path, summaries: Mapping[str, Summary], 
         for u in summaries[stage.identity].usage
     ]
     counts = [
-        StageCount(stage.name, stage.identity, s.rows_in, s.kept, s.rejected, s.seconds)
+        StageCount(stage.name, stage.identity, s.rows_in, s.kept, s.rejected, s.seconds, s.shortened)
         for stage in assembly.stages
         for s in (summaries[stage.identity],)
     ]
@@ -73,7 +73,7 @@ def _record(assembly: Assembly, folder: Path, summaries: Mapping[str, Summary], 
         driver=c.driver,
         signal=c.signal,
         target=c.target,
-        suite=assembly.suite.name,
+        suite=assembly.plan.tests.name,
         scale=c.scale,
         lab_world=assembly.plan.world,
         synth_seed=c.synthesis_seed,
@@ -94,11 +94,17 @@ def _record(assembly: Assembly, folder: Path, summaries: Mapping[str, Summary], 
 def _flags(assembly: Assembly, by_name: Mapping[str, Summary]) -> list[str]:
     c = assembly.plan.config
     flags = []
-    if c.models.target.id.startswith("lab:") and assembly.suite.name != "lab":
+    if c.models.target.id.startswith("lab:") and assembly.plan.tests.name != "lab":
         flags.append(
             "rehearsal: the lab's tiny target cannot know this suite; its scores are near chance and only show that "
             "the loop runs"
         )
+    if assembly.plan.other_tests is not None:
+        flags.append(
+            f"leaks unchecked: the data were checked against suite {assembly.suite.name}, and scored on "
+            f"{assembly.plan.tests.name}"
+        )
+    flags += _cut_texts(assembly, by_name)
     if c.eval.limit is not None:
         flags.append(f"partial: only the first {c.eval.limit} items of each benchmark were scored")
     shortfall = by_name["dataset"].notes.get("shortfall", by_name["regenerate"].notes.get("shortfall"))
@@ -106,6 +112,26 @@ def _flags(assembly: Assembly, by_name: Mapping[str, Summary]) -> list[str]:
         flags.append(f"shortfall: the data set is {shortfall:.0%} below the declared line")
     if c.scale == "smoke":
         flags.append("smoke scale: too small to compare anything")
+    return flags
+
+
+def _cut_texts(assembly: Assembly, by_name: Mapping[str, Summary]) -> list[str]:
+    """What did not fit the target: test prompts that were cut, and validation items that therefore guided nothing."""
+    flags = [
+        f"truncated: {c['truncated']} of {c['n']} prompts of {c['column']} were cut from the left to fit the target"
+        for c in by_name["evaluate"].notes["columns"]
+        if c["truncated"]
+    ]
+    facts = {key: value for s in by_name.values() for key, value in s.notes.get("facts", {}).items()}
+    room = assembly.plan.config.models.target.max_length
+    for part in ("rewarded", "withheld"):
+        lost = int(facts.get(part, {}).get("validation_unusable", 0))
+        if lost:
+            total = lost + int(facts[part]["validation_items"])
+            flags.append(
+                f"validation: {lost} of {total} {part} items guided nothing: no answer token within {room} tokens "
+                "(models.target.max_length), or no usable gradient"
+            )
     return flags
 
 
@@ -146,7 +172,8 @@ def _card(
 ) -> str:
     c = assembly.plan.config
     licences = Counter(s.licence or "not stated" for s in seeds)
-    sources = Counter(s.source or "not stated" for s in seeds)
+    # A seed's source names its row too; the card names files and data sets.
+    sources = Counter(s.source.partition("#")[0] or "not stated" for s in seeds)
     lines = [
         f"# {record.run}",
         "",

@@ -23,15 +23,9 @@ class Gate:
 
     def __init__(self, plan: Plan) -> None:
         from decontam.text import TextIndex
-        from evals.data import benchmark_texts, load_items
+        from evals.data import contamination_texts
 
-        texts = [
-            text
-            for b in plan.suite.benchmarks
-            if b.scorer == "lm_eval"
-            for text in benchmark_texts(b, load_items(b, plan.data, plan.suite.folder))
-        ]
-        self.index = TextIndex.from_items(texts)
+        self.index = TextIndex.from_items(contamination_texts(plan.suite, plan.data))
 
     def accept(self, samples: Sequence[Sample]) -> Gated:
         """What may be trained on."""

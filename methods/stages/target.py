@@ -129,8 +129,8 @@ def evaluate_stage(plan: Plan, tuned: Stage | None) -> Stage:
     """The suite's score of the fine-tuned target, or with `tuned=None` of the target before it."""
     c = plan.config
     settings = {
-        "suite": plan.suite_identity,
-        "eval": c.eval.model_dump(mode="json"),
+        "suite": plan.identity_of(plan.tests),
+        "eval": c.eval.model_dump(mode="json", exclude={"suite"}),
         "target": None if tuned else plan.identity(c.models.target),
         "dtype": c.models.target.dtype,
     }
@@ -140,9 +140,10 @@ def evaluate_stage(plan: Plan, tuned: Stage | None) -> Stage:
         path: Path | str = run.input("finetune") / "model" if tuned else model_path(c.models.target, plan.world)
         result = evaluate(
             path,
-            plan.suite,
+            plan.tests,
             plan.data,
             batch_size=c.runtime.batch_size,
+            limit=c.eval.limit,
             seed=c.tuning_seed,
             apply_chat_template=c.eval.apply_chat_template,
             progress=lambda label, done, total: run.observer.progress(run.stage.name, done, total, label),

@@ -41,7 +41,7 @@ def test_it_lists_every_setting_with_its_layer(tmp_path: Path) -> None:
     layers = {s.key: s.layer for s in plan.settings}
     assert layers["grpo.steps"] == "command line"
     assert layers["grpo.reward.penalty"] == "preset paper"
-    assert layers["grpo.max_grad_norm"] == "default"
+    assert layers["grpo.top_p"] == "default"
     text = render(plan)
     for setting in plan.settings:
         assert f"{setting.key.split('.', 1)[-1]}=" in text
