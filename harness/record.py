@@ -51,7 +51,10 @@ class StageCost:
 
 @dataclass(frozen=True, slots=True)
 class StageCount:
-    """Rows in, kept and rejected by reason, and wall seconds of one stage."""
+    """Rows in, kept and rejected by reason, and wall seconds of one stage.
+
+    Of the rows in, `shortened` had a document that was cut to fit the context of the model that read it.
+    """
 
     stage: str
     identity: str
@@ -59,6 +62,7 @@ class StageCount:
     kept: int
     rejected: Mapping[str, int]
     seconds: float
+    shortened: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,8 @@ T = TypeVar("T")
 class ShardOutput:
     """What one shard of work gives: rows of the main table, rows of side tables, rejects and cost.
 
-    `kept` is given where the main table holds rejected rows too (rollouts).
+    `kept` is given where the main table holds rejected rows too (rollouts). `shortened` counts incoming rows whose
+    document was cut to fit a model's context.
     """
 
     rows: Sequence[Any]
@@ -35,6 +36,7 @@ class ShardOutput:
     tables: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     rows_in: int | None = None
     kept: int | None = None
+    shortened: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +49,15 @@ class Summary:
     usage: Sequence[Usage]
     seconds: float
     notes: Mapping[str, Any] = field(default_factory=dict)
+    shortened: int = 0
 
     def line(self) -> str:
-        """`in → kept (rejected by reason)` for people."""
+        """Rows in, kept, with a shortened document, and rejected by reason, for people."""
+        line = f"{self.rows_in} in, {self.kept} kept"
+        if self.shortened:
+            line += f", document shortened to fit the model for {self.shortened}"
         reasons = ", ".join(f"{name} {count}" for name, count in sorted(self.rejected.items()))
-        return f"{self.rows_in} in, {self.kept} kept" + (f", rejected: {reasons}" if reasons else "")
+        return line + (f", rejected: {reasons}" if reasons else "")
 
 
 def replace_into(path: Path, write: Callable[[Path], None]) -> None:
@@ -172,6 +178,7 @@ def write_shard(folder: Path, index: int, output: ShardOutput, seconds: float) -
         "rejected": rejected,
         "usage": [asdict(u) for u in output.usage],
         "seconds": seconds,
+        "shortened": output.shortened,
     }
     write_table(folder / part_name(index), output.rows, account)
 
@@ -207,6 +214,7 @@ def summarise(folder: Path, notes: Mapping[str, Any] | None = None) -> Summary:
         usage=merge_usage(Usage(**u) for a in accounts for u in a["usage"]),
         seconds=sum(a["seconds"] for a in accounts),
         notes=dict(notes or {}),
+        shortened=sum(a.get("shortened", 0) for a in accounts),
     )
 
 

@@ -12,7 +12,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -177,11 +177,7 @@ class StageRun:
         if summary is None:
             summary = summarise(self.folder, notes)
         if not summary.seconds:
-            summary = Summary(**{**_fields(summary), "seconds": time.perf_counter() - self._started})
+            summary = replace(summary, seconds=time.perf_counter() - self._started)
         write_json(self.folder / DONE, summary_to_json(summary))
         discard_scratch(self.folder)
         return summary
-
-
-def _fields(summary: Summary) -> dict[str, Any]:
-    return {name: getattr(summary, name) for name in ("rows_in", "kept", "rejected", "usage", "seconds", "notes")}

@@ -65,6 +65,7 @@ def render_show(run_folder: Path) -> str:
         lines.append(GUIDED_NOTE)
     lines.append(ONE_DRAW)
     lines += ["", "Rows in, kept, rejected by reason", *aligned(_counts(run))]
+    lines += _shortened(run)
     lines += ["", "Tokens and seconds by role", *aligned(cost_rows([arm]), left=2)]
     lines += _metrics(run.record.data_metrics) + _outputs(run_folder)
     return "\n".join(lines)
@@ -128,6 +129,13 @@ def _counts(run: Run) -> list[list[str]]:
     # Reasons read flush left, numbers flush right.
     width = max(len(row[-1]) for row in rows)
     return [[*row[:-1], row[-1].ljust(width)] for row in rows]
+
+
+def _shortened(run: Run) -> list[str]:
+    """How many of a stage's rows had a document that did not fit the model that read it."""
+    counts = run.record.counts if run.record else ()
+    cut = [f"{c.stage} {count(c.shortened)} of {count(c.rows_in)}" for c in counts if c.shortened]
+    return [f"Documents shortened to fit a model's context: {', '.join(cut)}"] if cut else []
 
 
 def _metrics(metrics: Mapping[str, Any]) -> list[str]:

@@ -44,7 +44,7 @@ def _compute(stage: Stage, store: Path, observer: Observer) -> Summary:
             return summary
         folder.mkdir(parents=True, exist_ok=True)
         for stale in list(folder.rglob(".*.tmp")):
-            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
         run = StageRun(stage, store, observer)
         observer.event("stage_started", stage=stage.name, identity=stage.identity)
         try:
@@ -62,6 +62,7 @@ def _compute(stage: Stage, store: Path, observer: Observer) -> Summary:
             rows_in=summary.rows_in,
             kept=summary.kept,
             rejected=dict(summary.rejected),
+            shortened=summary.shortened,
             seconds=round(summary.seconds, 3),
         )
         return summary

@@ -57,7 +57,14 @@ class RunObserver:
         """Append an event."""
         self.events.add(kind, **fields)
         if kind == "stage_done":
-            summary = Summary(fields["rows_in"], fields["kept"], fields["rejected"], (), fields["seconds"])
+            summary = Summary(
+                fields["rows_in"],
+                fields["kept"],
+                fields["rejected"],
+                (),
+                fields["seconds"],
+                shortened=fields["shortened"],
+            )
             counts = summary.line() if summary.rows_in else "done"
             self.display.line(f"{fields['stage']}: {counts}, {summary.seconds:.1f} s")
         elif kind == "stage_reused":

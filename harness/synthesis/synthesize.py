@@ -32,11 +32,12 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A writer's output for a draw."""
+    """A writer's output for a draw; `shortened` where the writer saw only the beginning of the document."""
 
     draw: Draw
     text: str
     finish_reason: str
+    shortened: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +67,10 @@ class Prompting:
 
 @dataclass
 class Counter:
-    """Cost of backend calls, by role."""
+    """Cost of backend calls, by role, and how many draws had their document shortened for the writer or generator."""
 
     usage: list[Usage] = field(default_factory=list)
-    truncated: int = 0
+    shortened: int = 0
 
     def add(self, role: str, backend: Backend, completions: Sequence[Any], seconds: float) -> None:
         """Record one batch of completions."""
@@ -120,28 +121,31 @@ class Synthesizer:
     ) -> list[Draft]:
         """Let the writer draft a rubric for every draw."""
         started = time.perf_counter()
-        requests = []
+        requests, cuts = [], []
         for draw in draws:
             messages, cut = self.writer_messages(draw.seed, writer, sampling)
-            counter.truncated += cut
+            cuts.append(cut)
             requests.append(PromptRequest(messages, {"document": document_of(draw.seed), "domain": draw.seed.domain}))
         completions = writer.generate(requests, sampling, derive_seed(seed, "writer"))
         counter.add("writer", writer, completions, time.perf_counter() - started)
-        return [Draft(d, c.text, c.finish_reason) for d, c in zip(draws, completions, strict=True)]
+        return [Draft(d, c.text, c.finish_reason, cut) for d, c, cut in zip(draws, completions, cuts, strict=True)]
 
     def realise(self, drafts: Sequence[Draft], sampling: Sampling, seed: int, counter: Counter) -> list[Attempt]:
         """Turn drafts into pairs: parse, generate, parse, check. One attempt per draft, in order."""
         started = time.perf_counter()
         attempts = [_read_rubric(draft) for draft in drafts]
         ready = [i for i, a in enumerate(attempts) if a.rubric is not None]
-        requests = [self._request(attempts[i], sampling, counter) for i in ready]
+        fitted = {i: self._request(attempts[i], sampling) for i in ready}
+        requests = [fitted[i][0] for i in ready]
+        counter.shortened += sum(d.shortened or (i in fitted and fitted[i][1]) for i, d in enumerate(drafts))
         completions = self.generator.generate(requests, sampling, derive_seed(seed, "generator"))
         counter.add("generator", self.generator, completions, time.perf_counter() - started)
         for i, completion in zip(ready, completions, strict=True):
             attempts[i] = self._read_pair(attempts[i], completion)
         return attempts
 
-    def _request(self, attempt: Attempt, sampling: Sampling, counter: Counter) -> PromptRequest:
+    def _request(self, attempt: Attempt, sampling: Sampling) -> tuple[PromptRequest, bool]:
+        """The generator's request, and whether its document had to be shortened."""
         assert attempt.rubric is not None
         seed = attempt.draft.draw.seed
         variables = {
@@ -151,8 +155,7 @@ class Synthesizer:
             **attempt.rubric.parts,
         }
         messages, cut = fit(self.prompting.generator, variables, self.generator, sampling)
-        counter.truncated += cut
-        return PromptRequest(messages, variables)
+        return PromptRequest(messages, variables), cut
 
     def _read_pair(self, attempt: Attempt, completion: Any) -> Attempt:
         draft, rubric = attempt.draft, attempt.rubric

@@ -86,7 +86,8 @@ class _Training:
         self.rows: list[RolloutRow] = []
         self.rejects: list[Reject] = []
         self.usage: list[Usage] = []
-        self.truncated = 0
+        self.cut: set[str] = set()
+        self.shortened = 0
         self.started = time.perf_counter()
 
     def go(self) -> Mapping[str, Any]:
@@ -112,7 +113,7 @@ class _Training:
             on_step=lambda step, total: self.run.observer.progress("grpo", step, total, self._note(step)),
             on_log=lambda step, logs: self._log(step, logs),
         )
-        return {"facts": dict(facts), "documents_shortened": self.truncated}
+        return {"facts": dict(facts)}
 
     def _forget_beyond_checkpoint(self) -> None:
         """Rollouts after the newest complete checkpoint are made again, so their rows must go."""
@@ -133,7 +134,8 @@ class _Training:
         prompts = []
         for seed in self.seeds.values():
             messages, cut = self.maker.writer_messages(seed, writer, sampling)
-            self.truncated += cut
+            if cut:
+                self.cut.add(seed.id)
             prompts.append(PolicyPrompt(seed.id, messages))
         return prompts
 
@@ -141,7 +143,7 @@ class _Training:
         """Rubrics to pairs to scores to rewards for one rollout batch."""
         counter = Counter()
         drafts = [
-            Draft(Draw(self.seeds[r.key], i, f"grpo-{batch.step}"), r.text, r.finish_reason)
+            Draft(Draw(self.seeds[r.key], i, f"grpo-{batch.step}"), r.text, r.finish_reason, r.key in self.cut)
             for i, r in enumerate(batch.rollouts)
         ]
         seed = derive_seed(self.run.seed, "rollout", batch.step)
@@ -152,6 +154,7 @@ class _Training:
         valid = [a.sample is not None for a in attempts]
         group = [i // self.grpo.group_size for i in range(len(attempts))]
         rewards = shape(values, valid, group, self.grpo.reward)
+        self.shortened += counter.shortened
         usage = [*counter.usage, *self.signal.usage(), *batch.usage()]
         self._keep(batch, attempts, scores, rewards)
         self.usage += usage
@@ -234,10 +237,12 @@ class _Training:
         spent = sum(u.seconds for u in self.usage)
         usage = [*self.usage, Usage("writer", "policy training", seconds=max(0.0, seconds - spent))]
         valid = len(self.rows) - len(self.rejects)
-        output = ShardOutput(self.rows, self.rejects, usage, rows_in=len(self.rows), kept=valid)
+        output = ShardOutput(
+            self.rows, self.rejects, usage, rows_in=len(self.rows), kept=valid, shortened=self.shortened
+        )
         write_shard(self.run.folder, steps, output, seconds)
         self.run.event("shard", index=steps, kept=valid, rejected=len(self.rejects), seconds=round(seconds, 3))
-        self.rows, self.rejects, self.usage = [], [], []
+        self.rows, self.rejects, self.usage, self.shortened = [], [], [], 0
         self.started = time.perf_counter()
 
 

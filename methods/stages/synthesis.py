@@ -57,6 +57,7 @@ def synthesize_shard(plan: Plan, maker: Synthesizer, writer: Backend, draws: Seq
         usage=counter.usage,
         tables={"rubrics": [a.rubric for a in attempts if a.rubric is not None]},
         rows_in=len(draws),
+        shortened=counter.shortened,
     )
 
 
