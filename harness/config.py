@@ -225,7 +225,7 @@ class RunConfig(Section):
     synth_seed: int | None = Field(None, ge=0)
     sft_seed: int | None = Field(None, ge=0)
     match: Literal["samples", "sft_tokens", "teacher_tokens", "flops"] = "samples"
-    budget: float = Field(gt=0)
+    budget: float = Field(gt=0, allow_inf_nan=False)
     allow_shortfall: bool = False
     writer_from: str | None = None
     best_of: int = Field(4, ge=2)

@@ -53,6 +53,9 @@ def resolve_run(
     ]
     if chosen:
         layers.append(Layer(f"preset {chosen}", {"preset": chosen, **preset_settings(info, chosen)}))
+    seeds = seeds_source(seeds) if seeds else None
+    if sets.get("seeds.source"):
+        sets["seeds.source"] = seeds_source(str(sets["seeds.source"]))
     source = seeds or sets.get("seeds.source") or _value([file], "seeds.source")
     layers += _target_layers(aim, size, suite or file.values.get("suite"), source)
     if file.values:
@@ -182,6 +185,11 @@ def _check_pairing(layers: list[Layer], explicit_signal: str | None) -> None:
         raise ConfigError(
             f"signal '{name}' reads the lab's planted truth; it needs lab seeds (--target nano, suite lab)"
         )
+
+
+def seeds_source(name: str) -> str:
+    """A source of seeds; a file by its absolute path, for the same reason as a suite's."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 def suite_path(name: str) -> str:

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.config import GrpoConfig
+from harness.errors import BudgetError
 from harness.models.backend import Sampling
 from harness.models.open import model_path, open_backend
-from harness.shards import ShardOutput, parts, write_shard
+from harness.shards import ShardOutput, parts, summarise, write_shard
 from harness.stage import SCRATCH, Stage, StageRun
 from harness.synthesis.synthesize import Attempt, Counter, Draft, Draw, Synthesizer
 from harness.training.grpo import PolicyPrompt, RolloutBatch, train_policy
@@ -28,7 +29,7 @@ from methods.plan import Plan
 from methods.signals.base import Archive, Signal
 from methods.signals.catalogue import signal_info
 from methods.stages.scoring import prepare_signal, signal_settings
-from methods.stages.synthesis import sampling_of, synthesizer
+from methods.stages.synthesis import add_usage, sampling_of, synthesizer, upstream_usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +160,23 @@ class _Training:
         self._keep(batch, attempts, scores, rewards)
         self.usage += usage
         self.run.spend(usage)
+        self._check_budget(batch.step)
         self._report(batch.step, attempts, values, scores, rewards)
         return rewards
+
+    def _check_budget(self, step: int) -> None:
+        """Stop at the step that spends the last of the budget, rather than learn of it once training is over."""
+        c = self.plan.config
+        if c.match not in ("teacher_tokens", "flops"):
+            return
+        before = upstream_usage(self.run, "generator")
+        own = add_usage([*summarise(self.run.folder).usage, *self.usage], "generator")
+        which = 0 if c.match == "teacher_tokens" else 1
+        if before[which] + own[which] >= c.budget:
+            raise BudgetError(
+                f"the budget of {c.budget:g} {c.match} is spent in step {step + 1} of the writer's training, before "
+                f"any of the data set is generated ({before[which] + own[which]:g} so far); raise --budget"
+            )
 
     def _value(self, attempt: Attempt, scores: Mapping[str, Score]) -> float | None:
         if attempt.sample is None:

@@ -33,6 +33,11 @@ def dataset(plan: Plan, samples: Stage, scores: Stage | None, selection: Selecti
         chosen, dropped = choose(gated.kept, values, selection, c.select.keep if c.select else 1.0)
         weigh = weigher(plan)
         kept, beyond = trim(chosen, weigh, c.budget)
+        if chosen and not kept and weigh is not None:
+            raise BudgetError(
+                f"the budget of {c.budget:g} {c.match} is less than the first sample takes ({weigh(chosen[0]):g}); "
+                "raise --budget"
+            )
         if not kept:
             raise BudgetError(
                 f"no sample is left for the data set of {len(pool)} generated; see the rejects of stages regenerate "

@@ -20,7 +20,7 @@ from harness.shards import ShardOutput, Summary, parts, read_records, summarise
 from harness.stage import Stage, StageRun, ordered, read_summary, stage_folder
 from harness.synthesis.synthesize import Counter, Draw, Synthesizer, document_of
 from harness.synthesis.validity import ValiditySettings
-from harness.types import Sample, Seed, derive_seed
+from harness.types import Sample, Seed, Usage, derive_seed
 from methods.plan import Plan
 from methods.stages.dataset import kept_count
 from methods.stages.gate import Gate
@@ -98,11 +98,15 @@ def upstream_usage(run: StageRun, role: str | None) -> tuple[float, float]:
     tokens = flops = 0.0
     for stage in ordered(run.stage.inputs):
         summary = read_summary(stage_folder(run.store, stage))
-        for usage in summary.usage if summary else ():
-            if role is None or usage.role == role:
-                tokens += usage.prompt_tokens + usage.completion_tokens
-            flops += usage.flops
+        more = add_usage(summary.usage if summary else (), role)
+        tokens, flops = tokens + more[0], flops + more[1]
     return tokens, flops
+
+
+def add_usage(usage: Sequence[Usage], role: str | None) -> tuple[float, float]:
+    """Tokens (of `role`, or of all) and FLOPs."""
+    tokens = sum(u.prompt_tokens + u.completion_tokens for u in usage if role is None or u.role == role)
+    return tokens, sum(u.flops for u in usage)
 
 
 def regenerate(plan: Plan, source: Stage, policy: Stage | None, *, per_seed: int, keep: float, best: bool) -> Stage:
@@ -151,18 +155,28 @@ class _Line:
         self.weigh = weigher(plan)
 
     def reached(self) -> tuple[float, str]:
-        """How far the line is (1.0: reached) and a note."""
+        """How far the line is (1.0: reached) and a note.
+
+        Raises `BudgetError` where a line of spending is so near that the first shard oversteps it by more than a tenth.
+        """
         line = self.config.budget
         if self.weigh is not None:
             size = self._surviving(self.weigh)
             what = "samples survive" if self.config.match == "samples" else "fine-tuning tokens"
             return size / line, f"{int(size)} of {int(line)} {what}"
         spent = summarise(self.run.folder)
-        tokens = sum(u.prompt_tokens + u.completion_tokens for u in spent.usage if u.role == "generator")
+        tokens, flops = add_usage(spent.usage, "generator")
         if self.config.match == "teacher_tokens":
-            return (self.base[0] + tokens) / line, f"{int(self.base[0] + tokens)} of {int(line)} teacher tokens"
-        flops = self.base[1] + sum(u.flops for u in spent.usage)
-        return flops / line, f"{flops:.3g} of {line:.3g} FLOPs"
+            done = (self.base[0] + tokens) / line
+            note = f"{int(self.base[0] + tokens)} of {int(line)} teacher tokens"
+        else:
+            done, note = (self.base[1] + flops) / line, f"{self.base[1] + flops:.3g} of {line:.3g} FLOPs"
+        if done > 1.1 and len(parts(self.run.folder)) == 1:
+            raise BudgetError(
+                f"the first shard of {spent.rows_in} pairs oversteps the budget ({note}); raise --budget, or lower "
+                "synthesis.shard_size"
+            )
+        return done, note
 
     def _surviving(self, weigh: Weigh) -> float:
         accepted = self.gate.accept(read_records(self.run.folder, Sample)).kept
