@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.errors import ConfigError
 from harness.models.backend import Backend, PromptRequest, Sampling
 from harness.models.prompts import Prompt
 from harness.synthesis.pairs import parse_pair
@@ -19,6 +20,9 @@ from harness.synthesis.parsing import Failure
 from harness.synthesis.rubric import parse_rubric, question_type
 from harness.synthesis.validity import ValiditySettings, check_pair
 from harness.types import Message, Reject, Rubric, Sample, Seed, Usage, derive_seed, stable_hash
+
+_LONGEST_WORD = 40
+"""Characters; a longer stretch without a space is not a word but a script that has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,20 +94,38 @@ def document_of(seed: Seed) -> str:
 def fit(
     prompt: Prompt, variables: Mapping[str, str], backend: Backend, sampling: Sampling
 ) -> tuple[tuple[Message, ...], bool]:
-    """Render `prompt`, shortening the document to whole words until it leaves room for the completion."""
+    """Render `prompt`, with only as much of the document as leaves room for the completion, and whether it was cut.
+
+    The cut is between words where there are any. Raises `ConfigError` where the prompt alone leaves no room.
+    """
     messages = prompt.render(variables)
     count, room = getattr(backend, "count_tokens", None), getattr(backend, "room", None)
     if count is None or room is None or count(messages) <= room(sampling):
         return messages, False
-    words = variables["document"].split(" ")
-    low, high = 0, len(words)
+    document = variables["document"]
+    low, high = 0, len(document)
     while low < high:
         middle = (low + high + 1) // 2
-        if count(prompt.render({**variables, "document": " ".join(words[:middle])})) <= room(sampling):
+        if count(prompt.render({**variables, "document": document[:middle]})) <= room(sampling):
             low = middle
         else:
             high = middle - 1
-    return prompt.render({**variables, "document": " ".join(words[:low])}), True
+    kept = _whole_words(document, low)
+    if not kept:
+        raise ConfigError(
+            f"prompt file {prompt.path} leaves no room for a document: {backend.name} takes {room(sampling)} prompt "
+            f"tokens beside a completion of {sampling.max_tokens}; raise its max_length, or lower max_tokens"
+        )
+    return prompt.render({**variables, "document": kept}), True
+
+
+def _whole_words(text: str, length: int) -> str:
+    """The first `length` characters, less a word that they break; not every script puts spaces between words."""
+    head = text[:length]
+    if length < len(text) and not text[length].isspace():
+        space = max(head.rfind(" "), head.rfind("\n"))
+        head = head[:space] if space > length - _LONGEST_WORD else head
+    return head.rstrip()
 
 
 class Synthesizer:

@@ -153,6 +153,16 @@ class TestFit:
         assert len(lengths) == 1 and lengths[0] > 3
         assert backend.count_tokens(prompt.render(self.variables(lengths[0] + 1))) > backend.room(sampling)
 
+    def test_a_script_without_spaces_is_cut_too(self, backend: TransformersBackend, tmp_path: Path) -> None:
+        sampling = Sampling(max_tokens=20)
+        messages, cut = fit(self.prompt(tmp_path), {"document": "阿司匹林" * 99, "domain": "x"}, backend, sampling)
+        assert cut and "阿司匹林阿" in messages[-1].content
+        assert 96 <= backend.count_tokens(messages) <= backend.room(sampling)
+
+    def test_a_prompt_that_leaves_no_room_is_refused(self, backend: TransformersBackend, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"prompt\.txt leaves no room .* tiny takes 3 prompt tokens"):
+            fit(self.prompt(tmp_path), self.variables(5), backend, Sampling(max_tokens=117))
+
     def test_a_completion_then_has_its_room(self, backend: TransformersBackend, tmp_path: Path) -> None:
         sampling = Sampling(max_tokens=20)
         messages, _ = fit(self.prompt(tmp_path), self.variables(200), backend, sampling)
