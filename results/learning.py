@@ -35,9 +35,12 @@ def plot_learning(rows: Sequence[Mapping[str, Any]], signal: str, path: Path) ->
     axes[2].stackplot(mix.index, mix.T.to_numpy(), labels=list(mix.columns), alpha=0.8)
     axes[2].set_title("question types")
     axes[2].set_ylim(0, 1)
+    for axis in axes[:2]:
+        axis.legend(fontsize=8, loc="best")
+    # The areas fill the axes, so their names stand beside them, in the order in which they are stacked.
+    axes[2].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), reverse=True, frameon=False)
     for axis in axes:
         axis.set_xlabel("rollout batch")
-        axis.legend(fontsize=8, loc="best")
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -11,8 +11,7 @@ from harness.record import RunRecord
 
 def next_steps(record: RunRecord, folder: Path) -> str:
     """Commands that make sense now, each with what it answers; and a reminder where the scores mean nothing."""
-    base = f"--target {record.target}" + (f" --suite {record.suite}" if record.lab_world is None else "")
-    base += f" --scale {record.scale}" if record.scale else ""
+    base = f"--target {record.target}" + (f" --scale {record.scale}" if record.scale else "")
     base += f" --seed {record.synth_seed}"
     base += f" --runs {quote(str(folder.parent))}" if folder.parent != Path("runs") else ""
     here = quote(str(folder))
@@ -21,6 +20,11 @@ def next_steps(record: RunRecord, folder: Path) -> str:
     if partner is not None:
         line = f"harness compare {quote(str(partner))} {here}"
         steps.append((line, "side by side with a run of another kind on the same seed"))
+    elif record.lab_world is None:
+        # Suite, documents and guide are the run's own: its settings file has them all.
+        driver = "--driver static" if record.driver != "static" else "--driver grpo_rubric --signal influence"
+        how = "without" if record.driver != "static" else "with"
+        steps.append((f"harness run {here}/config.yaml {driver}", f"the same {how} feedback"))
     elif record.driver != "static":
         steps.append((f"harness run --method static {base}", "the same without feedback"))
     else:

@@ -51,6 +51,8 @@ def _messages(value: dict[str, Any] | None) -> tuple[Message, ...] | Failure:
         return Failure(PAIR_NO_JSON, "no JSON object that parses")
     turns = value.get("messages")
     if not isinstance(turns, list):
+        if isinstance(value.get("error"), str):
+            return Failure(PAIR_SCHEMA, f"the generator says: {value['error']}"[:300])
         keys = ", ".join(sorted(value)) or "none"
         return Failure(PAIR_SCHEMA, f"no list 'messages'; keys: {keys}"[:300])
     messages = []

@@ -64,7 +64,14 @@ def test_runs_on_another_seed_or_budget_are_no_partners(tmp_path: Path) -> None:
 
 def test_outside_the_lab_there_is_no_oracle(tmp_path: Path) -> None:
     record = replace(OPTIMSYN, lab_world=None, suite="pubmedqa")
-    text = next_steps(record, _store(tmp_path, "a", record))
+    folder = _store(tmp_path, "a", record)
+    text = next_steps(record, folder)
     assert "oracle" not in text
-    assert "--suite pubmedqa" in text
+    assert f"harness run {folder}/config.yaml --driver static\n" in text
     assert "--seed 4" in text
+
+
+def test_outside_the_lab_a_run_without_feedback_is_sent_to_one_with_it(tmp_path: Path) -> None:
+    record = replace(OPTIMSYN, lab_world=None, suite="pubmedqa", driver="static", signal="none")
+    folder = _store(tmp_path, "a", record)
+    assert f"harness run {folder}/config.yaml --driver grpo_rubric --signal influence\n" in next_steps(record, folder)
