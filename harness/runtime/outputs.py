@@ -122,6 +122,13 @@ def _cut_texts(assembly: Assembly, by_name: Mapping[str, Summary]) -> list[str]:
         for c in by_name["evaluate"].notes["columns"]
         if c["truncated"]
     ]
+    for name in ("warmup", "finetune"):
+        notes = by_name[name].notes if name in by_name else {}
+        if notes.get("truncated"):
+            flags.append(
+                f"truncated: {notes['truncated']} pairs of stage {name} were cut at the end to fit the target, "
+                f"{notes['unusable']} of them before their answer began"
+            )
     facts = {key: value for s in by_name.values() for key, value in s.notes.get("facts", {}).items()}
     room = assembly.plan.config.models.target.max_length
     for part in ("rewarded", "withheld"):
