@@ -108,7 +108,7 @@ class WarmupConfig(Section):
     learning_rate: float = Field(1e-5, gt=0)
     epochs: int = Field(1, ge=1)
     schedule: Literal["linear", "constant"] = "linear"
-    warmup_ratio: float = Field(0.03, ge=0, le=1)
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
     lora_rank: int = Field(128, ge=1)
     lora_alpha: int = Field(512, ge=1)
     lora_dropout: float = Field(0.1, ge=0, lt=1)
@@ -182,7 +182,7 @@ class SftConfig(Section):
     batch_size: int = Field(8, ge=1)
     micro_batch: int | None = Field(None, ge=1)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_ratio: float = Field(0.03, ge=0, le=1)
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
     weight_decay: float = Field(0.1, ge=0)
     adam_beta2: float = Field(0.95, gt=0, lt=1)
     max_length: int = Field(16384, ge=8)
