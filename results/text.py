@@ -6,10 +6,12 @@ the leading columns repeated.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 WIDTH = 100
 GAP = "  "
+_HARD_SPACE = "\N{NO-BREAK SPACE}"
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
@@ -41,6 +43,17 @@ def blocks(rows: Sequence[Sequence[str]], left: int = 1, width: int = WIDTH) -> 
         used += need
     keep = list(range(left))
     return [aligned([[row[i] for i in [*keep, *group]] for row in rows], left) for group in groups]
+
+
+def wrapped(text: str, width: int = WIDTH, indent: str = "  ") -> list[str]:
+    """A sentence in lines of `width` characters, all but the first indented."""
+    lines = textwrap.wrap(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return [line.replace(_HARD_SPACE, " ") for line in lines]
+
+
+def kept_together(text: str) -> str:
+    """Words that `wrapped` must not part."""
+    return text.replace(" ", _HARD_SPACE)
 
 
 def percent(value: float | None, error: float | None = None, signed: bool = False) -> str:

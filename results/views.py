@@ -15,9 +15,11 @@ from results.compare import render_compare
 from results.export import OUTPUTS, describe, export_run
 from results.runs import Run, last_event, load_items, load_run, run_folders
 from results.tables import GUIDED_MARK, GUIDED_NOTE, Arm, cost_rows, difference_cell, score_cell
-from results.text import aligned, count, duration, percent, shorten
+from results.text import aligned, count, duration, kept_together, percent, shorten, wrapped
 
 ONE_DRAW = "Errors are over test items; one run is one draw, and another seed of the same method would differ."
+_REASONS_WIDTH = 58
+"""What the other columns of a run's counts leave of the screen."""
 
 __all__ = ["export_run", "render_compare", "render_ls", "render_show"]
 
@@ -60,7 +62,7 @@ def render_show(run_folder: Path) -> str:
         return "\n".join(lines)
     arm = Arm("run", run.record, load_items(run_folder))
     lines += ["", "Accuracy of the target, percent ± standard error over items", *aligned(_accuracy(arm))]
-    lines += _unmeasured(run) + [f"Caution: {flag}" for flag in run.record.validity_flags]
+    lines += _unmeasured(run) + [line for flag in run.record.validity_flags for line in wrapped(f"Caution: {flag}")]
     if any(column.guided for column in run.record.columns):
         lines.append(GUIDED_NOTE)
     lines.append(ONE_DRAW)
@@ -123,9 +125,13 @@ def _counts(run: Run) -> list[list[str]]:
     """One line a stage: a single run has room for its reasons beside the numbers."""
     rows = [["stage", "in", "kept", "seconds", "  rejected"]]
     for c in run.record.counts if run.record else ():
-        reasons = ", ".join(f"{name} {count(n)}" for name, n in sorted(c.rejected.items(), key=lambda kv: -kv[1]))
+        reasons = ", ".join(
+            kept_together(f"{name} {count(n)}") for name, n in sorted(c.rejected.items(), key=lambda kv: -kv[1])
+        )
         numbers = [count(c.rows_in), count(c.kept)] if c.rows_in or c.kept else ["", ""]
-        rows.append([c.stage, *numbers, f"{c.seconds:,.1f}", "  " + reasons])
+        first, *more = wrapped(reasons, _REASONS_WIDTH, indent="") or [""]
+        rows.append([c.stage, *numbers, f"{c.seconds:,.1f}", "  " + first])
+        rows += [["", "", "", "", "  " + line] for line in more]
     # Reasons read flush left, numbers flush right.
     width = max(len(row[-1]) for row in rows)
     return [[*row[:-1], row[-1].ljust(width)] for row in rows]
@@ -134,8 +140,8 @@ def _counts(run: Run) -> list[list[str]]:
 def _shortened(run: Run) -> list[str]:
     """How many of a stage's rows had a document that did not fit the model that read it."""
     counts = run.record.counts if run.record else ()
-    cut = [f"{c.stage} {count(c.shortened)} of {count(c.rows_in)}" for c in counts if c.shortened]
-    return [f"Documents shortened to fit a model's context: {', '.join(cut)}"] if cut else []
+    cut = [kept_together(f"{c.stage} {count(c.shortened)} of {count(c.rows_in)}") for c in counts if c.shortened]
+    return wrapped(f"Documents shortened to fit a model's context: {', '.join(cut)}") if cut else []
 
 
 def _metrics(metrics: Mapping[str, Any]) -> list[str]:

@@ -89,6 +89,7 @@ def test_usage_adds_up_by_role_and_model() -> None:
 def test_summary_line_names_every_reason() -> None:
     assert Summary(10, 7, {"b": 1, "a": 2}, [], 0.0).line() == "10 in, 7 kept, rejected: a 2, b 1"
     assert Summary(1, 1, {}, [], 0.0).line() == "1 in, 1 kept"
+    assert Summary(3, 3, {}, [], 0.0, shortened=2).line() == "3 in, 3 kept, document shortened to fit the model for 2"
 
 
 def test_a_finished_stage_is_reused_and_an_unfinished_one_completed(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from made_runs import make_run, unfinished_run
 
 from harness.errors import InputError, StageError
+from harness.record import StageCount
 from harness.runtime.lock import hold
 from results.runs import LOCK, find_run, load_run
 from results.text import blocks, count, duration, percent, shorten
@@ -192,3 +193,14 @@ def test_text_forms() -> None:
     assert [duration(v) for v in (4.21, 245, 12_000)] == ["4.2 s", "4 min 05 s", "3 h 20 min"]
     assert shorten("abcdefghij", 7) == "ab...ij" and shorten("abc", 7) == "abc"
     assert [len(block[0]) for block in blocks([["name", "x" * 6, "y" * 6]], width=12)] == [12, 12]
+
+
+def test_show_keeps_to_the_screen_and_parts_no_count_from_its_reason(tmp_path: Path) -> None:
+    reasons = {f"a_rather_long_reason_{i}": 1000 + i for i in range(6)}
+    counts = [StageCount("grpo", "c1", 9000, 2985, reasons, 61.0, shortened=8999)]
+    flags = ["rehearsal: " + "a caution of many words " * 8]
+    text = render_show(make_run(tmp_path, "a", BETTER, BASE, counts=counts, validity_flags=flags))
+    assert [line for line in text.splitlines() if len(line) > 100 and str(tmp_path) not in line] == []
+    for reason, number in reasons.items():
+        assert f"{reason} {number:,}" in text
+    assert "Documents shortened to fit a model's context: grpo 8,999 of 9,000" in text
