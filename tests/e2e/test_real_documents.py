@@ -52,7 +52,6 @@ def run(lab: None, test_data: Path, tmp_path_factory: pytest.TempPathFactory) ->
             "grpo.prompts_per_step": GRPO["prompts"],
             "grpo.group_size": GRPO["group"],
             "grpo.steps": GRPO["steps"],
-            "eval.limit": 40,
         }
         done = finished(
             [

@@ -104,6 +104,7 @@ def test_own_documents_in_the_lab_get_the_generator_for_real_text() -> None:
 
 def test_sizes_of_the_scale_hold_on_real_text_where_it_has_none_of_its_own() -> None:
     config = _run(suite="pubmedqa", seeds="documents.jsonl", scale="smoke").config
+    assert config.eval.limit == 40 and _run(scale="smoke").config.eval.limit is None
     assert (config.budget, config.grpo.steps) == (24, _run(scale="smoke").config.grpo.steps)
 
 
