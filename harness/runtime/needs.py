@@ -18,6 +18,9 @@ from harness.runtime import machine
 if TYPE_CHECKING:
     from harness.config import ModelConfig, RunConfig
 
+LAB_VOCABULARY = 1500
+"""About how many tokens the lab's tokenizer has, for estimates before it is built."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
@@ -119,12 +122,27 @@ def _lab_model(role: str, world: int) -> tuple[Path | None, ModelShape | None]:
 
     root = cache_root()
     home = root / f"world-{world}-{lab_identity(World(world))}"
-    if not home.is_dir():
-        return None, None
     # The writer is shared by all worlds; any built one has its size.
     folders = [home / role] if role != "writer" else sorted(root.glob("shared-*/writer"))
     folder = next((f for f in folders if f.is_dir()), None)
-    return folder, estimate.shape_from_folder(folder) if folder else None
+    return folder, estimate.shape_from_folder(folder) if folder else _unbuilt_shape(role)
+
+
+def _unbuilt_shape(role: str) -> ModelShape:
+    """The architecture that a lab model will have; its vocabulary is only known when the tokenizer has been trained."""
+    from harness.lab import build
+
+    shape = {"writer": build.WRITER, "generator": build.GENERATOR, "target": build.TARGET}[role]
+    return ModelShape(
+        hidden=shape.hidden,
+        intermediate=shape.inner,
+        layers=shape.layers,
+        heads=shape.heads,
+        kv_heads=shape.heads,
+        head_dim=shape.hidden // shape.heads,
+        vocab=LAB_VOCABULARY,
+        tied=True,
+    )
 
 
 def role_models(config: RunConfig) -> tuple[RoleModel, ...]:

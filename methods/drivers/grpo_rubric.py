@@ -93,13 +93,16 @@ class _Training:
 
     def go(self) -> Mapping[str, Any]:
         c = self.plan.config
-        self._forget_beyond_checkpoint()
+        resumed = self._forget_beyond_checkpoint()
         signal, facts = prepare_signal(self.run, self.plan, self.name)
         self.signal: Signal = signal
         self.sign = 1.0 if signal_info(self.name).spec.direction == "higher" else -1.0
         self.maker: Synthesizer = synthesizer(self.plan, list(self.seeds.values()))
         path = self.plan.policy[1] if self.plan.policy else model_path(c.models.writer, self.plan.world)
-        self.usage += signal.usage()
+        # A resumed stage prepares again: that costs this run, and is in the stage's account already.
+        prepared = signal.usage()
+        self.run.spend(prepared)
+        self.usage += [] if resumed else prepared
         train_policy(
             path,
             self._prompts(path),
@@ -116,8 +119,13 @@ class _Training:
         )
         return {"facts": dict(facts)}
 
-    def _forget_beyond_checkpoint(self) -> None:
-        """Rollouts after the newest complete checkpoint are made again, so their rows must go."""
+    def _spend(self, usage: Sequence[Usage]) -> None:
+        """Into the run's ledger now, into the stage's own account with the next shard."""
+        self.usage += usage
+        self.run.spend(usage)
+
+    def _forget_beyond_checkpoint(self) -> bool:
+        """Rollouts after the newest complete checkpoint are made again, so their rows must go; whether there is one."""
         checkpoint = last_checkpoint(self.run.folder / SCRATCH)
         mini = self.grpo.mini_batch_prompts or self.grpo.prompts_per_step
         updates = self.grpo.prompts_per_step // mini
@@ -127,6 +135,7 @@ class _Training:
                 part.unlink()
         if checkpoint:
             self.run.event("grpo_resumed", step=done)
+        return checkpoint is not None
 
     def _prompts(self, path: Any) -> list[PolicyPrompt]:
         """The writer's prompts, shortened to its context where needed."""
@@ -158,8 +167,7 @@ class _Training:
         self.shortened += counter.shortened
         usage = [*counter.usage, *self.signal.usage(), *batch.usage()]
         self._keep(batch, attempts, scores, rewards)
-        self.usage += usage
-        self.run.spend(usage)
+        self._spend(usage)
         self._check_budget(batch.step)
         self._report(batch.step, attempts, values, scores, rewards)
         return rewards

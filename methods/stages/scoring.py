@@ -26,7 +26,10 @@ def signal_settings(plan: Plan, name: str) -> dict[str, Any]:
 
 
 def prepare_signal(run: StageRun, plan: Plan, name: str) -> tuple[Signal, Mapping[str, Any]]:
-    """A signal ready to score, and the facts of its preparation; also written to the event log."""
+    """A signal ready to score, and the facts of its preparation; also written to the event log.
+
+    What preparation cost is the signal's first `usage()`, for the caller to account for.
+    """
     c = plan.config
     spec = signal_info(name).spec
     signal = make_signal(name)
@@ -52,7 +55,6 @@ def prepare_signal(run: StageRun, plan: Plan, name: str) -> tuple[Signal, Mappin
     )
     facts = signal.prepare(context, target)
     run.event("signal_prepared", signal=name, facts=dict(facts))
-    run.spend(signal.usage())
     return signal, facts
 
 
