@@ -67,7 +67,11 @@ def calibrate(
             futures = [pool.submit(_run, chosen[name], world, scale, runs) for name, world in work]
             records: list[RunRecord] = []
             for (name, world), future in zip(work, futures, strict=True):
-                records.append(future.result())
+                try:
+                    records.append(future.result())
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
                 done += 1
                 progress.update("calibration", done, len(work), f"{name} in world {world}")
     finally:
