@@ -58,7 +58,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     emit(
         calibrate(
             parse_worlds(args.worlds),
-            arms=args.arm,
+            arms=dict(map(_arm, args.arm)) if args.arm else None,
             scale=args.scale,
             runs=args.runs or "runs",
             out=args.out,
@@ -68,9 +68,19 @@ def _calibrate(args: argparse.Namespace) -> int:
     return 0
 
 
+def _arm(text: str) -> tuple[str, tuple[int, ...] | None]:
+    name, _, worlds = text.partition("@")
+    return name.strip(), parse_worlds(worlds) if worlds else None
+
+
 def _configure_calibrate(parser: Parser) -> None:
     parser.add_argument("--worlds", metavar="LIST", required=True, help=f"{WORLDS_HELP}; at least 5 to say anything")
-    parser.add_argument("--arm", action="append", metavar="NAME", help="only this arm, beside static (repeatable)")
+    parser.add_argument(
+        "--arm",
+        action="append",
+        metavar="NAME[@LIST]",
+        help="only this arm, beside static, in all worlds or in those of LIST (repeatable)",
+    )
     parser.add_argument("--scale", metavar="NAME", default="full", help="size of every run (default: full)")
     parser.add_argument("--jobs", metavar="N", type=int, default=1, help="runs at a time, one thread each (default: 1)")
     parser.add_argument("--out", metavar="DIR", help="folder for the table, its numbers and its picture")

@@ -46,7 +46,7 @@ ARMS: Mapping[str, CalibrationArm] = {
 
 def calibrate(
     worlds: Sequence[int],
-    arms: Sequence[str] | None = None,
+    arms: Mapping[str, Sequence[int] | None] | None = None,
     scale: str = "full",
     runs: str = "runs",
     out: str | None = None,
@@ -54,12 +54,12 @@ def calibrate(
 ) -> str:
     """Run the arms in all worlds, `jobs` at a time, and return the table as Markdown; with `out`, write it there too.
 
+    `arms` names the arms, each with the worlds that it runs in if they are not all; `static` always runs in all.
     Raises `ConfigError` for an unknown arm, `StageError` naming the first run that failed.
     """
-    chosen = {name: _find(name) for name in arms or ARMS}
-    if "static" not in chosen:
-        chosen = {"static": ARMS["static"], **chosen}
-    work = [(name, world) for world in worlds for name in chosen]
+    where = {"static": None, **(arms or dict.fromkeys(ARMS))}
+    chosen = {name: _find(name) for name in where}
+    work = [(name, world) for world in worlds for name in chosen if world in (where[name] or worlds)]
     progress = Progress()
     done = 0
     try:

@@ -1,0 +1,64 @@
+"""Calibration: which runs it asks for, and what it makes of their records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from harness.cli.lab import _arm
+from harness.errors import ConfigError, StageError
+from harness.runtime import calibrate as module
+from harness.runtime.calibrate import ARMS, calibrate
+from results.calibration import CalibrationRow
+
+ASKED = {"static": 0.4, "grpo_rubric × oracle": 0.7, "grpo_rubric × random": 0.41}
+
+
+@pytest.fixture
+def asked_for(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str | None, int]]:
+    """Calibration without its runs; returns the signal and world of each that it asks for."""
+    calls: list[tuple[str | None, int]] = []
+    monkeypatch.setattr(module, "_run", lambda arm, world, scale, runs: calls.append((arm.signal, world)))
+
+    def row(name: str, world: int, record: Any, runs: str) -> CalibrationRow:
+        return CalibrationRow(name, world, {"lab_asked": ASKED[name] + world / 1000}, 0.5, 1.0)
+
+    monkeypatch.setattr(module, "_row", row)
+    return calls
+
+
+def test_static_is_always_there_and_an_arm_may_have_its_own_worlds(asked_for: list[tuple[str | None, int]]) -> None:
+    arms = dict(map(_arm, ["grpo_rubric × oracle", "grpo_rubric × random@1-2"]))
+    text = calibrate([1, 2, 3], arms=arms)
+    assert sorted(asked_for, key=str) == sorted(
+        [(None, 1), (None, 2), (None, 3), ("oracle", 1), ("oracle", 2), ("oracle", 3), ("random", 1), ("random", 2)],
+        key=str,
+    )
+    (line,) = [line for line in text.splitlines() if line.startswith("| grpo_rubric × random ")][:1]
+    assert line.split("|")[2].strip() == "2"
+
+
+def test_an_unknown_arm_is_named_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'grpo_rubric × oracle'"):
+        calibrate([1], arms={"grpo_rubric × oracel": None})
+
+
+def test_the_first_failing_run_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+
+    def run(arm: Any, world: int, scale: str, runs: str) -> None:
+        started.append(world)
+        raise StageError("this run failed")
+
+    monkeypatch.setattr(module, "_run", run)
+    with pytest.raises(StageError, match="this run failed"):
+        calibrate(range(100), arms={"static": None})
+    assert len(started) < 100
+
+
+def test_all_arms_name_drivers_and_signals_that_exist() -> None:
+    from methods.drivers.catalogue import DRIVERS
+    from methods.signals.catalogue import SIGNALS
+
+    assert all(arm.driver in DRIVERS and (arm.signal is None or arm.signal in SIGNALS) for arm in ARMS.values())
