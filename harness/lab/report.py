@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from harness.lab.planted import label
 from harness.lab.world import World
@@ -18,3 +20,42 @@ def kinds(conversations: Iterable[Sequence[Message]], world: World) -> Mapping[s
 def useful_share(conversations: Sequence[Sequence[Message]], world: World) -> float:
     """Share of pairs that are asked, unknown to the target, and true."""
     return kinds(conversations, world).get("useful", 0) / max(1, len(conversations))
+
+
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """What one GRPO training's rollouts say: mean raw value and useful share in its first and last tenth of steps.
+
+    `auc` is the chance that a useful pair outscores another valid one in the first tenth, where the writer is still
+    close to its start (ties count half); None where one side is empty.
+    """
+
+    value: tuple[float, float]
+    useful: tuple[float, float]
+    auc: float | None
+
+
+def learning(rollouts: Sequence[Mapping[str, Any]], world: World) -> Learning:
+    """Judge rollout rows (`step`, `question`, `answer`, `value`) by the planted truth; unscored ones are left out."""
+    scored = [r for r in rollouts if r["value"] is not None]
+    tenth = max(1, (max(r["step"] for r in scored) + 1) // 10)
+    last = max(r["step"] for r in scored) - tenth
+    first, end = [r for r in scored if r["step"] < tenth], [r for r in scored if r["step"] > last]
+    early, late = [_useful(r, world) for r in first], [_useful(r, world) for r in end]
+    good = [r["value"] for r, useful in zip(first, early, strict=True) if useful]
+    rest = [r["value"] for r, useful in zip(first, early, strict=True) if not useful]
+    wins = sum((a > b) + 0.5 * (a == b) for a in good for b in rest)
+    return Learning(
+        value=(_mean([r["value"] for r in first]), _mean([r["value"] for r in end])),
+        useful=(_mean(early), _mean(late)),
+        auc=wins / (len(good) * len(rest)) if good and rest else None,
+    )
+
+
+def _useful(row: Mapping[str, Any], world: World) -> bool:
+    turns = (Message("system", ""), Message("user", row["question"]), Message("assistant", row["answer"]))
+    return label(turns, world).kind == "useful"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -16,9 +16,11 @@ from pathlib import Path
 
 from harness.errors import ConfigError, StageError, suggest
 from harness.record import RunRecord, read_record
+from harness.runtime.assemble import store_of
 from harness.runtime.layers import resolve_run
 from harness.runtime.progress import Progress
 from harness.runtime.run import run_name
+from harness.shards import read_rows, write_text
 from harness.types import Message
 from results.calibration import CalibrationRow, Expectation, calibration_table, write_calibration
 
@@ -79,9 +81,38 @@ def calibrate(
     rows = [_row(name, world, record, runs) for (name, world), record in zip(work, records, strict=True)]
     expected = {name: arm.expected for name, arm in chosen.items() if arm.expected is not None}
     table = calibration_table(rows, expected=expected)
+    text = table.markdown() + _learning(work, records, runs)
     if out is not None:
         write_calibration(table, rows, Path(out))
-    return table.markdown()
+        write_text(Path(out) / "calibration.md", text)
+    return text
+
+
+def _learning(work: Sequence[tuple[str, int]], records: Sequence[RunRecord], runs: str) -> str:
+    """What every trained writer's signal saw and what the writer learned, as Markdown; empty where none was trained."""
+    from harness.lab.report import learning
+    from harness.lab.world import World
+
+    lines = [
+        "",
+        "What the trained writers learned: first and last tenth of the rollouts. AUC is the chance that a useful pair",
+        "outscores another valid one in the first tenth.",
+        "",
+        "| arm | world | mean raw score | useful pairs | AUC |",
+        "|---|---|---|---|---|",
+    ]
+    head = len(lines)
+    for (name, world), record in zip(work, records, strict=True):
+        identity = next((c.identity for c in record.counts if c.stage == "grpo"), None)
+        if identity is None:
+            continue
+        found = learning(read_rows(store_of(runs) / f"grpo-{identity}"), World(world))
+        auc = "" if found.auc is None else f"{found.auc:.2f}"
+        value, useful = found.value, found.useful
+        lines.append(
+            f"| {name} | {world} | {value[0]:.3f} → {value[1]:.3f} | {useful[0]:.0%} → {useful[1]:.0%} | {auc} |"
+        )
+    return "\n".join(lines) + "\n" if len(lines) > head else ""
 
 
 def _find(name: str) -> CalibrationArm:

@@ -25,6 +25,7 @@ def asked_for(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str | None, int]]:
         return CalibrationRow(name, world, {"lab_asked": ASKED[name] + world / 1000}, 0.5, 1.0)
 
     monkeypatch.setattr(module, "_row", row)
+    monkeypatch.setattr(module, "_learning", lambda work, records, runs: "")
     return calls
 
 

@@ -10,6 +10,7 @@ import pytest
 from harness.errors import InputError
 from harness.lab.pairs import RELATION_OF, pair_messages
 from harness.lab.planted import label
+from harness.lab.report import learning
 from harness.lab.words import BACKGROUND, CLASSES, RELATIONS
 from harness.lab.world import LAB_COLUMNS, World
 from harness.synthesis.validity import check_pair
@@ -118,6 +119,23 @@ def test_labels_of_true_pairs() -> None:
         assert (planted.kind, planted.relation, planted.cls, planted.question_type) == (kind, key, cls, qtype)
         assert planted.utility == float(rule in world.useful)
         assert check_pair(messages, document=world.document("Bobor" + cls, cls), question_type=qtype).valid
+
+
+def test_learning_is_judged_by_the_truth() -> None:
+    world = World(0)
+    pairs = [(label(m, world).kind == "useful", m) for *_, m in _pairs(world)]
+    # Five steps: in the first the signal ranks useful pairs last, in the last there are no others.
+    rows = [
+        {"step": 0, "value": 0.1 if useful else 0.9, "question": m[1].content, "answer": m[2].content}
+        for useful, m in pairs
+    ]
+    rows += [{**row, "step": 4} for row, (useful, _) in zip(rows, pairs, strict=True) if useful]
+    rows += [{**rows[0], "step": 0, "value": None}]
+    found = learning(rows, world)
+    assert found.auc == 0.0
+    assert found.useful == (0.25, 1.0)
+    assert found.value == (pytest.approx(0.25 * 0.1 + 0.75 * 0.9), pytest.approx(0.1))
+    assert learning([{**row, "value": 0.5} for row in rows[: len(pairs)]], world).auc == 0.5
 
 
 def test_labels_of_traps() -> None:
