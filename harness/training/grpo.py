@@ -110,7 +110,7 @@ def train_policy(
     import torch
     from datasets import Dataset
     from transformers import AutoTokenizer
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
 
     if len(prompts) < config.prompts_per_step:
         raise InputError(
@@ -123,31 +123,10 @@ def train_policy(
     sizes = _sizes(config)
     updates = sizes["steps_per_generation"] // sizes["gradient_accumulation_steps"]
     steps = rollout_steps(config, len(prompts))
-    arguments = GRPOConfig(
-        **common_arguments(folder / SCRATCH, seed, checkpoint_every * updates, dtype),
-        **sizes,
-        max_steps=steps * updates,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.schedule,
-        warmup_steps=0,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        num_generations=config.group_size,
-        max_completion_length=config.max_tokens,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        top_k=0,
-        beta=config.kl_coefficient,
-        epsilon=config.clip_epsilon,
-        entropy_coef=config.entropy_coefficient,
-        loss_type=config.loss,
-        scale_rewards=config.advantage_scale,
-        num_iterations=1,
-        shuffle_dataset=False,
-        mask_truncated_completions=False,
-        remove_unused_columns=False,
-        model_init_kwargs={"dtype": dtype, "revision": revision or "main"},
+    arguments = _arguments(
+        config, steps * updates, common_arguments(folder / SCRATCH, seed, checkpoint_every * updates, dtype)
     )
+    arguments.model_init_kwargs = {"dtype": dtype, "revision": revision or "main"}
 
     def reward(
         prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], key: list[str], **extra: Any
@@ -192,6 +171,36 @@ def train_policy(
     trainer.save_model(str(temporary))
     tokenizer.save_pretrained(temporary)
     publish(temporary, folder / "policy")
+
+
+def _arguments(config: GrpoConfig, updates: int, common: Mapping[str, Any]) -> Any:
+    """TRL's settings for `updates` optimizer steps; each rollout batch is used once, in the order of the rows."""
+    from trl import GRPOConfig
+
+    return GRPOConfig(
+        **common,
+        **_sizes(config),
+        max_steps=updates,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.schedule,
+        warmup_steps=0,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        num_generations=config.group_size,
+        max_completion_length=config.max_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=0,
+        beta=config.kl_coefficient,
+        epsilon=config.clip_epsilon,
+        entropy_coef=config.entropy_coefficient,
+        loss_type=config.loss,
+        scale_rewards=config.advantage_scale,
+        num_iterations=1,
+        shuffle_dataset=False,
+        mask_truncated_completions=False,
+        remove_unused_columns=False,
+    )
 
 
 def _sizes(config: GrpoConfig) -> dict[str, int]:
