@@ -146,7 +146,7 @@ def _data_metrics(samples: Sequence[Sample]) -> dict[str, Any]:
     words = [len(s.question.split()) + len(s.answer.split()) for s in samples]
     return {
         "samples": len(samples),
-        "answer_tokens": sum(s.completion_tokens for s in samples),
+        "generated_tokens": sum(s.completion_tokens for s in samples),
         "mean_words": sum(words) / len(words),
         "distinct_seeds": len({s.seed_ids for s in samples}),
         "distinct_questions": len({s.question for s in samples}),

@@ -10,6 +10,7 @@ from harness.shards import ShardOutput
 from harness.stage import Stage, StageRun
 from harness.types import Reject, Sample, Score
 from methods.plan import Plan
+from methods.signals.catalogue import signal_info
 from methods.stages.gate import Gate
 from methods.stages.lengths import Weigh, line_settings, weigher
 
@@ -17,7 +18,7 @@ Selection = Literal["none", "top_share", "best_of_seed"]
 
 
 def dataset(plan: Plan, samples: Stage, scores: Stage | None, selection: Selection) -> Stage:
-    """The final samples as main table; with `scores`, chosen by them (direction: higher is better)."""
+    """The final samples as main table; with `scores`, chosen by them in the direction of their signal."""
     c = plan.config
     settings = {
         "selection": selection,
@@ -29,7 +30,11 @@ def dataset(plan: Plan, samples: Stage, scores: Stage | None, selection: Selecti
     def work(run: StageRun) -> Mapping[str, Any]:
         pool = run.records("regenerate", Sample)
         gated = Gate(plan).accept(pool)
-        values = {s.item_id: s.value for s in run.records("score", Score)} if scores else {}
+        values: dict[str, float | None] = {}
+        if scores:
+            sign = 1.0 if signal_info(scores.signal).spec.direction == "higher" else -1.0
+            found = run.records("score", Score)
+            values = {s.item_id: None if s.value is None else sign * s.value for s in found}
         chosen, dropped = choose(gated.kept, values, selection, c.select.keep if c.select else 1.0)
         weigh = weigher(plan)
         kept, beyond = trim(chosen, weigh, c.budget)
