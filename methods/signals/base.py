@@ -39,16 +39,32 @@ class SignalSpec:
 
 @dataclass(frozen=True, slots=True)
 class ValidationExample:
-    """One validation conversation; `withheld` ones are scored beside the reward and never enter it."""
+    """One validation conversation; `withheld` ones are scored beside the reward and never enter it.
+
+    `subtask` names the group that an aggregate over subtasks takes its maximum over; empty where the set has none.
+    """
 
     id: str
     messages: tuple[Message, ...]
     withheld: bool = False
+    subtask: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WarmCheckpoint:
+    """A warm-up checkpoint: the folder of its LoRA adapter, its Adam moments, and its weight in a sum over checkpoints.
+
+    Weights of a target's checkpoints sum to 1 (LESS §2: their learning rates, normalised).
+    """
+
+    adapter: Path
+    adam: Path
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class TargetState:
-    """The target as signals see it: base weights, and the warm-up's adapter with its Adam moments where needed.
+    """The target as signals see it: base weights, and the warm-up's checkpoints where a signal needs them.
 
     `revision` identifies the weights and is stored with every score; `hub_revision` is what a hub model is loaded at.
     """
@@ -58,8 +74,7 @@ class TargetState:
     max_length: int
     dtype: str = "float32"
     hub_revision: str | None = None
-    adapter: Path | None = None
-    adam: Path | None = None
+    checkpoints: tuple[WarmCheckpoint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from harness.shards import ShardOutput
 from harness.stage import Stage, StageRun
 from harness.types import Sample
 from methods.plan import Plan
-from methods.signals.base import Archive, Signal, SignalContext, TargetState
+from methods.signals.base import Archive, Signal, SignalContext, TargetState, WarmCheckpoint
 from methods.signals.catalogue import make_signal, signal_info
 from methods.stages.sources import GuideRow
 
@@ -42,8 +42,7 @@ def prepare_signal(run: StageRun, plan: Plan, name: str) -> tuple[Signal, Mappin
             max_length=c.models.target.max_length,
             dtype=c.models.target.dtype,
             hub_revision=c.models.target.revision,
-            adapter=folder,
-            adam=folder / "adam.safetensors",
+            checkpoints=(WarmCheckpoint(folder, folder / "adam.safetensors"),),
         )
     guide = [row.example() for row in run.records("sources", GuideRow, "validation")] if spec.reads_validation else []
     context = SignalContext(

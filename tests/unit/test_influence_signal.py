@@ -20,7 +20,7 @@ from harness.training.adam_state import AdamState
 from harness.training.chat import encode
 from harness.training.sft import LoraSettings, Recipe, finetune
 from harness.types import Message, Sample, Score, Seed
-from methods.signals.base import Archive, SignalContext, TargetState, ValidationExample
+from methods.signals.base import Archive, SignalContext, TargetState, ValidationExample, WarmCheckpoint
 from methods.signals.influence.signal import InfluenceSignal
 
 LENGTH = 96
@@ -68,7 +68,9 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Warm:
         tuned = finetune(model, [*SAMPLES, TOO_LONG], recipe, seed=1, folder=folder, output="adapter", save_adam=True)
     assert (tuned.steps, tuned.unusable, tuned.truncated) == (6, 1, 1)
     adapter = folder / "adapter"
-    target = TargetState(model, "rev", LENGTH, adapter=adapter, adam=adapter / "adam.safetensors")
+    target = TargetState(
+        model, "rev", LENGTH, checkpoints=(WarmCheckpoint(adapter, adapter / "adam.safetensors"),)
+    )
     return Warm(target, held["optimizer"], held["adapter"])
 
 

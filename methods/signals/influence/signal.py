@@ -31,7 +31,7 @@ class InfluenceSignal:
         from harness.training.adam_state import load_adam_state
         from methods.signals.influence.engine import LoraGradients, validation_direction
 
-        if target is None or target.adapter is None or target.adam is None:
+        if target is None or not target.checkpoints:
             raise StageError("influence needs a warmed-up target with Adam's moments; the driver did not provide one")
         if not context.validation:
             raise StageError("influence needs validation items; name a validation set with --guide")
@@ -39,11 +39,13 @@ class InfluenceSignal:
         self._max_length, self._revision = target.max_length, target.revision
         torch.manual_seed(0)
         base, self._tokenizer = load_causal_lm(target.model, target.dtype, target.hub_revision)
-        model = PeftModel.from_pretrained(base, target.adapter, is_trainable=True)
+        model = PeftModel.from_pretrained(base, target.checkpoints[0].adapter, is_trainable=True)
         self._flops = 6.0 * model.num_parameters()
         self._usage: list[Usage] = []
         self._gradients = LoraGradients(model, self._tokenizer.pad_token_id, context.batch_size)
-        self._state = load_adam_state(target.adam, self._gradients.modules, target.adapter)
+        self._state = load_adam_state(
+            target.checkpoints[0].adam, self._gradients.modules, target.checkpoints[0].adapter
+        )
         facts: dict[str, Any] = {}
         self._directions = []
         for withheld in (False, True):
