@@ -14,15 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from harness.config_models import ModelConfig, ModelsConfig, Section, ServiceConfig, VllmConfig
 from harness.errors import ConfigError, suggest
-
-
-class Section(BaseModel):
-    """Base of every settings section: frozen, and closed to unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class SamplingConfig(Section):
@@ -31,25 +26,6 @@ class SamplingConfig(Section):
     temperature: float = Field(1.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(512, ge=1)
-
-
-class ModelConfig(Section):
-    """One role's model. `id` is a hub id, a folder, `lab:ROLE`, or the name of a built-in generator."""
-
-    id: str
-    backend: Literal["transformers", "extractive"] = "transformers"
-    revision: str | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    max_length: int = Field(8192, ge=16)
-
-
-class ModelsConfig(Section):
-    """The roles. `judge` is only needed by suites with judge-scored benchmarks."""
-
-    target: ModelConfig
-    writer: ModelConfig
-    generator: ModelConfig
-    judge: str | None = None
 
 
 class LabConfig(Section):
@@ -168,7 +144,12 @@ class RewardConfig(Section):
 
 
 class GrpoConfig(Section):
-    """GRPO of the policy. `mini_batch_prompts` splits a rollout batch into several optimizer steps."""
+    """GRPO of the policy. `mini_batch_prompts` splits a rollout batch into several optimizer steps.
+
+    `rollouts` is who samples: transformers in the trainer's process, a vLLM `server` that is given the LoRA adapter anew
+    for every batch, or TRL's own vLLM in the trainer's process (`colocate`, CUDA only). `max_logprob_gap` is the largest
+    mean difference between a token's log-probability where it was sampled and where it is trained on.
+    """
 
     prompts_per_step: int = Field(256, ge=1)
     mini_batch_prompts: int | None = Field(None, ge=1)
@@ -188,6 +169,11 @@ class GrpoConfig(Section):
     loss: Literal["grpo", "dapo", "bnpo", "dr_grpo"] = "grpo"
     advantage_scale: Literal["group", "batch", "none"] = "group"
     generator: SamplingConfig = SamplingConfig(temperature=0.0, max_tokens=8192)
+    tune: Literal["full", "lora"] = "full"
+    lora_rank: int = Field(16, ge=1)
+    lora_alpha: int = Field(32, ge=1)
+    rollouts: Literal["transformers", "server", "colocate"] = "transformers"
+    max_logprob_gap: float = Field(0.1, gt=0)
     micro_batch: int = Field(8, ge=1)
     reward: RewardConfig = RewardConfig()
 
@@ -246,13 +232,20 @@ class ScoringConfig(Section):
 
 
 class RuntimeConfig(Section):
-    """Knobs that change no row: where runs live, how often GRPO checkpoints, batch sizes, threads."""
+    """Knobs that change no row: where runs live, how often GRPO checkpoints, batch sizes, threads, servers.
+
+    `max_usd` and `max_tokens` are hard limits on what the run may spend on endpoints; it stops before it oversteps one.
+    """
 
     runs: str = "runs"
     checkpoint_every: int = Field(10, ge=1)
     batch_size: int = Field(64, ge=1)
     threads: int | None = Field(None, ge=1)
     scoring: ScoringConfig = ScoringConfig()
+    service: ServiceConfig = ServiceConfig()
+    vllm: VllmConfig = VllmConfig()
+    max_usd: float | None = Field(None, gt=0, allow_inf_nan=False)
+    max_tokens: int | None = Field(None, ge=1)
 
 
 class RunConfig(Section):
@@ -439,6 +432,27 @@ def check_consistency(config: RunConfig) -> None:
         )
     if config.match == "samples" and config.budget != int(config.budget):
         raise ConfigError(f"budget {config.budget} is not a whole number of samples; give one, or set --match")
+    _check_services(config)
+
+
+def _check_services(config: RunConfig) -> None:
+    """Refuse servers in roles that need the weights here, rollouts without what they need, and unpriced dollars."""
+    models, grpo = config.models, config.grpo
+    if models.target.served:
+        raise ConfigError("models.target.backend must be transformers: the target is trained, so its weights must be here")
+    if grpo.rollouts == "server" and (models.writer.backend != "vllm" or grpo.tune != "lora"):
+        raise ConfigError(
+            "grpo.rollouts=server needs models.writer.backend=vllm and grpo.tune=lora: the server is given the trained "
+            "adapter before every batch; full fine-tuning needs grpo.rollouts=transformers or colocate"
+        )
+    if config.runtime.max_usd is not None:
+        for role, model in (("writer", models.writer), ("generator", models.generator)):
+            if model.backend == "openai" and model.price is None:
+                raise ConfigError(
+                    f"runtime.max_usd is set, and models.{role} ({model.id}) has no price: a limit in dollars would not "
+                    f"hold. Set models.{role}.price.input and .output (US dollars per million tokens), or limit tokens "
+                    "with runtime.max_tokens"
+                )
 
 
 def dump_yaml(config: RunConfig) -> str:
