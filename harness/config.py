@@ -16,7 +16,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from harness.config_models import ModelConfig, ModelsConfig, Section, ServiceConfig, VllmConfig
+from harness.config_models import ModelConfig as ModelConfig
+from harness.config_models import ModelsConfig, Section, ServiceConfig, VllmConfig
 from harness.errors import ConfigError, suggest
 
 
@@ -73,7 +74,7 @@ class SynthesisConfig(Section):
     generator: SamplingConfig = SamplingConfig(temperature=0.7, max_tokens=8192)
     max_passes: int = Field(8, ge=1)
     shard_size: int = Field(256, ge=1)
-    validity: dict[str, int | float | bool] = {}
+    validity: dict[str, int | float | bool] = Field(default_factory=dict)
 
 
 class WarmupConfig(Section):
@@ -146,9 +147,9 @@ class RewardConfig(Section):
 class GrpoConfig(Section):
     """GRPO of the policy. `mini_batch_prompts` splits a rollout batch into several optimizer steps.
 
-    `rollouts` is who samples: transformers in the trainer's process, a vLLM `server` that is given the LoRA adapter anew
-    for every batch, or TRL's own vLLM in the trainer's process (`colocate`, CUDA only). `max_logprob_gap` is the largest
-    mean difference between a token's log-probability where it was sampled and where it is trained on.
+    `rollouts` is who samples: transformers in the trainer's process, a vLLM `server` that is given the LoRA adapter
+    anew for every batch, or TRL's own vLLM in the trainer's process (`colocate`, CUDA only). `max_logprob_gap` is the
+    largest mean difference between a token's log-probability where it was sampled and where it is trained on.
     """
 
     prompts_per_step: int = Field(256, ge=1)
@@ -439,7 +440,7 @@ def _check_services(config: RunConfig) -> None:
     """Refuse servers in roles that need the weights here, rollouts without what they need, and unpriced dollars."""
     models, grpo = config.models, config.grpo
     if models.target.served:
-        raise ConfigError("models.target.backend must be transformers: the target is trained, so its weights must be here")
+        raise ConfigError("models.target.backend must be transformers: the target is trained, its weights must be here")
     if grpo.rollouts == "server" and (models.writer.backend != "vllm" or grpo.tune != "lora"):
         raise ConfigError(
             "grpo.rollouts=server needs models.writer.backend=vllm and grpo.tune=lora: the server is given the trained "
@@ -449,7 +450,7 @@ def _check_services(config: RunConfig) -> None:
         for role, model in (("writer", models.writer), ("generator", models.generator)):
             if model.backend == "openai" and model.price is None:
                 raise ConfigError(
-                    f"runtime.max_usd is set, and models.{role} ({model.id}) has no price: a limit in dollars would not "
+                    f"runtime.max_usd is set, and models.{role} ({model.id}) has no price, so that limit could not "
                     f"hold. Set models.{role}.price.input and .output (US dollars per million tokens), or limit tokens "
                     "with runtime.max_tokens"
                 )

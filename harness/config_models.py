@@ -119,7 +119,7 @@ class ServiceConfig(Section):
 
 
 class VllmConfig(Section):
-    """A vLLM server that the run starts. `python` is an interpreter that has vLLM (found where `make setup-vllm` put it).
+    """A vLLM server that the run starts. `python` is an interpreter that has vLLM (see `make setup-vllm`).
 
     `gpu_memory_utilization` is its share of the GPU, `kv_cache_gb` its key-value cache on a CPU. `arguments` are
     passed on to the server as they are.
