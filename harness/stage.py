@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from harness.models.endpoint.calls import CallLog
 from harness.shards import (
     ShardOutput,
     Summary,
@@ -49,6 +50,9 @@ class Observer(Protocol):
 
     def progress(self, label: str, done: int, total: int, note: str = "") -> None:
         """Show how far a stage is."""
+
+    def call_log(self, stage: str, signal: str) -> CallLog:
+        """Where a stage's calls to endpoints are recorded."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,11 @@ class StageRun:
     def spend(self, usage: Sequence[Usage]) -> None:
         """Record cost in the run's ledger (the stage's own account comes from its shards)."""
         self.observer.spend(self.stage.name, self.stage.signal, usage)
+
+    @property
+    def call_log(self) -> CallLog:
+        """Where this stage's calls to endpoints are recorded."""
+        return self.observer.call_log(self.stage.name, self.stage.signal)
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append an event of this stage."""

@@ -9,10 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.config import ModelConfig
 from harness.errors import InputError
 from harness.models.backend import Backend
+
+if TYPE_CHECKING:
+    from harness.models.access import Access
 
 LAB_ROLES = ("writer", "generator", "target")
 
@@ -35,6 +39,15 @@ def model_identity(model: ModelConfig, world: int | None) -> str:
         from harness.models.extractive.generator import ExtractiveGenerator
 
         return f"extractive-{ExtractiveGenerator.VERSION}"
+    weights = _weights_identity(model, world)
+    if model.served:
+        from harness.models.access import served_identity
+
+        return served_identity(model, weights)
+    return weights
+
+
+def _weights_identity(model: ModelConfig, world: int | None) -> str:
     if model.id.startswith("lab:"):
         from harness.lab.build import lab_identity
         from harness.lab.world import World
@@ -60,13 +73,28 @@ def model_path(model: ModelConfig, world: int | None) -> str | Path:
 
 
 def open_backend(
-    model: ModelConfig, world: int | None, corpus: Sequence[str], path: str | Path | None = None
+    model: ModelConfig,
+    world: int | None,
+    corpus: Sequence[str],
+    path: str | Path | None = None,
+    *,
+    role: str = "generator",
+    access: Access | None = None,
 ) -> Backend:
-    """A generation backend for a role; `path` replaces the weights (a trained policy)."""
+    """A generation backend for a role; `path` replaces the weights (a trained policy).
+
+    `access` is what a stage brings for models that a server answers for.
+    """
     if model.backend == "extractive":
         from harness.models.extractive.generator import ExtractiveGenerator
 
         return ExtractiveGenerator(corpus)
+    if model.served:
+        from harness.models.access import served_backend
+
+        identity = model_identity(model, world) + (f":{path}" if path is not None else "")
+        weights = None if model.backend == "openai" else model_path(model, world)
+        return served_backend(model, role, access, identity, weights, Path(path) if path is not None else None)
     from harness.models.transformers_backend import TransformersBackend
 
     where = path if path is not None else model_path(model, world)

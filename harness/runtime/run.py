@@ -15,8 +15,11 @@ from typing import Any
 
 from harness.config import Resolved, RunConfig, dump_yaml, flatten, read_config_file, resolve
 from harness.errors import ConfigError, HarnessError, InputError
+from harness.models.endpoint.calls import CallLog
+from harness.models.vllm.pool import stop_all
 from harness.record import RunRecord
 from harness.runtime.assemble import Assembly, assemble, store_of
+from harness.runtime.call_log import RunCallLog
 from harness.runtime.doctor import require_prerequisites
 from harness.runtime.events import EventLog
 from harness.runtime.execute import execute
@@ -25,6 +28,8 @@ from harness.runtime.lock import hold
 from harness.runtime.manifest import code_state, hardware, now, update, versions
 from harness.runtime.progress import Progress
 from harness.runtime.registry import methods
+from harness.runtime.revisions import pin_revisions
+from harness.runtime.targets import short_name
 from harness.shards import Summary, write_text
 from harness.types import Usage, stable_hash
 from results.runs import LOCK, MANIFEST, find_run, load_run
@@ -69,10 +74,19 @@ class RunObserver:
             self.display.line(f"{fields['stage']}: {counts}, {summary.seconds:.1f} s")
         elif kind == "stage_reused":
             self.display.line(f"{fields['stage']}: already there")
+        elif kind == "texts_leave":
+            self.display.line(
+                f"{fields['stage']}: texts leave this machine: {fields['texts']} go to {fields['host']} "
+                f"({fields['role']})"
+            )
 
     def spend(self, stage: str, signal: str, usage: Sequence[Usage]) -> None:
         """Record cost."""
         self.ledger.add(stage, signal, usage)
+
+    def call_log(self, stage: str, signal: str) -> CallLog:
+        """The account of a stage's calls to endpoints."""
+        return RunCallLog(self.ledger, stage, signal, self.event)
 
     def progress(self, label: str, done: int, total: int, note: str = "") -> None:
         """Show progress."""
@@ -96,29 +110,35 @@ def run_name(config: RunConfig) -> str:
     driver = "" if config.driver == own else f".{config.driver}"
     signal = "" if config.signal == "none" else f"+{config.signal}"
     digest = stable_hash(identity_settings(config), length=8)
-    return f"{config.method}{driver}{signal}@{config.target}-{config.seed}-{digest}"
+    return f"{config.method}{driver}{signal}@{short_name(config.target)}-{config.seed}-{digest}"
 
 
 def create_run(resolved: Resolved, argv: Sequence[str]) -> RunFolder:
-    """The run of these settings: a new folder, or the one that is already there. Checks prerequisites first."""
+    """The run of these settings: a new folder, or the one that is already there. Checks prerequisites first.
+
+    The folder's name follows from the settings as they were given; its settings name the commits of hub models.
+    """
     config = resolved.config
     require_prerequisites(config)
-    assembly = assemble(config)
     path = Path(config.runtime.runs) / run_name(config)
-    if not (path / MANIFEST).exists():
-        write_text(path / "config.yaml", dump_yaml(config))
-        update(
-            path / MANIFEST,
-            {},
-            run=path.name,
-            status="created",
-            created=now(),
-            argv=list(argv),
-            settings=identity_settings(config),
-            models=_models(assembly),
-            prompts=assembly.plan.prompting.hash,
-            stages={stage.name: stage.folder_name for stage in assembly.stages},
-        )
+    if (path / MANIFEST).exists():
+        stored = open_run(path.name, config.runtime.runs).config
+        return RunFolder(path, stored.model_copy(update={"runtime": config.runtime}))
+    config = pin_revisions(config)
+    assembly = assemble(config)
+    write_text(path / "config.yaml", dump_yaml(config))
+    update(
+        path / MANIFEST,
+        {},
+        run=path.name,
+        status="created",
+        created=now(),
+        argv=list(argv),
+        settings=identity_settings(config),
+        models=_models(assembly),
+        prompts=assembly.plan.prompting.hash,
+        stages={stage.name: stage.folder_name for stage in assembly.stages},
+    )
     return RunFolder(path, config)
 
 
@@ -156,6 +176,7 @@ def carry_out(run: RunFolder, *, quiet: bool = False) -> RunRecord:
             _status(run, "failed", reason=str(error))
             raise
         finally:
+            stop_all()
             observer.close()
 
 

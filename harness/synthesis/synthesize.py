@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.errors import ConfigError
-from harness.models.backend import Backend, PromptRequest, Sampling
+from harness.models.backend import Backend, Completion, PromptRequest, Sampling
 from harness.models.prompts import Prompt
+from harness.synthesis.forms import PAIR_FORM, RUBRIC_FORM
 from harness.synthesis.pairs import parse_pair
 from harness.synthesis.parsing import Failure
 from harness.synthesis.rubric import parse_rubric, question_type
@@ -36,12 +37,16 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A writer's output for a draw; `shortened` where the writer saw only the beginning of the document."""
+    """A writer's output for a draw; `shortened` where the writer saw only the beginning of the document.
+
+    `failure` is the code of a request that the writer's server gave no text for; `text` then holds the detail.
+    """
 
     draw: Draw
     text: str
     finish_reason: str
     shortened: bool = False
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +81,13 @@ class Counter:
     usage: list[Usage] = field(default_factory=list)
     shortened: int = 0
 
-    def add(self, role: str, backend: Backend, completions: Sequence[Any], seconds: float) -> None:
-        """Record one batch of completions."""
-        prompt = sum(c.prompt_tokens for c in completions)
-        completion = sum(c.completion_tokens for c in completions)
+    def add(self, role: str, backend: Backend, completions: Sequence[Completion], seconds: float) -> None:
+        """Record one batch of completions, and the calls for them that were billed in vain."""
+        prompt = sum(c.prompt_tokens + c.extra_prompt_tokens for c in completions)
+        completion = sum(c.completion_tokens + c.extra_completion_tokens for c in completions)
         flops = backend.flops_per_token * (prompt + completion)
-        self.usage.append(Usage(role, backend.name, prompt, completion, len(completions), seconds, flops))
+        calls = sum(c.calls for c in completions)
+        self.usage.append(Usage(role, backend.name, prompt, completion, calls, seconds, flops))
 
 
 def document_of(seed: Seed) -> str:
@@ -147,10 +153,14 @@ class Synthesizer:
         for draw in draws:
             messages, cut = self.writer_messages(draw.seed, writer, sampling)
             cuts.append(cut)
-            requests.append(PromptRequest(messages, {"document": document_of(draw.seed), "domain": draw.seed.domain}))
+            variables = {"document": document_of(draw.seed), "domain": draw.seed.domain}
+            requests.append(PromptRequest(messages, variables, RUBRIC_FORM))
         completions = writer.generate(requests, sampling, derive_seed(seed, "writer"))
         counter.add("writer", writer, completions, time.perf_counter() - started)
-        return [Draft(d, c.text, c.finish_reason, cut) for d, c, cut in zip(draws, completions, cuts, strict=True)]
+        return [
+            Draft(d, c.text, c.finish_reason, cut, c.failure)
+            for d, c, cut in zip(draws, completions, cuts, strict=True)
+        ]
 
     def realise(self, drafts: Sequence[Draft], sampling: Sampling, seed: int, counter: Counter) -> list[Attempt]:
         """Turn drafts into pairs: parse, generate, parse, check. One attempt per draft, in order."""
@@ -177,13 +187,16 @@ class Synthesizer:
             **attempt.rubric.parts,
         }
         messages, cut = fit(self.prompting.generator, variables, self.generator, sampling)
-        return PromptRequest(messages, variables), cut
+        return PromptRequest(messages, variables, PAIR_FORM), cut
 
-    def _read_pair(self, attempt: Attempt, completion: Any) -> Attempt:
+    def _read_pair(self, attempt: Attempt, completion: Completion) -> Attempt:
         draft, rubric = attempt.draft, attempt.rubric
         assert rubric is not None
         sample_id = stable_hash("sample", rubric.id, completion.text)
-        parsed = parse_pair(completion.text, completion.finish_reason)
+        if completion.failure:
+            parsed: Any = Failure(f"generator_{completion.failure}", completion.text)
+        else:
+            parsed = parse_pair(completion.text, completion.finish_reason)
         if isinstance(parsed, Failure):
             reject = Reject(sample_id, parsed.reason, completion.text, parsed.detail)
             return Attempt(draft, rubric, None, reject, attempt.question_type)
@@ -215,6 +228,8 @@ class Synthesizer:
 def _read_rubric(draft: Draft) -> Attempt:
     draw = draft.draw
     rubric_id = stable_hash("rubric", draw.seed.id, draw.origin, draw.rollout, draft.text)
+    if draft.failure:
+        return Attempt(draft, reject=Reject(rubric_id, f"writer_{draft.failure}", draft.text, draft.text))
     parsed = parse_rubric(draft.text, draft.finish_reason)
     if isinstance(parsed, Failure):
         return Attempt(draft, None, None, Reject(rubric_id, parsed.reason, draft.text, parsed.detail))

@@ -15,6 +15,7 @@ from typing import Any
 
 from harness.config import GrpoConfig
 from harness.errors import BudgetError
+from harness.models.access import access
 from harness.models.backend import Sampling
 from harness.models.open import model_path, open_backend
 from harness.shards import ShardOutput, parts, summarise, write_shard
@@ -97,7 +98,8 @@ class _Training:
         signal, facts = prepare_signal(self.run, self.plan, self.name)
         self.signal: Signal = signal
         self.sign = 1.0 if signal_info(self.name).spec.direction == "higher" else -1.0
-        self.maker: Synthesizer = synthesizer(self.plan, list(self.seeds.values()))
+        self.access = access(c, self.run)
+        self.maker: Synthesizer = synthesizer(self.plan, list(self.seeds.values()), self.access)
         path = self.plan.policy[1] if self.plan.policy else model_path(c.models.writer, self.plan.world)
         # A resumed stage prepares again: that costs this run, and is in the stage's account already.
         prepared = signal.usage()
@@ -139,7 +141,11 @@ class _Training:
 
     def _prompts(self, path: Any) -> list[PolicyPrompt]:
         """The writer's prompts, shortened to its context where needed."""
-        writer = open_backend(self.plan.config.models.writer, self.plan.world, [], path)
+        # Only to count tokens: prompts are cut before the trainer sees them, so whoever samples gets the same.
+        counting = self.plan.config.models.writer.model_copy(
+            update={"backend": "transformers", "base_url": None, "structured": False}
+        )
+        writer = open_backend(counting, self.plan.world, [], path)
         sampling = Sampling(max_tokens=self.grpo.max_tokens)
         prompts = []
         for seed in self.seeds.values():

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.errors import BudgetError
+from harness.models.access import Access, access
 from harness.models.backend import Backend, Sampling
 from harness.models.open import open_backend
 from harness.shards import ShardOutput, Summary, parts, read_records, summarise
@@ -39,10 +40,10 @@ def sampling_of(config: Any) -> Sampling:
     return Sampling(config.temperature, config.top_p, config.max_tokens)
 
 
-def synthesizer(plan: Plan, seeds: Sequence[Seed]) -> Synthesizer:
+def synthesizer(plan: Plan, seeds: Sequence[Seed], access: Access | None = None) -> Synthesizer:
     """The run's generator behind its prompts and checks; the seeds are the extractive generator's corpus."""
     corpus = [document_of(s) for s in seeds]
-    generator = open_backend(plan.config.models.generator, plan.world, corpus)
+    generator = open_backend(plan.config.models.generator, plan.world, corpus, access=access)
     return Synthesizer(generator, plan.prompting, ValiditySettings(**plan.config.synthesis.validity))  # type: ignore[arg-type]
 
 
@@ -81,8 +82,9 @@ def initial(plan: Plan, source: Stage) -> Stage:
         while len(draws) < wanted:
             draws += draws_of_pass(seeds, c.synthesis.samples_per_seed, run.seed, number)
             number += 1
-        maker = synthesizer(plan, seeds)
-        writer = open_backend(c.models.writer, plan.world, [])
+        reach = access(c, run)
+        maker = synthesizer(plan, seeds, reach)
+        writer = open_backend(c.models.writer, plan.world, [], role="writer", access=reach)
         run.map_shards(
             draws[:wanted],
             c.synthesis.shard_size,
@@ -201,8 +203,9 @@ def _regenerate(
             f"{line.base[0 if c.match == 'teacher_tokens' else 1]:g}); raise --budget"
         )
     folder = stage_folder(run.store, policy) / "policy" if policy else plan.policy[1] if plan.policy else None
-    maker = synthesizer(plan, seeds)
-    writer = open_backend(c.models.writer, plan.world, [], folder)
+    reach = access(c, run)
+    maker = synthesizer(plan, seeds, reach)
+    writer = open_backend(c.models.writer, plan.world, [], folder, role="writer", access=reach)
     size = max(per_seed, c.synthesis.shard_size // per_seed * per_seed)
     index = 0
     done, note = line.reached() if parts(run.folder) else (0.0, "")

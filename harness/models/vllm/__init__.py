@@ -1,0 +1,1 @@
+"""vLLM as a server process that a run starts, watches, bounds and stops."""
