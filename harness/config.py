@@ -173,6 +173,10 @@ class GrpoConfig(Section):
     tune: Literal["full", "lora"] = "full"
     lora_rank: int = Field(16, ge=1)
     lora_alpha: int = Field(32, ge=1)
+    lora_modules: tuple[str, ...] = (
+        *("q_proj", "k_proj", "v_proj", "o_proj"),
+        *("gate_proj", "up_proj", "down_proj"),
+    )
     rollouts: Literal["transformers", "server", "colocate"] = "transformers"
     max_logprob_gap: float = Field(0.1, gt=0)
     micro_batch: int = Field(8, ge=1)
@@ -232,8 +236,35 @@ class ScoringConfig(Section):
     activation_checkpointing: bool = False
 
 
+class TrainingConfig(Section):
+    """How the trainers use the machine. None of it changes what is trained on, and sums differ by rounding alone.
+
+    `activation_checkpointing` keeps layer inputs and computes the rest again. `packing` puts the samples of a micro
+    batch into one row without padding, kept apart by the attention. `attention` is transformers' implementation (its
+    own choice by default). `processes` above 1, or an accelerate configuration, has `accelerate launch` run warm-up and
+    fine-tuning.
+    """
+
+    activation_checkpointing: bool = False
+    packing: bool = False
+    attention: Literal["sdpa", "flash_attention_2", "eager"] | None = None
+    processes: int = Field(1, ge=1)
+    accelerate_config: str | None = None
+
+
+class RayConfig(Section):
+    """A Ray cluster for `engine: ray`: its address (a local one by default), and what each worker takes of it."""
+
+    address: str | None = None
+    workers: int = Field(2, ge=1)
+    cpus_per_worker: float = Field(1.0, ge=0)
+    gpus_per_worker: float = Field(0.0, ge=0)
+
+
 class RuntimeConfig(Section):
     """Knobs that change no row: where runs live, how often GRPO checkpoints, batch sizes, threads, servers.
+
+    `engine` is who computes shards: this process, or workers on a Ray cluster.
 
     `max_usd` and `max_tokens` are hard limits on what the run may spend on endpoints; it stops before it oversteps one.
     """
@@ -242,6 +273,9 @@ class RuntimeConfig(Section):
     checkpoint_every: int = Field(10, ge=1)
     batch_size: int = Field(64, ge=1)
     threads: int | None = Field(None, ge=1)
+    engine: Literal["local", "ray"] = "local"
+    ray: RayConfig = RayConfig()
+    training: TrainingConfig = TrainingConfig()
     scoring: ScoringConfig = ScoringConfig()
     service: ServiceConfig = ServiceConfig()
     vllm: VllmConfig = VllmConfig()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -10,11 +11,10 @@ CHATML = (
 )
 
 
-def make_tiny_model(folder: Path, *, seed: int = 0, hidden: int = 32, layers: int = 2, context: int = 2048) -> Path:
-    """Write weights and tokenizer into `folder` and return it. Equal arguments give equal weights."""
-    import torch
+def make_tokenizer() -> Any:
+    """A byte-level BPE tokenizer with few merges and the chatml template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+    from transformers import PreTrainedTokenizerFast
 
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     raw = Tokenizer(models.BPE())
@@ -27,9 +27,17 @@ def make_tiny_model(folder: Path, *, seed: int = 0, hidden: int = 32, layers: in
         show_progress=False,
     )
     raw.train_from_iterator(["the answer to the question is one of the choices yes no maybe " * 3], trainer)
-    tokenizer = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHATML
     )
+
+
+def make_tiny_model(folder: Path, *, seed: int = 0, hidden: int = 32, layers: int = 2, context: int = 2048) -> Path:
+    """Write weights and tokenizer into `folder` and return it. Equal arguments give equal weights."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    tokenizer = make_tokenizer()
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=len(tokenizer),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 
 from harness.cli.command import Command, Parser, emit, table
 
@@ -38,13 +39,31 @@ def _signals(_: argparse.Namespace) -> int:
     return 0
 
 
-def _targets(_: argparse.Namespace) -> int:
-    from harness.runtime.registry import targets
+def _targets(args: argparse.Namespace) -> int:
+    from harness.runtime.targets import listing
 
+    tracks, models = listing()
+    if args.json:
+        emit(json.dumps({"tracks": tracks, "models": models}, indent=2, ensure_ascii=False))
+        return 0
     rows = [
-        (t.name, t.suite, ", ".join(t.scales) or "-", t.default_scale or "-", t.summary) for t in targets().values()
+        (t["name"], t["suite"], ", ".join(t["scales"]), t["default_scale"], str(t["replicates"]), t["summary"])
+        for t in tracks
     ]
-    emit(table(("target", "suite", "scales", "default", "what it is"), rows))
+    emit(table(("track", "suite", "scales", "default", "replicates", "what it is"), rows))
+    emit("")
+    sizes = []
+    for m in models:
+        notes = [m["track"], m["licence"], *(["gated"] if m["gated"] else [])]
+        notes += ["no chat template"] if m["template"] == "none" else []
+        sizes.append((m["name"], m["id"], f"{m['memory_bytes']['bfloat16'] / 1e9:.3g}", "; ".join(notes)))
+    emit(table(("model", "hub id", "GB bf16", "track; licence"), sizes))
+    emit(
+        "\nA track comes with all its models; a model is put on a track's other models and sizes, and --scale\n"
+        "chooses the track. --target and --generator also take a folder or any hub id. A gated model has to\n"
+        "be asked for on the hub; one without a chat template needs a local copy with chat_template.jinja.\n"
+        "The memory is that of the weights (--json: other precisions); 'harness plan' says what a run takes."
+    )
     return 0
 
 
@@ -61,6 +80,10 @@ def _suites(_: argparse.Namespace) -> int:
     return 0
 
 
+def _json(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="the list as JSON")
+
+
 def _nothing(_: Parser) -> None:
     """These commands have no options."""
 
@@ -69,6 +92,6 @@ COMMANDS = (
     Command("methods", "named pairings of a driver and a signal, with their presets", _nothing, _methods),
     Command("drivers", "what can be done about a signal", _nothing, _drivers),
     Command("signals", "the signals, what each costs and whether it reads validation items", _nothing, _signals),
-    Command("targets", "the models to improve, with their scales", _nothing, _targets),
+    Command("targets", "tracks, and models by short name with licence and memory", _json, _targets),
     Command("suites", "the sets of benchmarks and their validation sets", _nothing, _suites),
 )

@@ -13,7 +13,7 @@ def _plan(args: argparse.Namespace) -> int:
     from harness.runtime.plan import make_plan, to_json
     from harness.runtime.plan_text import render
 
-    plan = make_plan(resolve_options(args))
+    plan = make_plan(resolve_options(args), args.replicates)
     emit(json.dumps(to_json(plan), indent=2, ensure_ascii=False) if args.json else render(plan))
     return 0
 
@@ -28,6 +28,8 @@ def _doctor(args: argparse.Namespace) -> int:
 
 def _configure_plan(parser: Parser) -> None:
     add_run_options(parser)
+    line = "runs of each arm that the detectable difference is for (default: the target's)"
+    parser.add_argument("--replicates", type=int, metavar="N", help=line)
     parser.add_argument("--json", action="store_true", help="the plan as JSON, with every setting")
 
 

@@ -2,17 +2,19 @@
 
 Counts follow from the settings; lengths and the surviving share are typical values; the basis is printed with
 the figures. Lab models are too small for FLOPs to say anything of their time, so theirs comes from rates measured on a
-reference run; other models' time is FLOPs over an assumed share of one GPU's peak.
+reference run; other models' time is operations and moved bytes over assumed shares of a device's (`harness.devices`).
 """
 
 from __future__ import annotations
 
 import gzip
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import estimate
+from harness.devices import REFERENCE
 from harness.runtime.needs import Lengths, RoleModel, lengths, role_models
 
 if TYPE_CHECKING:
@@ -22,12 +24,6 @@ if TYPE_CHECKING:
 SURVIVE = 0.75
 """Assumed share of drawn samples that survive validity checks, duplicate removal and the contamination gate."""
 
-PEAK_FLOPS = 989e12
-"""Dense bf16 peak of one H100 or H200 (NVIDIA's data sheet)."""
-
-TRAIN_SHARE, DECODE_SHARE = 0.35, 0.05
-"""Assumed share of the peak in training and prompt reading, and in decoding with transformers."""
-
 EVAL_PROMPT, EVAL_LAB_PROMPT = 400, 40
 """Typical prompt tokens of a test item."""
 
@@ -36,7 +32,9 @@ EVAL_PROMPT, EVAL_LAB_PROMPT = 400, 40
 class Cost:
     """One stage's estimate. `rows` is what it reads and `out` what it keeps; None means not estimated.
 
-    `seconds` is None where a model's size is unknown. `note` names what the figures count.
+    `seconds` is None where a model's size is unknown. `compute` are the operations of training, scoring and reading,
+    `moved` the bytes that decoding reads; `usd` what endpoints with a known price charge, None where a model that the
+    stage calls has none. `models` has tokens in and out by role. `note` names what the figures count.
     """
 
     rows: int | None
@@ -46,6 +44,10 @@ class Cost:
     flops: float = 0.0
     seconds: float | None = 0.0
     note: str = ""
+    compute: float = 0.0
+    moved: float = 0.0
+    models: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +88,22 @@ class Estimator:
         """Whether the time comes from lab rates."""
         return self.target.kind == "lab"
 
-    def seconds(self, *, train: float, decode: float = 0.0, known: bool, lab: float) -> float | None:
-        """Time from `lab` seconds, or from FLOPs where the models' sizes are known."""
+    def seconds(self, *, compute: float, moved: float = 0.0, known: bool, lab: float) -> float | None:
+        """Time from `lab` seconds, or on one reference device where the models' sizes are known."""
         if self.lab:
             return LAB_RATES.start + lab
-        return train / (PEAK_FLOPS * TRAIN_SHARE) + decode / (PEAK_FLOPS * DECODE_SHARE) if known else None
+        return REFERENCE.seconds(compute, moved) if known else None
+
+    def decoding(self, model: RoleModel, count: int, prompt: int, completion: int) -> float:
+        """Bytes that sampling `count` completions moves: at every step of a batch, its weights and its cache."""
+        if model.shape is None:
+            return 0.0
+        settings = getattr(self.config.models, model.role)
+        if settings.base_url:
+            return 0.0
+        batch = self.config.runtime.vllm.max_num_seqs if settings.served else self.config.runtime.batch_size
+        cache = model.shape.kv_bytes_per_token * estimate.BYTES[model.dtype] / 2 * (prompt + completion / 2)
+        return float(count) * completion * ((model.weight_bytes or 0) / min(batch, max(1, count)) + cache)
 
 
 def make_estimator(config: RunConfig, suite: Suite, stages: frozenset[str]) -> Estimator:
@@ -125,6 +138,25 @@ def count_seeds(config: RunConfig) -> int | None:
     return min(count, limit) if limit else count
 
 
+def _here(e: Estimator, model: RoleModel, flops: float) -> float:
+    """Operations of a model that runs on this side; none where somebody else's server answers."""
+    settings = getattr(e.config.models, model.role)
+    return 0.0 if settings.base_url else flops
+
+
+def _usd(e: Estimator, models: Mapping[str, tuple[int, int]]) -> float | None:
+    """What endpoints charge: 0 where there is none, None where one of them has no known price."""
+    total = 0.0
+    for role, (tokens_in, tokens_out) in models.items():
+        settings = getattr(e.config.models, role)
+        if not settings.base_url:
+            continue
+        if settings.price is None:
+            return None
+        total += settings.price.usd(tokens_in, tokens_out)
+    return total
+
+
 def _flops(model: RoleModel, tokens: float) -> float:
     return estimate.forward_flops(model.shape, tokens) if model.shape else 0.0
 
@@ -148,19 +180,27 @@ def estimate_stage(e: Estimator, name: str) -> Cost | None:
 
 def _trajectories(e: Estimator, count: int, out: int, note: str) -> Cost:
     """`count` rubrics and the pairs made from them."""
-    s = e.sizes
-    flops_in = _flops(e.writer, count * s.writer_prompt) + _flops(e.generator, count * s.generator_prompt)
-    flops_out = _flops(e.writer, count * s.rubric) + _flops(e.generator, count * s.pair)
-    known = e.writer.shape is not None and (e.generator.shape is not None or e.generator.kind == "built-in")
-    seconds = e.seconds(train=flops_in, decode=flops_out, known=known, lab=LAB_RATES.trajectory * count)
+    s, w, g = e.sizes, e.writer, e.generator
+    compute = _here(e, w, _flops(w, count * s.writer_prompt)) + _here(e, g, _flops(g, count * s.generator_prompt))
+    moved = e.decoding(w, count, s.writer_prompt, s.rubric) + e.decoding(g, count, s.generator_prompt, s.pair)
+    flops = compute + _here(e, w, _flops(w, count * s.rubric)) + _here(e, g, _flops(g, count * s.pair))
+    known = w.shape is not None and (g.shape is not None or g.kind == "built-in")
+    models = {
+        "writer": (count * s.writer_prompt, count * s.rubric),
+        "generator": (count * s.generator_prompt, count * s.pair),
+    }
     return Cost(
         count,
         out,
-        count * (s.writer_prompt + s.generator_prompt),
-        count * (s.rubric + s.pair),
-        flops_in + flops_out,
-        seconds,
+        sum(m[0] for m in models.values()),
+        sum(m[1] for m in models.values()),
+        flops,
+        e.seconds(compute=compute, moved=moved, known=known, lab=LAB_RATES.trajectory * count),
         note,
+        compute,
+        moved,
+        models,
+        _usd(e, models),
     )
 
 
@@ -180,11 +220,15 @@ def _initial(e: Estimator) -> Cost | None:
     return _trajectories(e, count, round(count * SURVIVE), "rubrics, then pairs") if count else None
 
 
-def _trained(e: Estimator, count: int, epochs: int, note: str) -> Cost:
-    tokens = count * epochs * e.sizes.row
+def _on_target(e: Estimator, count: int, out: int | None, tokens: int, lab: float, note: str) -> Cost:
+    """Forward and backward passes of the target over `tokens` tokens."""
     flops = 3 * _flops(e.target, tokens)
-    lab = LAB_RATES.trained * count * epochs
-    return Cost(count, None, tokens, 0, flops, e.seconds(train=flops, known=e.target.shape is not None, lab=lab), note)
+    seconds = e.seconds(compute=flops, known=e.target.shape is not None, lab=lab)
+    return Cost(count, out, tokens, 0, flops, seconds, note, flops, 0.0, {"target": (tokens, 0)}, 0.0)
+
+
+def _trained(e: Estimator, count: int, epochs: int, note: str) -> Cost:
+    return _on_target(e, count, None, count * epochs * e.sizes.row, LAB_RATES.trained * count * epochs, note)
 
 
 def _warmup(e: Estimator) -> Cost | None:
@@ -211,12 +255,20 @@ def _grpo(e: Estimator) -> Cost | None:
     made = _trajectories(e, count, round(count * SURVIVE), f"{steps} steps of {g.prompts_per_step} x {g.group_size}")
     s = e.sizes
     learn = 4 * _flops(e.writer, count * (s.writer_prompt + s.rubric))
-    score = 3 * _flops(e.target, count * e.sizes.row) if scores_with_target(e.config.signal) else 0.0
-    extra = e.seconds(train=learn + score, known=True, lab=LAB_RATES.rollout * count) or 0.0
+    scored = made.out or 0 if scores_with_target(e.config.signal) else 0
+    score = 3 * _flops(e.target, scored * s.row)
+    extra = e.seconds(compute=learn + score, known=True, lab=LAB_RATES.rollout * count) or 0.0
     seconds = made.seconds
     if seconds is not None:
         seconds = extra if e.lab else seconds + extra
-    return Cost(count, made.out, made.tokens_in, made.tokens_out, made.flops + learn + score, seconds, made.note)
+    models = {**made.models, **({"target": (scored * s.row, 0)} if scored else {})}
+    return replace(
+        made,
+        flops=made.flops + learn + score,
+        seconds=seconds,
+        compute=made.compute + learn + score,
+        models=models,
+    )
 
 
 def _draws(e: Estimator) -> int | None:
@@ -257,9 +309,8 @@ def _score(e: Estimator) -> Cost | None:
     if made is None or made.out is None:
         return None
     name = e.config.select.signal if e.config.select and e.config.select.signal else e.config.signal
-    flops = 3 * _flops(e.target, made.out * e.sizes.row) if scores_with_target(name) else 0.0
-    seconds = e.seconds(train=flops, known=e.target.shape is not None, lab=LAB_RATES.scored * made.out)
-    return Cost(made.out, made.out, made.out * e.sizes.row, 0, flops, seconds, f"scored by {name}")
+    tokens = made.out * e.sizes.row if scores_with_target(name) else 0
+    return _on_target(e, made.out, made.out, tokens, LAB_RATES.scored * made.out, f"scored by {name}")
 
 
 def _samples(e: Estimator) -> int | None:
@@ -299,12 +350,14 @@ def _evaluate(e: Estimator) -> Cost | None:
         tokens_in += count * prompt * (1 + benchmark.shots)
         if benchmark.template.output == "generate_until":
             tokens_out += count * benchmark.template.max_tokens // 2
-    flops_in, flops_out = _flops(e.target, tokens_in), _flops(e.target, tokens_out)
-    known = e.target.shape is not None
-    seconds = e.seconds(train=flops_in, decode=flops_out, known=known, lab=LAB_RATES.tested * rows)
+    compute, known = _flops(e.target, tokens_in), e.target.shape is not None
+    moved = e.decoding(e.target, rows, tokens_in // max(1, rows), tokens_out // max(1, rows))
+    seconds = e.seconds(compute=compute, moved=moved, known=known, lab=LAB_RATES.tested * rows)
     columns = sum(b.scorer == "lm_eval" for b in e.suite.benchmarks)
     note = f"{columns} column{'s' if columns > 1 else ''}"
-    return Cost(rows, rows, tokens_in, tokens_out, flops_in + flops_out, seconds, note)
+    flops = compute + _flops(e.target, tokens_out)
+    models = {"target": (tokens_in, tokens_out)}
+    return Cost(rows, rows, tokens_in, tokens_out, flops, seconds, note, compute, moved, models, 0.0)
 
 
 def scores_with_target(signal: str) -> bool:

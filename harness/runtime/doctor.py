@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import PrerequisiteError
 from harness.estimate import gigabytes
 from harness.runtime import machine
-from harness.runtime.needs import RoleModel, loads, role_models, trains_writer
+from harness.runtime.needs import GPU_FROM, RoleModel, loads, role_models, trains_writer
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 OPTIONAL = ("vllm", "ray", "elasticsearch", "sentence-transformers")
 OWN_PACKAGES = ("harness", "methods", "evals", "decontam", "results")
 _LONG = ("optional", "own packages")
-GPU_FROM = 1_000_000_000
-"""Parameters from which a model is refused without a GPU: on CPU cores one run would take months."""
 LOW_DISK = 2_000_000_000
 LOW_MEMORY = 2_000_000_000
 
@@ -235,6 +233,7 @@ def check_prerequisites(config: RunConfig) -> list[Problem]:
     return [
         *_missing_packages(),
         *_missing_data(config),
+        *_missing_services(config),
         *_missing_weights(models),
         *_missing_memory(config, models),
         *_missing_disk(config, models),
@@ -287,10 +286,28 @@ def _missing_data(config: RunConfig) -> list[Problem]:
     ]
 
 
+def _missing_services(config: RunConfig) -> list[Problem]:
+    """Keys that no variable holds, and a vLLM that would have to be started and is not installed."""
+    from harness.models.access import key_of
+    from harness.models.vllm.server import find_python
+
+    problems = []
+    for role, model in (("writer", config.models.writer), ("generator", config.models.generator)):
+        try:
+            if model.served:
+                key_of(model, role)
+            if model.backend == "vllm" and model.base_url is None:
+                find_python(config.runtime.vllm)
+        except PrerequisiteError as error:
+            what, _, fix = str(error).partition("; ")
+            problems.append(Problem(f"server of the {role}", "a key or vLLM" if model.key_env else "vLLM", what, fix))
+    return problems
+
+
 def _missing_weights(models: Sequence[RoleModel]) -> list[Problem]:
     problems = []
     for model in {m.id: m for m in reversed(models)}.values():
-        if model.kind in ("lab", "built-in") or model.folder is not None:
+        if model.kind in ("lab", "built-in", "service") or model.folder is not None:
             continue
         size = gigabytes(model.weight_bytes) if model.weight_bytes else "an unknown size"
         roles = " and ".join(m.role for m in models if m.id == model.id)

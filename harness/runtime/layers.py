@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import ConfigError
-from harness.runtime.registry import drivers, find, methods, preset_settings, signals, targets
+from harness.models.known import full_id
+from harness.runtime.registry import drivers, find, methods, preset_settings, signals
+from harness.runtime.targets import find_target
 
 if TYPE_CHECKING:
     from harness.config import Layer, Resolved
+
+_MODEL_IDS = tuple(f"models.{role}.id" for role in ("target", "writer", "generator"))
 
 
 def resolve_run(
@@ -20,6 +24,7 @@ def resolve_run(
     driver: str | None = None,
     signal: str | None = None,
     target: str | None = None,
+    generator: str | None = None,
     suite: str | None = None,
     scale: str | None = None,
     seeds: str | None = None,
@@ -38,14 +43,16 @@ def resolve_run(
     from harness.config import Layer, read_config_file, resolve
 
     file = read_config_file(config_file) if config_file else Layer("file", {})
-    sets = dict(sets or {})
+    sets = {key: full_id(str(v)) if key in _MODEL_IDS else v for key, v in (sets or {}).items()}
     suite = suite_path(suite) if suite else None
     if sets.get("eval.suite"):
         sets["eval.suite"] = suite_path(str(sets["eval.suite"]))
+    # A folder is named in full, so that the name holds from anywhere.
+    target = find_target(target).name if target else None
     names = {"method": method, "preset": preset, "target": target, "scale": scale}
     _check_names(file, names)
     info = find("method", _first(method, file.values.get("method"), "a method: --method NAME"), methods())
-    aim = find("target", _first(target, file.values.get("target"), "a target: --target NAME"), targets())
+    aim = find_target(_first(target, file.values.get("target"), "a target: --target NAME"))
     chosen = preset or file.values.get("preset") or info.preset
     size = scale or file.values.get("scale") or aim.default_scale
     layers = [
@@ -70,6 +77,7 @@ def resolve_run(
         "match": match,
         "budget": budget,
         "seed": seed,
+        "models.generator.id": full_id(generator) if generator else None,
         "writer_from": writer_from,
         **_guide(guide),
     }

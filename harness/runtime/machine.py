@@ -157,14 +157,25 @@ def hub_offline() -> bool:
 
 def cached_model(model_id: str, revision: str | None = None) -> Path | None:
     """The snapshot folder of a hub model in the local cache, where it is there with all of its weights."""
-    store = hub_cache() / ("models--" + model_id.replace("/", "--"))
+    commit = cached_commit(model_id, revision)
+    if commit is None:
+        return None
+    snapshot = _cache_of(model_id) / "snapshots" / commit
+    return snapshot if has_weights(snapshot) else None
+
+
+def cached_commit(model_id: str, revision: str | None = None) -> str | None:
+    """The commit that a branch, tag or commit (default: main) of a hub model means in the local cache, or None."""
+    store = _cache_of(model_id)
     name = revision or "main"
     try:
-        commit = (store / "refs" / name).read_text(encoding="ascii").strip()
+        return (store / "refs" / name).read_text(encoding="ascii").strip()
     except OSError:
-        commit = name
-    snapshot = store / "snapshots" / commit
-    return snapshot if has_weights(snapshot) else None
+        return name if (store / "snapshots" / name).is_dir() else None
+
+
+def _cache_of(model_id: str) -> Path:
+    return hub_cache() / ("models--" + model_id.replace("/", "--"))
 
 
 def cached_data(name: str) -> bool:

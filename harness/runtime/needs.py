@@ -7,16 +7,24 @@ real text are typical values, named in `LENGTHS`; a lab model's are in `LAB_LENG
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import estimate
+from harness import estimate, memory
 from harness.estimate import ModelShape
+from harness.models.known import known_shape
 from harness.runtime import machine
 
 if TYPE_CHECKING:
     from harness.config import ModelConfig, RunConfig
+
+GPU_FROM = 1_000_000_000
+"""Parameters from which a model is refused without a GPU: on CPU cores one run would take months."""
+
+EVAL_TOKENS = (1500, 1024)
+"""Typical prompt of a test item with its demonstrations, and half of the longest answer that suites allow."""
 
 LAB_VOCABULARY = 1500
 """About how many tokens the lab's tokenizer has, for estimates before it is built."""
@@ -104,6 +112,8 @@ def locate(role: str, model: ModelConfig, world: int) -> RoleModel:
     """A role's model: what kind of name it has, whether its weights are here, and its architecture."""
     if model.backend == "extractive":
         return RoleModel(role, model.id, model.dtype, "built-in", None, None)
+    if model.backend == "openai" or (model.base_url and role == "generator"):
+        return RoleModel(role, model.id, model.dtype, "service", None, known_shape(model.id))
     if model.id.startswith("lab:"):
         folder, shape = _lab_model(model.id.removeprefix("lab:"), world)
         return RoleModel(role, model.id, model.dtype, "lab", folder, shape)
@@ -113,7 +123,7 @@ def locate(role: str, model: ModelConfig, world: int) -> RoleModel:
         return RoleModel(role, model.id, model.dtype, "folder", here, estimate.shape_from_folder(path))
     folder = machine.cached_model(model.id, model.revision)
     shape = estimate.shape_from_folder(folder) if folder else None
-    return RoleModel(role, model.id, model.dtype, "hub", folder, shape or estimate.known_shape(model.id))
+    return RoleModel(role, model.id, model.dtype, "hub", folder, shape or known_shape(model.id))
 
 
 def _lab_model(role: str, world: int) -> tuple[Path | None, ModelShape | None]:
@@ -172,55 +182,161 @@ def _reads_target(config: RunConfig) -> bool:
     return any(signal_info(name).spec.needs & {"warm_target", "target"} for name in used)
 
 
+def runs_on_gpu(models: Sequence[RoleModel]) -> bool:
+    """Whether the sizes are those of a GPU: where a model is too large for processor cores, or a GPU is here."""
+    large = any(m.shape and m.shape.parameters >= GPU_FROM for m in models)
+    return large or bool(machine.torch_cuda() and machine.gpus())
+
+
 def loads(config: RunConfig) -> tuple[Load, ...]:
-    """Memory of each part of the run, leaving out models of unknown size. Basis: the formulas of `harness.estimate`."""
-    size = lengths(config)
-    batch = config.runtime.batch_size
-    target, writer, generator = role_models(config)
-    rank, modules = config.warmup.lora_rank, config.warmup.lora_modules
+    """Memory of each part of the run, leaving out models of unknown size. Basis: the formulas of `harness.memory`."""
+    models = role_models(config)
+    sizer = _Sizer(config, lengths(config), models, runs_on_gpu(models))
+    result = [Load("synthesis", (*sizer.writes(), *sizer.answers()))]
+    if _reads_target(config):
+        result.append(Load("warm-up", tuple(sizer.warmup())))
+    if trains_writer(config):
+        scoring = sizer.scores() if _reads_target(config) else []
+        result.append(Load("GRPO", (*sizer.policy(), *sizer.answers(), *scoring)))
+    result.append(Load("fine-tuning", tuple(sizer.finetunes())))
+    result.append(Load("evaluation", tuple(sizer.evaluates())))
+    return tuple(load for load in result if load.parts)
 
-    def infer(model: RoleModel, tokens: int) -> list[Part]:
-        if model.shape is None:
+
+@dataclass(frozen=True, slots=True)
+class _Sizer:
+    """The parts of the loads; each is empty where a model's size is unknown or it runs elsewhere."""
+
+    config: RunConfig
+    sizes: Lengths
+    models: tuple[RoleModel, ...]
+    cuda: bool
+
+    def _generates(self, model: RoleModel, settings: ModelConfig, prompt: int, completion: int) -> list[Part]:
+        if model.shape is None or settings.base_url:
             return []
-        return [Part(model.role, "weights, cache", estimate.inference_bytes(model.shape, model.dtype, tokens))]
+        batch = self.config.runtime.batch_size
+        if settings.backend == "vllm":
+            batch = min(batch, self.config.runtime.vllm.max_num_seqs)
+        peak = memory.generation(model.shape, model.dtype, batch, prompt, completion)
+        return [Part(model.role, "weights, cache, work space", peak.bytes)]
 
-    def lora(micro: int, what: str) -> list[Part]:
+    def writes(self) -> list[Part]:
+        """The writer, sampling rubrics."""
+        s = self.sizes
+        return self._generates(self.models[1], self.config.models.writer, s.writer_prompt, s.rubric)
+
+    def answers(self) -> list[Part]:
+        """The generator."""
+        s = self.sizes
+        return self._generates(self.models[2], self.config.models.generator, s.generator_prompt, s.pair)
+
+    def warmup(self) -> list[Part]:
+        """LoRA training of the target."""
+        w, target = self.config.warmup, self.models[0]
         if target.shape is None:
             return []
-        tokens = micro * size.row
-        need = estimate.lora_training_bytes(target.shape, target.dtype, tokens, rank, modules, checkpointing=False)
-        return [Part("target", what, need)]
-
-    trains = trains_writer(config)
-    scores = _reads_target(config)
-    result = [
-        Load(
-            "synthesis",
-            (
-                *infer(writer, batch * (size.writer_prompt + size.rubric)),
-                *infer(generator, batch * (size.generator_prompt + size.pair)),
-            ),
+        micro = largest_divisor(w.batch_size, self.config.sft.micro_batch)
+        adapter = memory.Lora(w.lora_rank, w.lora_modules, w.lora_dropout > 0)
+        peak = memory.lora_training(
+            target.shape,
+            target.dtype,
+            memory.Batch(micro, self._row(), micro > 1),
+            adapter,
+            accumulate=micro < w.batch_size,
+            checkpointing=self.config.runtime.training.activation_checkpointing,
+            cuda=self.cuda,
         )
-    ]
-    if scores:
-        result.append(Load("warm-up", tuple(lora(1, "LoRA training"))))
-    if trains and writer.shape is not None:
-        tokens = config.grpo.micro_batch * (size.writer_prompt + size.rubric)
-        full = estimate.full_training_bytes(writer.shape, writer.dtype, tokens, checkpointing=False)
-        parts = [Part("writer", "training", full)]
-        if config.grpo.kl_coefficient:
-            parts.append(Part("writer", "reference", estimate.weight_bytes(writer.shape, writer.dtype)))
-        scoring = lora(1, "scoring") if scores else []
-        result.append(Load("GRPO", (*parts, *infer(generator, batch * (size.generator_prompt + size.pair)), *scoring)))
-    if target.shape is not None:
-        micro = config.sft.micro_batch or config.sft.batch_size
-        tokens = micro * size.row
-        if config.sft.tune == "full":
-            need = estimate.full_training_bytes(target.shape, target.dtype, tokens, checkpointing=False)
-        else:
-            need = estimate.lora_training_bytes(
-                target.shape, target.dtype, tokens, config.sft.lora_rank, modules, checkpointing=False
+        return [Part("target", "LoRA training", peak.bytes)]
+
+    def scores(self) -> list[Part]:
+        """The target under the influence signal: as many rows as a batch takes."""
+        c, target = self.config, self.models[0]
+        if target.shape is None:
+            return []
+        rows = max(1, min(c.runtime.batch_size, c.runtime.scoring.batch_tokens // self._row()))
+        adapter = memory.Lora(c.warmup.lora_rank, c.warmup.lora_modules)
+        peak = memory.scoring(
+            target.shape,
+            target.dtype,
+            memory.Batch(rows, self._row(), rows > 1),
+            adapter,
+            directions=2 if c.guide.withhold else 1,
+            cuda=self.cuda,
+        )
+        return [Part("target", "scoring", peak.bytes)]
+
+    def policy(self) -> list[Part]:
+        """The writer under GRPO: the larger of its update and of its rollouts, which come from one call."""
+        g, writer, s = self.config.grpo, self.models[1], self.sizes
+        if writer.shape is None:
+            return []
+        rows = largest_divisor((g.mini_batch_prompts or g.prompts_per_step) * g.group_size, g.micro_batch)
+        update = memory.policy_training(
+            writer.shape,
+            writer.dtype,
+            memory.Batch(rows, s.writer_prompt + s.rubric, rows > 1),
+            None,
+            accumulate=rows < g.prompts_per_step * g.group_size,
+            reference=g.kl_coefficient > 0,
+            entropy=g.entropy_coefficient > 0,
+            checkpointing=self.config.runtime.training.activation_checkpointing,
+            cuda=self.cuda,
+        )
+        if self.config.models.writer.served:
+            return [Part("writer", "training", update.bytes)]
+        weights = writer.weight_bytes or 0
+        count = g.prompts_per_step * g.group_size
+        sampling = memory.generation(writer.shape, writer.dtype, count, s.writer_prompt, s.rubric).bytes
+        held = (4 if g.kl_coefficient else 3) * weights - weights
+        if sampling + held > update.bytes:
+            return [Part("writer", f"sampling {count:,} rollouts at once, beside Adam's moments", sampling + held)]
+        return [Part("writer", "training", update.bytes)]
+
+    def finetunes(self) -> list[Part]:
+        """The final fine-tuning."""
+        c, target = self.config.sft, self.models[0]
+        if target.shape is None:
+            return []
+        micro = largest_divisor(c.batch_size, c.micro_batch)
+        batch = memory.Batch(micro, self._row(), micro > 1)
+        checkpointing = self.config.runtime.training.activation_checkpointing
+        if c.tune == "full":
+            peak = memory.full_training(
+                target.shape,
+                target.dtype,
+                batch,
+                accumulate=micro < c.batch_size,
+                checkpointing=checkpointing,
+                cuda=self.cuda,
             )
-        result.append(Load("fine-tuning", (Part("target", f"{config.sft.tune} training", need),)))
-        result.append(Load("evaluation", tuple(infer(target, batch * 1500))))
-    return tuple(load for load in result if load.parts)
+        else:
+            adapter = memory.Lora(c.lora_rank, self.config.warmup.lora_modules)
+            peak = memory.lora_training(
+                target.shape,
+                target.dtype,
+                batch,
+                adapter,
+                accumulate=micro < c.batch_size,
+                checkpointing=checkpointing,
+                cuda=self.cuda,
+            )
+        return [Part("target", f"{c.tune} training", peak.bytes)]
+
+    def evaluates(self) -> list[Part]:
+        """The target answering test items: prompts with demonstrations and half of the longest answer."""
+        prompt = EVAL_TOKENS[0] if self.config.suite != "lab" else LAB_LENGTHS.writer_prompt
+        answer = EVAL_TOKENS[1] if self.config.suite != "lab" else LAB_LENGTHS.pair
+        target = self.models[0]
+        if target.shape is None:
+            return []
+        peak = memory.generation(target.shape, target.dtype, self.config.runtime.batch_size, prompt, answer)
+        return [Part("target", "weights, cache, work space", peak.bytes)]
+
+    def _row(self) -> int:
+        return min(self.sizes.row, self.config.models.target.max_length)
+
+
+def largest_divisor(batch: int, bound: int | None) -> int:
+    """The micro batch that the trainers use: the largest divisor of `batch` within `bound`."""
+    return max(d for d in range(1, min(bound or batch, batch) + 1) if batch % d == 0)

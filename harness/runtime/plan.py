@@ -16,6 +16,18 @@ from harness.estimate import gigabytes
 from harness.runtime.costs import Cost, Estimator, estimate_stage, make_estimator
 from harness.runtime.doctor import Problem, check_prerequisites
 from harness.runtime.needs import Load, RoleModel, loads, role_models
+from harness.runtime.revisions import pin_revisions
+from harness.runtime.sizing import (
+    Detectable,
+    DeviceLine,
+    Published,
+    detectable,
+    device_lines,
+    dollars,
+    published,
+    tokens_by_model,
+)
+from harness.runtime.targets import find_target
 
 if TYPE_CHECKING:
     from evals.suite import Suite
@@ -64,14 +76,23 @@ class Plan:
     notes: tuple[str, ...]
     settings: tuple[Setting, ...]
     problems: tuple[Problem, ...]
+    tokens: Mapping[str, tuple[int, int]]
+    usd: float | None
+    devices: tuple[DeviceLine, ...]
+    detectable: Detectable
+    published: tuple[Published, ...]
 
 
-def make_plan(resolved: Resolved) -> Plan:
-    """The plan of a run. Raises what `assemble` raises for settings that name something that is not there."""
+def make_plan(resolved: Resolved, replicates: int | None = None) -> Plan:
+    """The plan of a run, and of `replicates` runs of each arm (the target's own number by default).
+
+    Raises what `assemble` raises for settings that name something that is not there.
+    """
     from harness.runtime.assemble import assemble, store_of
     from harness.stage import read_summary, stage_folder
 
-    config = resolved.config
+    # With the commits that a run would pin, so that stages in the store are recognised.
+    config = pin_revisions(resolved.config)
     assembly = assemble(config)
     suite, stages = assembly.suite, assembly.stages
     estimator = make_estimator(config, suite, frozenset(stage.name for stage in stages))
@@ -88,15 +109,24 @@ def make_plan(resolved: Resolved) -> Plan:
     values = dict(flatten(config.model_dump(mode="json")))
     settings = tuple(Setting(key, value, resolved.origin.get(key, "default")) for key, value in values.items())
     deviations, notes = read_reference(config.method, settings)
+    to_do = [line.cost for line in lines if not line.stored]
+    costs = {line.name: line.cost for line in lines if line.cost}
+    known = [cost for cost in to_do if cost]
+    needed = loads(config)
     return Plan(
         config,
         tuple(_meaning(config, suite, estimator)),
         lines,
-        loads(config),
+        needed,
         deviations,
         notes,
         settings,
         tuple(check_prerequisites(config)),
+        tokens_by_model(known),
+        dollars(known) if len(known) == len(to_do) else None,
+        device_lines(to_do, needed),
+        detectable(config, suite, assembly.guided_columns, replicates or find_target(config.target).replicates),
+        tuple(published(_reference(config.method).get("costs", ()), config, costs)),
     )
 
 
@@ -153,14 +183,7 @@ def _parameters(count: int) -> str:
 
 def read_reference(method: str, settings: Sequence[Setting]) -> tuple[tuple[Deviation, ...], tuple[str, ...]]:
     """Where the settings leave the paper or its released code, by the method's `reference.yaml`; and its notes."""
-    import yaml
-
-    from harness.runtime.registry import methods
-
-    path = methods()[method].folder / "reference.yaml" if method in methods() else None
-    if path is None or not path.is_file():
-        return (), ()
-    content: Mapping[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = _reference(method)
     by_key = {s.key: s for s in settings}
     rows = []
     for entry in content.get("values", ()):
@@ -170,6 +193,19 @@ def read_reference(method: str, settings: Sequence[Setting]) -> tuple[tuple[Devi
             note = entry.get("note", "")
             rows.append(Deviation(setting.key, setting.value, paper, code, note, setting.layer))
     return tuple(rows), tuple(content.get("notes", ()))
+
+
+def _reference(method: str) -> Mapping[str, Any]:
+    """A method's `reference.yaml`, or nothing."""
+    import yaml
+
+    from harness.runtime.registry import methods
+
+    path = methods()[method].folder / "reference.yaml" if method in methods() else None
+    if path is None or not path.is_file():
+        return {}
+    content: Mapping[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return content
 
 
 def same(value: Any, said: Any) -> bool:
@@ -193,5 +229,11 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "deviations": [asdict(d) for d in plan.deviations],
         "notes": list(plan.notes),
         "settings": {s.key: {"value": s.value, "layer": s.layer} for s in plan.settings},
+        "tokens": {role: {"in": t[0], "out": t[1]} for role, t in plan.tokens.items()},
+        "usd": plan.usd,
+        "devices": [asdict(d) for d in plan.devices],
+        "detectable_difference": asdict(plan.detectable),
+        "published": [asdict(p) for p in plan.published],
         "missing": [asdict(p) for p in plan.problems],
+        "first_failure": asdict(plan.problems[0]) if plan.problems else None,
     }

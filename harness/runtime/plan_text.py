@@ -6,8 +6,9 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from harness.devices import BANDWIDTH_SHARE, COMPUTE_SHARE, REFERENCE
 from harness.estimate import gigabytes
-from harness.runtime.costs import DECODE_SHARE, PEAK_FLOPS, SURVIVE, TRAIN_SHARE
+from harness.runtime.costs import SURVIVE
 from harness.runtime.needs import lengths
 from harness.runtime.plan import Plan, Setting
 
@@ -16,7 +17,16 @@ WIDTH = 100
 
 def render(plan: Plan) -> str:
     """The whole plan."""
-    sections = (_head(plan), _stages(plan), _memory(plan), _deviations(plan), _settings(plan), _missing(plan))
+    sections = (
+        _head(plan),
+        _stages(plan),
+        _memory(plan),
+        _devices(plan),
+        _detectable(plan),
+        _deviations(plan),
+        _settings(plan),
+        _missing(plan),
+    )
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
 
 
@@ -98,9 +108,9 @@ def _basis(plan: Plan) -> list[str]:
     sizes = lengths(plan.config)
     time = "time from rough rates of two short runs on one processor core"
     if not lab:
-        device = f"one GPU of {PEAK_FLOPS / 1e12:.0f} TFLOP/s (H100, H200)"
-        shares = f"{TRAIN_SHARE:.0%} of its peak in training and reading, {DECODE_SHARE:.0%} in decoding"
-        time = f"time is FLOPs on {device} at {shares}, which are assumptions and were not measured"
+        device = f"one {REFERENCE.name} ({REFERENCE.peak / 1e12:.0f} TFLOP/s, {REFERENCE.bandwidth / 1e12:.2f} TB/s)"
+        shares = f"{COMPUTE_SHARE:.0%} of its peak, and in decoding {BANDWIDTH_SHARE:.0%} of its bandwidth"
+        time = f"time is on {device} at {shares}, which are assumptions and were not measured"
     prompts = f"prompts of {sizes.writer_prompt} (writer) and {sizes.generator_prompt} (generator)"
     text = (
         f"Basis, in tokens: a document of {sizes.document}, a rubric of {sizes.rubric}, a pair of {sizes.pair}, "
@@ -119,6 +129,47 @@ def _memory(plan: Plan) -> list[str]:
         head = f"  {load.name:<12} {gigabytes(load.bytes):>8}  "
         lines += textwrap.wrap(detail, WIDTH, initial_indent=head, subsequent_indent=" " * len(head))
     return lines
+
+
+def _devices(plan: Plan) -> list[str]:
+    """Tokens by model, then hours and memory by class of device; for the lab's tiny models only the tokens."""
+    rows = [f"{role} {count(t[0])} in, {count(t[1])} out" for role, t in plan.tokens.items()]
+    usd = "not known (a model at an endpoint has no price in the settings)" if plan.usd is None else f"{plan.usd:,.2f}"
+    lines = ["What that adds up to"]
+    lines += textwrap.wrap(f"tokens: {'; '.join(rows)}", WIDTH, initial_indent="  ", subsequent_indent="    ")
+    lines.append(f"  endpoints, in dollars: {usd}; an hour of a device has no price here")
+    if not plan.config.models.target.id.startswith("lab:"):
+        lines.append(f"  {'device':<12}{'device hours':>13}{'devices':>9}{'memory on each':>16}")
+        for d in plan.devices:
+            hours = f"{d.hours:,.1f}" if d.hours is not None else "?"
+            note = "" if d.fits_one else "  the largest part does not fit on one"
+            lines.append(f"  {d.name:<12}{hours:>13}{d.devices:>9}{gigabytes(d.per_device):>16}{note}")
+        text = (
+            "A part that does not fit is meant to be divided: generators by a vLLM server over several GPUs, "
+            "fine-tuning by accelerate (runtime.training.processes)."
+        )
+        if not all(d.fits_one for d in plan.devices):
+            lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
+    for p in plan.published:
+        here = "not estimated" if p.here is None else f"{p.here:,.0f} device hours"
+        text = f"published: {p.what}, {p.theirs:,.0f} device hours; here {here} ({p.basis})"
+        lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
+    return lines
+
+
+def _detectable(plan: Plan) -> list[str]:
+    d = plan.detectable
+    lines = [f"What {d.replicates} runs of each arm could show"]
+    if d.points is None:
+        text = "nothing: a difference between arms needs at least two runs of each, and a suite of known size"
+    else:
+        source = "measured on lab worlds" if plan.config.suite == "lab" else "assumed, not measured"
+        text = (
+            f"a difference of {d.points:.1f} points in the mean of {d.columns} unguided columns ({d.items:,} items) is "
+            f"found in 80 % of cases at a level of 5 %, for one comparison; runs of an arm differ by a standard "
+            f"deviation of {d.run_sd} points ({source})"
+        )
+    return [*lines, *textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ")]
 
 
 def _deviations(plan: Plan) -> list[str]:
@@ -160,7 +211,7 @@ def _settings(plan: Plan) -> list[str]:
 def _missing(plan: Plan) -> list[str]:
     if not plan.problems:
         return ["Nothing is missing: this machine can start the run."]
-    lines = ["Missing on this machine (the run would stop at once)"]
+    lines = ["Missing on this machine (the run would stop at once, at the first of these)"]
     for problem in plan.problems:
         lines += textwrap.wrap(str(problem), WIDTH, initial_indent="  - ", subsequent_indent="    ")
     return lines

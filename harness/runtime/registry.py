@@ -35,7 +35,10 @@ class MethodInfo:
 
 @dataclass(frozen=True, slots=True)
 class TargetInfo:
-    """A target with its suite, its sizes (`scales`), and what changes inside and outside the lab."""
+    """A target with its suite, its sizes (`scales`), and what changes inside and outside the lab.
+
+    `replicates` is how many runs of each arm a comparison on it is planned with.
+    """
 
     name: str
     summary: str
@@ -45,6 +48,7 @@ class TargetInfo:
     settings: Mapping[str, Any]
     lab: Mapping[str, Any] | None
     rehearsal: Mapping[str, Any] | None
+    replicates: int = 3
 
 
 def methods() -> dict[str, MethodInfo]:
@@ -67,7 +71,7 @@ def methods() -> dict[str, MethodInfo]:
 
 
 def targets() -> dict[str, TargetInfo]:
-    """All targets: the files of `harness/targets/`."""
+    """The targets that come with all their settings, called tracks: the files of `harness/targets/`."""
     found = {}
     for path in sorted(_TARGETS.glob("*.yaml")):
         value = _read(path)
@@ -80,6 +84,7 @@ def targets() -> dict[str, TargetInfo]:
             value["settings"],
             value.get("lab"),
             value.get("rehearsal"),
+            value["replicates"],
         )
     return found
 

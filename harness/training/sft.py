@@ -72,6 +72,7 @@ def finetune(
     revision: str | None = None,
     save_every: int = 200,
     save_adam: bool = False,
+    checkpointing: bool = False,
     on_step: Callable[[int, int], None] = lambda step, total: None,
 ) -> Tuned:
     """Fine-tune the model at `model_path` on `samples` and leave it in `folder/output`.
@@ -102,7 +103,7 @@ def finetune(
     )
     micro = max(d for d in range(1, min(recipe.micro_batch, recipe.batch_size) + 1) if recipe.batch_size % d == 0)
     arguments = SFTConfig(
-        **common_arguments(folder / SCRATCH, seed, save_every, dtype),
+        **common_arguments(folder / SCRATCH, seed, save_every, dtype, checkpointing=checkpointing),
         learning_rate=recipe.learning_rate,
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=micro,

@@ -51,8 +51,10 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", module=r"(trl|transformers|torch|peft|accelerate)\..*")
 
 
-def common_arguments(folder: Path, seed: int, save_steps: int, dtype: str) -> dict[str, Any]:
-    """Arguments that all our trainers pass."""
+def common_arguments(
+    folder: Path, seed: int, save_steps: int, dtype: str, *, checkpointing: bool = False
+) -> dict[str, Any]:
+    """Arguments that all our trainers pass. `checkpointing`: keep layer inputs only, compute activations again."""
     import torch
 
     return {
@@ -71,7 +73,7 @@ def common_arguments(folder: Path, seed: int, save_steps: int, dtype: str) -> di
         "fp16": False,
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": torch.cuda.is_available(),
-        "gradient_checkpointing": False,
+        "gradient_checkpointing": checkpointing,
     }
 
 

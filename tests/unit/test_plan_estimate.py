@@ -7,34 +7,75 @@ from pathlib import Path
 
 import pytest
 
-from harness import estimate
-from harness.estimate import KNOWN, gigabytes, known_shape, shape_from_folder
+from harness import estimate, memory
+from harness.estimate import gigabytes, shape_from_folder
+from harness.memory import Batch, Lora
+from harness.models.known import by_id, full_id, known_models, known_shape, known_shapes
 
 # Totals of transformers' own models, built without weights from the published configurations.
 TOTALS = {
-    "Qwen3-0.6B": 596_049_920,
-    "Qwen3-1.7B": 1_720_574_976,
-    "Qwen3-4B": 4_022_468_096,
-    "Qwen3-8B": 8_190_735_360,
-    "Qwen3-14B": 14_768_307_200,
-    "Qwen3-235B-A22B": 235_093_634_560,
-    "Llama-3-8B": 8_030_261_248,
+    "qwen3-0.6b": 596_049_920,
+    "qwen3-1.7b": 1_720_574_976,
+    "qwen3-4b": 4_022_468_096,
+    "qwen3-8b": 8_190_735_360,
+    "qwen3-14b": 14_768_307_200,
+    "qwen3-30b-a3b": 30_532_122_624,
+    "qwen3-235b-a22b": 235_093_634_560,
+    "qwen2.5-1.5b": 1_543_714_304,
+    "qwen2.5-3b": 3_085_938_688,
+    "qwen2.5-7b": 7_615_616_512,
+    "llama3-8b": 8_030_261_248,
+    "smollm2-135m": 134_515_008,
+    "smollm2-360m": 361_821_120,
 }
 
 
-@pytest.mark.parametrize("name", sorted(KNOWN))
+@pytest.mark.parametrize("name", sorted(known_shapes()))
 def test_parameters_are_exact(name: str) -> None:
-    assert KNOWN[name].parameters == TOTALS[name]
+    assert known_shapes()[name].parameters == TOTALS[name]
+
+
+@pytest.mark.parametrize("name", sorted(TOTALS))
+def test_totals_are_those_of_transformers(name: str) -> None:
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    s = known_shapes()[name]
+    common = dict(
+        vocab_size=s.vocab, hidden_size=s.hidden, intermediate_size=s.intermediate, num_hidden_layers=s.layers,
+        num_attention_heads=s.heads, num_key_value_heads=s.kv_heads, tie_word_embeddings=s.tied,
+    )  # fmt: skip
+    if s.experts:
+        config = transformers.Qwen3MoeConfig(
+            **{**common, "moe_intermediate_size": s.intermediate}, head_dim=s.head_dim, num_experts=s.experts,
+            num_experts_per_tok=s.active_experts, decoder_sparse_step=1, mlp_only_layers=[],
+        )  # fmt: skip
+    else:
+        name = {"qwen3": "Qwen3Config", "qwen2": "Qwen2Config", "llama": "LlamaConfig"}[s.kind]
+        config = getattr(transformers, name)(**common, **({"head_dim": s.head_dim} if s.kind != "qwen2" else {}))
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    assert model.num_parameters() == s.parameters
+
+
+def test_models_are_complete_and_their_ids_lead_back() -> None:
+    for name, model in known_models().items():
+        assert full_id(name) == model.id and by_id(model.id) == model
+        assert known_shape(model.id) == model.shape
+        assert model.template in ("chatml", "own", "none") and model.track in ("small", "paper")
+        assert model.licence
+    assert full_id("owner/other") == "owner/other"
+    assert [m.name for m in known_models().values() if m.gated] == ["llama3-8b", "llama3-8b-instruct"]
 
 
 def test_active_parameters_of_a_mixture() -> None:
-    assert KNOWN["Qwen3-235B-A22B"].active_parameters == pytest.approx(22.2e9, rel=0.01)
-    assert KNOWN["Qwen3-8B"].active_parameters == KNOWN["Qwen3-8B"].parameters
+    shapes = known_shapes()
+    assert shapes["qwen3-235b-a22b"].active_parameters == pytest.approx(22.2e9, rel=0.01)
+    assert shapes["qwen3-30b-a3b"].active_parameters == pytest.approx(3.3e9, rel=0.02)
+    assert shapes["qwen3-8b"].active_parameters == shapes["qwen3-8b"].parameters
 
 
 def test_lora_parameters() -> None:
     modules = ("q_proj", "k_proj", "v_proj", "o_proj")
-    assert KNOWN["Qwen3-8B"].lora_parameters(128, modules) == 122_683_392
+    assert known_shapes()["qwen3-8b"].lora_parameters(128, modules) == 122_683_392
 
 
 def test_a_tiny_model_agrees_with_transformers() -> None:
@@ -51,14 +92,14 @@ def test_a_tiny_model_agrees_with_transformers() -> None:
 @pytest.mark.parametrize(
     ("model_id", "family"),
     [
-        ("Qwen/Qwen3-8B-Base", "Qwen3-8B"),
-        ("Qwen/Qwen3-235B-A22B-Instruct-2507", "Qwen3-235B-A22B"),
-        ("meta-llama/Meta-Llama-3-8B", "Llama-3-8B"),
-        ("meta-llama/Meta-Llama-3-8B-Instruct", "Llama-3-8B"),
+        ("Qwen/Qwen3-8B-Base", "qwen3-8b"),
+        ("Qwen/Qwen3-235B-A22B-Instruct-2507", "qwen3-235b-a22b"),
+        ("meta-llama/Meta-Llama-3-8B", "llama3-8b"),
+        ("meta-llama/Meta-Llama-3-8B-Instruct", "llama3-8b"),
     ],
 )
 def test_hub_ids_are_known_by_family(model_id: str, family: str) -> None:
-    assert known_shape(model_id) is KNOWN[family]
+    assert known_shape(model_id) is known_shapes()[family]
 
 
 @pytest.mark.parametrize("model_id", ["Qwen/Qwen3-8B-FP8", "Qwen/Qwen3-8B-AWQ", "org/Qwen3-80B", "gpt2"])
@@ -73,27 +114,34 @@ def test_shape_of_a_folder(tmp_path: Path) -> None:
         "tie_word_embeddings": True,
     }  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert shape_from_folder(tmp_path) == KNOWN["Qwen3-0.6B"]
+    assert shape_from_folder(tmp_path) == known_shapes()["qwen3-0.6b"]
     (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
     assert shape_from_folder(tmp_path) is None
     assert shape_from_folder(tmp_path / "nothing") is None
 
 
 def test_memory_of_training_exceeds_that_of_inference() -> None:
-    shape = KNOWN["Qwen3-8B"]
+    shape = known_shapes()["qwen3-8b"]
     weights = estimate.weight_bytes(shape, "bfloat16")
     assert gigabytes(weights) == "16.4 GB"
     assert estimate.weight_bytes(shape, "float32") == 2 * weights
-    full = estimate.full_training_bytes(shape, "bfloat16", 1000, checkpointing=False)
-    lora = estimate.lora_training_bytes(shape, "bfloat16", 1000, 128, ("q_proj",), checkpointing=False)
+    batch = Batch(1, 1000, masked=False)
+    full = memory.full_training(shape, "bfloat16", batch, accumulate=False).bytes
+    adapter = Lora(128, ("q_proj",))
+    lora = memory.lora_training(shape, "bfloat16", batch, adapter, accumulate=False).bytes
     assert full > 4 * weights > lora > weights
-    assert estimate.inference_bytes(shape, "bfloat16", 1000) == weights + 1000 * 147_456
-    spared = estimate.activation_bytes(shape, "bfloat16", 1000, checkpointing=True)
-    assert spared < estimate.activation_bytes(shape, "bfloat16", 1000, checkpointing=False)
+    spared = memory.lora_training(shape, "bfloat16", batch, adapter, accumulate=False, checkpointing=True).bytes
+    assert weights < spared < lora
+    sampled = memory.generation(shape, "bfloat16", 10, 900, 100)
+    assert sampled.parts["cache"] == 10 * 1000 * 147_456 and sampled.bytes > weights + sampled.parts["cache"]
+    with_reference = memory.policy_training(
+        shape, "bfloat16", batch, None, accumulate=False, reference=True, entropy=False
+    )
+    assert with_reference.bytes == full + weights
 
 
 def test_flops_per_token() -> None:
-    shape = KNOWN["Qwen3-8B"]
+    shape = known_shapes()["qwen3-8b"]
     assert estimate.forward_flops(shape, 10) == 20 * shape.parameters
     assert estimate.training_flops(shape, 10) == 60 * shape.parameters
 

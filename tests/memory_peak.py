@@ -1,0 +1,241 @@
+"""Peak tensor memory of training and scoring, measured with torch's profiler, beside what `harness.memory` derives.
+
+Every case goes through the project's own functions (`finetune`, `train_policy`, the influence signal) on a random
+Qwen3 that is written to a temporary folder. The measured peak is the largest sum of live allocations that the CPU
+allocator reports; weights that a file is mapped into are added. It runs on a CPU: what a CUDA allocator adds by
+fragmentation is not in it.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tiny import make_tokenizer
+
+from harness import memory
+from harness.estimate import ModelShape
+from harness.memory import Batch, Lora, Peak
+from harness.types import Message, Sample
+
+QKVO = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement: what is done, with which model, and the batch."""
+
+    name: str
+    what: str
+    shape: ModelShape
+    dtype: str
+    batch: Batch
+    steps: int = 1
+    lora: Lora | None = None
+    checkpointing: bool = False
+
+
+def _shape(hidden: int, layers: int, vocab: int, *, heads: int = 4, kv: int = 2) -> ModelShape:
+    return ModelShape(hidden, 3 * hidden, layers, heads, kv, hidden // heads, vocab, tied=True)
+
+
+SMALL, MIDDLE, DEEP = _shape(128, 4, 4096), _shape(256, 8, 8192), _shape(320, 12, 16384)
+
+CASES = (
+    Case("full-small", "full", SMALL, "float32", Batch(8, 256)),
+    Case("full-middle", "full", MIDDLE, "float32", Batch(4, 256)),
+    Case("full-middle-bf16", "full", MIDDLE, "bfloat16", Batch(4, 256)),
+    Case("full-deep-accumulated", "full", DEEP, "float32", Batch(2, 256), steps=4),
+    Case("full-deep-checkpointed", "full", DEEP, "float32", Batch(8, 256), checkpointing=True),
+    Case("warmup-small", "warmup", SMALL, "float32", Batch(8, 256), lora=Lora(16, QKVO, dropout=True)),
+    Case("warmup-middle", "warmup", MIDDLE, "float32", Batch(4, 512), lora=Lora(32, QKVO, dropout=True)),
+    Case("warmup-middle-bf16", "warmup", MIDDLE, "bfloat16", Batch(4, 512), lora=Lora(32, QKVO, dropout=True)),
+    Case("warmup-deep", "warmup", DEEP, "float32", Batch(4, 256), lora=Lora(16, QKVO)),
+    Case("influence-small", "influence", SMALL, "float32", Batch(16, 128), lora=Lora(16, QKVO)),
+    Case("influence-middle", "influence", MIDDLE, "float32", Batch(8, 256), lora=Lora(32, QKVO)),
+    Case("influence-middle-bf16", "influence", MIDDLE, "bfloat16", Batch(8, 256), lora=Lora(32, QKVO)),
+    Case("grpo-small", "grpo", SMALL, "float32", Batch(16, 192)),
+    Case("grpo-middle", "grpo", MIDDLE, "float32", Batch(8, 256)),
+)
+
+
+def write_model(folder: Path, shape: ModelShape, dtype: str, context: int) -> None:
+    """A random Qwen3 of this shape with a byte tokenizer."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    tokenizer = make_tokenizer()
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=shape.vocab,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        max_position_embeddings=context,
+        tie_word_embeddings=shape.tied,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    Qwen3ForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def peak_of(work: Callable[[], Any]) -> tuple[int, Any]:
+    """The largest sum of live bytes of the CPU allocator while `work` runs, above what was live before; its result."""
+    import gc
+
+    from torch.profiler import ProfilerActivity, profile
+
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        result = work()
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        profiler.export_chrome_trace(file.name)
+        events = json.loads(Path(file.name).read_text(encoding="utf-8"))["traceEvents"]
+    changes = [(e["ts"], e["args"]["Bytes"]) for e in events if e.get("name") == "[memory]"]
+    live = most = 0
+    for _, change in sorted(changes, key=lambda c: c[0]):
+        live += change
+        most = max(most, live)
+    return most, result
+
+
+def _samples(batch: Batch, count: int) -> list[Sample]:
+    """Pairs of which every batch has one of full length; the others are up to a quarter shorter."""
+    from harness.training.chat import encode
+
+    tokenizer = make_tokenizer()
+    frame = len(encode(tokenizer, _messages(1), 10**6).ids) - 1
+    samples = []
+    for i in range(count):
+        length = batch.length - (i % batch.sequences) * batch.length // (4 * batch.sequences)
+        messages = _messages(length - frame)
+        samples.append(Sample(f"s{i}", ("d",), None, "p", messages, "", "g", "stop"))
+    assert len(encode(tokenizer, samples[0].messages, 10**6).ids) == batch.length
+    return samples
+
+
+def _messages(tokens: int) -> tuple[Message, ...]:
+    """A conversation whose answer has this many tokens: letters that the tokenizer never merges."""
+    return (Message("user", "Q"), Message("assistant", "Q" * tokens))
+
+
+def measure(case: Case) -> int:
+    """The measured peak of a case in bytes, weights included."""
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        write_model(home / "model", case.shape, case.dtype, 2 * case.batch.length)
+        return {"full": _finetune, "warmup": _finetune, "influence": _influence, "grpo": _grpo}[case.what](home, case)
+
+
+def _recipe(case: Case) -> Any:
+    from harness.training.sft import LoraSettings, Recipe
+
+    lora = case.lora
+    settings = LoraSettings(lora.rank, lora.rank, 0.1 if lora.dropout else 0.0, tuple(lora.modules)) if lora else None
+    b = case.batch
+    return Recipe(1e-3, 1, b.sequences * case.steps, b.sequences, "constant", 0.0, 0.0, 0.999, b.length, settings)
+
+
+def _finetune(home: Path, case: Case, *, adam: bool = False) -> int:
+    from harness.training.sft import finetune
+
+    # Three optimizer steps: from the second on, Adam's moments are there.
+    samples = _samples(case.batch, 3 * case.steps * case.batch.sequences)
+    peak, _ = peak_of(
+        lambda: finetune(
+            home / "model",
+            samples,
+            _recipe(case),
+            seed=0,
+            folder=home,
+            output="out",
+            dtype=case.dtype,
+            save_adam=adam,
+            checkpointing=case.checkpointing,
+        )
+    )
+    return peak
+
+
+def _influence(home: Path, case: Case) -> int:
+    from harness.config import InfluenceConfig
+    from methods.signals.base import Archive, SignalContext, TargetState, ValidationExample, WarmCheckpoint
+    from methods.signals.influence.signal import InfluenceSignal
+
+    assert case.lora is not None
+    warm = Case("", "warmup", case.shape, case.dtype, Batch(2, 64), lora=case.lora)
+    _finetune(home, warm, adam=True)
+    samples = _samples(case.batch, case.batch.sequences)
+    adapter = home / "out"
+    checkpoint = WarmCheckpoint(adapter, adapter / "adam.safetensors")
+    state = TargetState(home / "model", "r", case.batch.length, case.dtype, None, (checkpoint,))
+    guide = [ValidationExample("v", _messages(16))]
+    context = SignalContext(0, guide, InfluenceConfig(), batch_size=case.batch.sequences)
+
+    def work() -> None:
+        signal = InfluenceSignal()
+        signal.prepare(context, state)
+        signal.score(samples, Archive())
+
+    return peak_of(work)[0]
+
+
+def _grpo(home: Path, case: Case) -> int:
+    from harness.config import GrpoConfig
+    from harness.training.grpo import PolicyPrompt, train_policy
+
+    b = case.batch
+    new = b.length // 2
+    config = GrpoConfig(
+        prompts_per_step=b.sequences // 2,
+        group_size=2,
+        steps=2,
+        learning_rate=1e-4,
+        max_tokens=new,
+        kl_coefficient=0.1,
+        entropy_coefficient=0.01,
+        micro_batch=b.sequences,
+    )
+    frame = 8
+    question = (Message("user", "Q" * (b.length - new - frame)),)
+    prompts = [PolicyPrompt(str(i), question) for i in range(b.sequences // 2)]
+    peak, _ = peak_of(
+        lambda: train_policy(
+            home / "model",
+            prompts,
+            config,
+            lambda batch: [float(i % 2) for i in range(len(batch.rollouts))],
+            seed=0,
+            folder=home,
+            dtype=case.dtype,
+            revision=None,
+            checkpoint_every=100,
+            before_mark=lambda step: None,
+            on_step=lambda step, total: None,
+            on_log=lambda step, logs: None,
+        )
+    )
+    return peak
+
+
+def estimate(case: Case) -> Peak:
+    """What the formulas say."""
+    args: dict[str, bool] = {"accumulate": case.steps > 1, "checkpointing": case.checkpointing, "cuda": False}
+    if case.what == "influence":
+        assert case.lora is not None
+        return memory.scoring(case.shape, case.dtype, case.batch, case.lora, cuda=False)
+    if case.what == "grpo":
+        return memory.policy_training(
+            case.shape, case.dtype, case.batch, case.lora, reference=True, entropy=True, **args
+        )
+    if case.lora is not None:
+        return memory.lora_training(case.shape, case.dtype, case.batch, case.lora, **args)
+    return memory.full_training(case.shape, case.dtype, case.batch, **args)
