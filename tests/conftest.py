@@ -1,7 +1,8 @@
-"""What all tests share: the real test data, and what its absence means.
+"""What all tests share: the real test data, and what the absence of these and of servers means.
 
 Real data are optional on a developer's machine and mandatory where `HARNESS_REQUIRE_DATA` is set: there a test that
-skips because of `HARNESS_TEST_DATA` fails, so that a check cannot pass by testing nothing.
+skips because of `HARNESS_TEST_DATA` fails, so that a check cannot pass by testing nothing. vLLM likewise, with
+`HARNESS_REQUIRE_VLLM`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 DATA_VARIABLE = "HARNESS_TEST_DATA"
-REQUIRE_VARIABLE = "HARNESS_REQUIRE_DATA"
+REQUIRED = {"HARNESS_REQUIRE_DATA": DATA_VARIABLE, "HARNESS_REQUIRE_VLLM": "make setup-vllm"}
+"""Variables that make a skip a failure, by what its reason then holds."""
 
 
 @pytest.fixture(scope="session")
@@ -32,12 +34,13 @@ def test_data() -> Path:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Turn a skip for want of data into a failure where data are required."""
+    """Turn a skip for want of something into a failure where it is required."""
     report = yield
     reason = str(call.excinfo.value) if call.excinfo is not None else ""
-    if report.skipped and os.environ.get(REQUIRE_VARIABLE) and DATA_VARIABLE in reason:
-        report.outcome = "failed"
-        report.longrepr = f"skipped although {REQUIRE_VARIABLE} is set: {reason}"
+    for variable, words in REQUIRED.items():
+        if report.skipped and os.environ.get(variable) and words in reason:
+            report.outcome = "failed"
+            report.longrepr = f"skipped although {variable} is set: {reason}"
     return report
 
 

@@ -7,6 +7,7 @@ trainer starts at a rollout boundary, so nothing is scored twice or lost.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import GrpoConfig
-from harness.errors import InputError
+from harness.errors import InputError, PrerequisiteError
+from harness.models.access import ADAPTER
 from harness.stage import SCRATCH
+from harness.training.rollouts import Sampled, Sampler, ServerRollouts, generation_timer
 from harness.training.trainer import callback, common_arguments, publish, quiet_libraries, train
 from harness.types import Message, Usage, chat
 
@@ -43,12 +46,13 @@ class Rollout:
 class RolloutBatch:
     """The completions of one rollout batch, in order, `group_size` in a row for each prompt; `step` counts from 0.
 
-    `policy_parameters` is the policy's size, from which its cost follows.
+    `policy_parameters` is the policy's size, from which its cost follows; `seconds` is what sampling took.
     """
 
     step: int
     rollouts: tuple[Rollout, ...]
     policy_parameters: float
+    seconds: float = 0.0
 
     def usage(self) -> list[Usage]:
         """The policy's own cost: sampling (2 FLOPs per parameter and token) and one update (6)."""
@@ -56,7 +60,7 @@ class RolloutBatch:
         completion = sum(r.completion_tokens for r in self.rollouts)
         flops = self.policy_parameters * (prompt + completion)
         return [
-            Usage("writer", "policy sampling", prompt, completion, len(self.rollouts), 0.0, 2 * flops),
+            Usage("writer", "policy sampling", prompt, completion, len(self.rollouts), self.seconds, 2 * flops),
             Usage("writer", "policy training", prompt + completion, 0, 0, 0.0, 6 * flops),
         ]
 
@@ -101,11 +105,14 @@ def train_policy(
     before_mark: Callable[[int], None],
     on_step: Callable[[int, int], None],
     on_log: Callable[[int, Mapping[str, float]], None],
+    sampler: Sampler | None = None,
+    on_sampled: Callable[[Sampled], None] = lambda sampled: None,
 ) -> None:
-    """Train the policy and leave it in `folder/policy`, loadable by `from_pretrained`.
+    """Train the policy and leave it in `folder/policy`, loadable by `from_pretrained`; its adapter in `adapter` there.
 
-    `before_mark(rollout_batches)` is called when a checkpoint has been written and before it counts. Raises
-    `InputError` where there are fewer prompts than one rollout batch takes: TRL would stop without a single step.
+    `before_mark(rollout_batches)` is called when a checkpoint has been written and before it counts. `sampler` is the
+    server that `grpo.rollouts=server` samples from. Raises `InputError` where there are fewer prompts than one rollout
+    batch takes: TRL would stop without a single step.
     """
     import torch
     from datasets import Dataset
@@ -127,6 +134,11 @@ def train_policy(
         config, steps * updates, common_arguments(folder / SCRATCH, seed, checkpoint_every * updates, dtype)
     )
     arguments.model_init_kwargs = {"dtype": dtype, "revision": revision or "main"}
+    server = None
+    if sampler is not None:
+        # TRL warns that `rollout_func` is experimental; our tests hold it to what is used of it.
+        os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+        server = ServerRollouts(sampler, config, folder / SCRATCH / "served", seed, on_sampled)
 
     def reward(
         prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], key: list[str], **extra: Any
@@ -142,7 +154,9 @@ def train_policy(
             )
             for k, c, ids in zip(key, completions, completion_ids, strict=True)
         )
-        return list(trajectory(RolloutBatch(step, rollouts, parameters)))
+        seconds = server.seconds if server else generating["seconds"]
+        generating["seconds"] = 0.0
+        return list(trajectory(RolloutBatch(step, rollouts, parameters, seconds)))
 
     ordered = [prompts[i] for i in prompt_order(len(prompts), config.prompts_per_step, steps, seed)]
     rows = Dataset.from_dict({"prompt": [chat(p.messages) for p in ordered], "key": [p.key for p in ordered]})
@@ -156,6 +170,8 @@ def train_policy(
         args=arguments,
         train_dataset=rows,
         processing_class=tokenizer,
+        peft_config=_lora(config) if config.tune == "lora" else None,
+        rollout_func=server,
         callbacks=[
             callback(
                 lambda step, total: on_step(step // updates, total // updates),
@@ -165,12 +181,50 @@ def train_policy(
         ],
     )
     parameters = float(trainer.model.num_parameters())
+    generating = generation_timer(trainer.model)
     train(trainer, folder / SCRATCH)
     temporary = folder / ".policy.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    trainer.save_model(str(temporary))
+    _save(trainer, temporary, merge=config.tune == "lora")
     tokenizer.save_pretrained(temporary)
     publish(temporary, folder / "policy")
+
+
+def _save(trainer: Any, path: Path, *, merge: bool) -> None:
+    """The policy's weights; those of a LoRA policy merged, with the adapter beside them for a server that takes one."""
+    if not merge:
+        trainer.save_model(str(path))
+        return
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    model.save_pretrained(path / ADAPTER)
+    model.merge_and_unload().save_pretrained(path)
+
+
+def _lora(config: GrpoConfig) -> Any:
+    """The adapter of the policy; no dropout, since a token's probability must be the same in sampling and training."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=0.0,
+        target_modules=list(config.lora_modules),
+        task_type="CAUSAL_LM",
+    )
+
+
+def _colocate() -> dict[str, Any]:
+    """TRL's own vLLM in the trainer's process. How it moves weights only works on CUDA (TRL 1.16 with vLLM 0.32)."""
+    import importlib.util
+
+    import torch
+
+    if not torch.cuda.is_available() or importlib.util.find_spec("vllm") is None:
+        lacks = "vLLM in this environment" if torch.cuda.is_available() else "CUDA"
+        raise PrerequisiteError(
+            f"grpo.rollouts=colocate needs {lacks}; use grpo.rollouts=server with grpo.tune=lora, or transformers"
+        )
+    return {"use_vllm": True, "vllm_mode": "colocate"}
 
 
 def _arguments(config: GrpoConfig, updates: int, common: Mapping[str, Any]) -> Any:
@@ -180,6 +234,7 @@ def _arguments(config: GrpoConfig, updates: int, common: Mapping[str, Any]) -> A
     return GRPOConfig(
         **common,
         **_sizes(config),
+        **(_colocate() if config.rollouts == "colocate" else {}),
         max_steps=updates,
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.schedule,

@@ -10,16 +10,18 @@ from __future__ import annotations
 import time
 from collections import Counter as Tally
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from harness.config import GrpoConfig
-from harness.errors import BudgetError
-from harness.models.access import access
+from harness.errors import BudgetError, StageError
+from harness.models.access import access, connect
 from harness.models.backend import Sampling
 from harness.models.open import model_path, open_backend
+from harness.models.sampler import ServerSampler
 from harness.shards import ShardOutput, parts, summarise, write_shard
 from harness.stage import SCRATCH, Stage, StageRun
+from harness.synthesis.forms import RUBRIC_FORM
 from harness.synthesis.synthesize import Attempt, Counter, Draft, Draw, Synthesizer
 from harness.training.grpo import PolicyPrompt, RolloutBatch, train_policy
 from harness.training.trainer import checkpoint_step, last_checkpoint
@@ -31,6 +33,9 @@ from methods.signals.base import Archive, Signal
 from methods.signals.catalogue import signal_info
 from methods.stages.scoring import prepare_signal, signal_settings
 from methods.stages.synthesis import add_usage, sampling_of, synthesizer, upstream_usage
+
+COLOCATED_GAP = "sampling/sampling_logp_difference/mean"
+"""TRL's name for the difference of log-probabilities between its own vLLM and the trainer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +123,19 @@ class _Training:
             before_mark=self._flush,
             on_step=lambda step, total: self.run.observer.progress("grpo", step, total, self._note(step)),
             on_log=lambda step, logs: self._log(step, logs),
+            sampler=self._sampler(path) if self.grpo.rollouts == "server" else None,
+            on_sampled=lambda sampled: self.run.event("grpo_sampled", **asdict(sampled)),
         )
         return {"facts": dict(facts)}
+
+    def _sampler(self, path: Any) -> ServerSampler:
+        """The writer's server, which samples from every adapter that training leads to."""
+        model = self.plan.config.models.writer
+        return ServerSampler(
+            lambda: connect(model, "writer", self.access, self.plan.identity(model), path),
+            RUBRIC_FORM if model.structured else None,
+            model.structured_chars,
+        )
 
     def _spend(self, usage: Sequence[Usage]) -> None:
         """Into the run's ledger now, into the stage's own account with the next shard."""
@@ -255,7 +271,13 @@ class _Training:
 
     def _log(self, step: int, logs: Mapping[str, float]) -> None:
         wanted = ("loss", "entropy", "kl", "grad_norm", "frac_reward_zero_std", "step_time")
-        kept = {k: round(v, 6) for k, v in logs.items() if k in wanted}
+        gap = logs.get(COLOCATED_GAP)
+        if gap is not None and gap > self.grpo.max_logprob_gap:
+            raise StageError(
+                f"log-probabilities of sampled tokens differ by {gap:.3g} between vLLM and the trainer on average "
+                f"(grpo.max_logprob_gap {self.grpo.max_logprob_gap:g}); use grpo.rollouts=server or transformers"
+            )
+        kept = {k: round(v, 6) for k, v in logs.items() if k in (*wanted, COLOCATED_GAP)}
         if kept:
             self.run.event("grpo_learner", step=step, **kept)
 
@@ -265,7 +287,9 @@ class _Training:
             return
         seconds = time.perf_counter() - self.started
         spent = sum(u.seconds for u in self.usage)
-        usage = [*self.usage, Usage("writer", "policy training", seconds=max(0.0, seconds - spent))]
+        training = Usage("writer", "policy training", seconds=max(0.0, seconds - spent))
+        self.run.spend([training])
+        usage = [*self.usage, training]
         valid = len(self.rows) - len(self.rejects)
         output = ShardOutput(
             self.rows, self.rejects, usage, rows_in=len(self.rows), kept=valid, shortened=self.shortened

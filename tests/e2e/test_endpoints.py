@@ -154,7 +154,7 @@ def test_a_token_limit_stops_cleanly_and_a_higher_one_goes_on(
         assert all(count == 1 for count in server.attempts.values())
 
 
-def test_dollars_without_a_price_are_refused_before_anything_is_sent(key: None, test_data: Path, tmp_path: Path) -> None:
+def test_dollars_without_a_price_are_refused_before_a_call(key: None, test_data: Path, tmp_path: Path) -> None:
     with FaultyServer() as server:
         line = arguments(server, test_data, tmp_path / "runs", "--set", "runtime.max_usd=5")
         done = harness(["plan", *line[1:]], tmp_path)

@@ -81,12 +81,17 @@ def command(python: str, weights: Weights, config: VllmConfig, port: int, gpu: b
     ]
     parts += ["--revision", weights.revision] if weights.revision else []
     if weights.lora_rank:
-        parts += ["--enable-lora", "--max-lora-rank", str(weights.lora_rank), "--max-loras", "2"]
+        parts += ["--enable-lora", "--max-lora-rank", str(_rank(weights.lora_rank)), "--max-loras", "2"]
     if gpu:
         parts += ["--gpu-memory-utilization", str(config.gpu_memory_utilization)]
     else:
         parts += ["--enforce-eager"]
     return [*parts, *config.arguments]
+
+
+def _rank(rank: int) -> int:
+    """The smallest bound on ranks that vLLM offers and that admits `rank`."""
+    return next((bound for bound in (8, 16, 32, 64, 128, 256, 320, 512) if bound >= rank), rank)
 
 
 def environment(config: VllmConfig, key: str) -> dict[str, str]:
@@ -131,10 +136,8 @@ class VllmServer:
         threading.Thread(target=self._watch, name="harness-vllm", daemon=True).start()
 
     def _launch(self) -> None:
-        import torch
-
-        python = find_python(self.config)
-        line = command(python, self.weights, self.config, self.port, torch.cuda.is_available())
+        gpu = any(Path("/dev").glob("nvidia[0-9]*"))
+        line = command(find_python(self.config), self.weights, self.config, self.port, gpu)
         self.log.parent.mkdir(parents=True, exist_ok=True)
         guard = Path(__file__).with_name("guard.py")
         with open(self.log, "ab") as log:
