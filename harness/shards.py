@@ -27,7 +27,7 @@ class ShardOutput:
     """What one shard of work gives: rows of the main table, rows of side tables, rejects and cost.
 
     `kept` is given where the main table holds rejected rows too (rollouts). `shortened` counts incoming rows whose
-    document was cut to fit a model's context.
+    document was cut to fit a model's context. `notes` are facts about whoever computed it, given with its first shard.
     """
 
     rows: Sequence[Any]
@@ -37,6 +37,7 @@ class ShardOutput:
     rows_in: int | None = None
     kept: int | None = None
     shortened: int = 0
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +180,7 @@ def write_shard(folder: Path, index: int, output: ShardOutput, seconds: float) -
         "usage": [asdict(u) for u in output.usage],
         "seconds": seconds,
         "shortened": output.shortened,
+        **({"notes": dict(output.notes)} if output.notes else {}),
     }
     write_table(folder / part_name(index), output.rows, account)
 

@@ -11,16 +11,18 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from harness.executor import Computed, Executor, Here, LocalExecutor, ShardWorker, Task, Work
 from harness.models.endpoint.calls import CallLog
 from harness.shards import (
     ShardOutput,
     Summary,
     part_name,
+    parts,
     read_metadata,
     read_records,
     summarise,
@@ -113,29 +115,52 @@ def discard_scratch(folder: Path) -> None:
     shutil.rmtree(folder / SCRATCH, ignore_errors=True)
 
 
-class StageRun:
-    """What a stage's `work` is given: its folder, its inputs, its random seed, and helpers that survive a kill."""
+@dataclass(frozen=True)
+class StageInputs:
+    """A stage's inputs, by name, for whoever reads them on another machine: folders, and rows as records."""
 
-    def __init__(self, stage: Stage, store: Path, observer: Observer) -> None:
-        self.stage = stage
-        self.store = store
-        self.folder = stage_folder(store, stage)
-        self.observer = observer
-        self.seed = derive_seed(stage.identity)
-        self._started = time.perf_counter()
-        self._summary: Summary | None = None
+    folders: Mapping[str, Path]
 
     def input(self, name: str) -> Path:
         """Folder of the input stage called `name`."""
-        for stage in self.stage.inputs:
-            if stage.name == name:
-                return stage_folder(self.store, stage)
-        raise KeyError(f"stage {self.stage.name} has no input {name}")
+        if name not in self.folders:
+            raise KeyError(f"the stage has no input {name}")
+        return self.folders[name]
 
     def records(self, name: str, cls: type[T], table: str = "") -> list[T]:
         """Rows of an input's main table, or of its side table `table`, as records."""
         folder = self.input(name)
         return read_records(folder / table if table else folder, cls)
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Nothing: only the run's own process writes its event log."""
+
+
+class StageRun:
+    """What a stage's `work` is given: its folder, its inputs, its random seed, and helpers that survive a kill."""
+
+    def __init__(self, stage: Stage, store: Path, observer: Observer, executor: Executor | None = None) -> None:
+        self.stage = stage
+        self.store = store
+        self.folder = stage_folder(store, stage)
+        self.observer = observer
+        self.executor: Executor = executor or LocalExecutor()
+        self.seed = derive_seed(stage.identity)
+        self._started = time.perf_counter()
+        self._summary: Summary | None = None
+
+    @property
+    def inputs(self) -> StageInputs:
+        """The stage's inputs, in a form that can be sent to a worker."""
+        return StageInputs({stage.name: stage_folder(self.store, stage).absolute() for stage in self.stage.inputs})
+
+    def input(self, name: str) -> Path:
+        """Folder of the input stage called `name`."""
+        return self.inputs.input(name)
+
+    def records(self, name: str, cls: type[T], table: str = "") -> list[T]:
+        """Rows of an input's main table, or of its side table `table`, as records."""
+        return self.inputs.records(name, cls, table)
 
     def spend(self, usage: Sequence[Usage]) -> None:
         """Record cost in the run's ledger (the stage's own account comes from its shards)."""
@@ -150,31 +175,49 @@ class StageRun:
         """Append an event of this stage."""
         self.observer.event(kind, stage=self.stage.name, **fields)
 
-    def write(self, index: int, output: ShardOutput, seconds: float) -> None:
-        """Commit shard `index` and record what it cost."""
+    def write(self, index: int, output: ShardOutput, seconds: float, place: str = "here") -> None:
+        """Commit shard `index`, computed at `place`, and record what it cost."""
         write_shard(self.folder, index, output, seconds)
         self.spend(output.usage)
-        self.event("shard", index=index, kept=len(output.rows), rejected=len(output.rejects), seconds=round(seconds, 3))
+        facts = {"kept": len(output.rows), "rejected": len(output.rejects), "seconds": round(seconds, 3)}
+        self.event("shard", index=index, **facts, **({} if place == "here" else {"place": place}))
 
     def shard_done(self, index: int) -> bool:
         """Whether shard `index` was committed, by this process or an earlier one."""
         return (self.folder / part_name(index)).exists()
 
     def map_shards(
-        self, items: Sequence[T], size: int, work: Callable[[Sequence[T], int, int], ShardOutput], label: str = ""
+        self, items: Sequence[Any], size: int, work: ShardWorker | Work, label: str = ""
     ) -> None:
-        """Cut `items` into shards of `size`; call `work(items, index, seed)` for every one not yet committed."""
+        """Cut `items` into shards of `size` and compute every one that is not yet committed.
+
+        A `ShardWorker` may be carried out anywhere, a plain function `work(items, index, seed)` only here.
+        """
         count = max(1, -(-len(items) // size))
-        kept = 0
-        for index in range(count):
-            if self.shard_done(index):
-                kept += int(read_metadata(self.folder / part_name(index))["kept"])
-            else:
-                started = time.perf_counter()
-                output = work(items[index * size : (index + 1) * size], index, derive_seed(self.seed, index))
-                self.write(index, output, time.perf_counter() - started)
-                kept += len(output.rows)
-            self.observer.progress(label or self.stage.name, index + 1, count, f"{kept} kept")
+        done = [index for index in range(count) if self.shard_done(index)]
+        kept = sum(int(read_metadata(self.folder / part_name(index))["kept"]) for index in done)
+        finished = len(done)
+        tasks = (
+            Task(items[index * size : (index + 1) * size], index, derive_seed(self.seed, index))
+            for index in sorted(set(range(count)) - set(done))
+        )
+        for computed in self.compute(work, tasks, ordered=False):
+            self.write(computed.task.index, computed.output, computed.seconds, computed.place)
+            kept += len(computed.output.rows)
+            finished += 1
+            self.observer.progress(label or self.stage.name, finished, count, f"{kept} kept")
+        if len(done) == count:
+            self.observer.progress(label or self.stage.name, finished, count, f"{kept} kept")
+
+    def compute(self, work: ShardWorker | Work, tasks: Iterable[Task], *, ordered: bool) -> Generator[Computed]:
+        """Shards computed by whoever the run's engine is, not yet written."""
+        worker = work if isinstance(work, ShardWorker) else Here(work)
+        return self.executor.map(worker, tasks, ordered=ordered)
+
+    def shard_notes(self) -> Mapping[str, Any]:
+        """The first notes among the committed shards; empty where there are none."""
+        found = (read_metadata(part).get("notes") for part in parts(self.folder))
+        return next((notes for notes in found if notes), {})
 
     def finish(self, summary: Summary) -> None:
         """Set the account that the marker will hold, for stages that do not write shards."""

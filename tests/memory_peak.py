@@ -145,6 +145,7 @@ def _recipe(case: Case) -> Any:
 
 
 def _finetune(home: Path, case: Case, *, adam: bool = False) -> int:
+    from harness.config import TrainingConfig
     from harness.training.sft import finetune
 
     # Three optimizer steps: from the second on, Adam's moments are there.
@@ -159,7 +160,7 @@ def _finetune(home: Path, case: Case, *, adam: bool = False) -> int:
             output="out",
             dtype=case.dtype,
             save_adam=adam,
-            checkpointing=case.checkpointing,
+            training=TrainingConfig(activation_checkpointing=case.checkpointing),
         )
     )
     return peak

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from harness.cli.command import Parser
     from harness.config import Resolved
 
+ENGINES = ("local", "ray")
 MATCHES = ("samples", "sft_tokens", "teacher_tokens", "flops")
 
 
@@ -63,6 +64,8 @@ def add_run_options(parser: Parser) -> None:
     fair.add_argument("--match", choices=MATCHES, metavar="KIND", help=f"what the budget counts: {', '.join(MATCHES)}")
     fair.add_argument("--budget", type=float, metavar="N", help="the line at which every arm stops, counted in --match")
     fair.add_argument("--seed", type=int, metavar="INT", help="random seed; equal seed and settings, equal data set")
+    line = "who computes shards: local, or ray (workers on a Ray cluster, see runtime.ray); changes no result"
+    fair.add_argument("--engine", choices=ENGINES, metavar="NAME", help=line)
     more = parser.add_argument_group("settings")
     more.add_argument("--config", dest="config_option", metavar="FILE", help="settings file; options win over it")
     line = "any setting by its dotted name ('harness plan' lists them); repeatable"
@@ -84,6 +87,8 @@ def resolve_options(args: argparse.Namespace) -> Resolved:
     sets: dict[str, Any] = dict(parse_assignment(text) for text in args.sets)
     if args.runs:
         sets["runtime.runs"] = args.runs
+    if args.engine:
+        sets["runtime.engine"] = args.engine
     named = [flag.removeprefix("--").replace("-", "_") for _, options in _NAMED for flag, _, _ in options]
     given = {name: getattr(args, name) for name in (*named, "match", "budget", "seed")}
     return resolve_run(**given, config_file=config_file, sets=sets)

@@ -16,16 +16,29 @@ from harness.training.chat import require_template
 from harness.types import Message, chat
 
 
-def load_causal_lm(path: str | Path, dtype: str = "float32", revision: str | None = None) -> tuple[Any, Any]:
-    """Model and tokenizer, on the GPU where there is one. Padding is on the left, for generation."""
+def load_causal_lm(
+    path: str | Path,
+    dtype: str = "float32",
+    revision: str | None = None,
+    *,
+    attention: str | None = None,
+    place: bool = True,
+) -> tuple[Any, Any]:
+    """Model and tokenizer, on the GPU where there is one. Padding is on the left, for generation.
+
+    `attention` is transformers' attention implementation (its choice by default). A trainer that places the model
+    itself, each process on its own device, passes `place=False`.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, padding_side="left")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model = AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=getattr(torch, dtype))
-    if torch.cuda.is_available():
+    model = AutoModelForCausalLM.from_pretrained(
+        path, revision=revision, dtype=getattr(torch, dtype), attn_implementation=attention
+    )
+    if place and torch.cuda.is_available():
         model.to("cuda")
     return model, tokenizer
 

@@ -11,18 +11,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import HarnessError
+from harness.executor import Executor
 from harness.runtime.lock import hold
 from harness.shards import Summary, is_disk_full, write_failure
 from harness.stage import Observer, Stage, StageRun, discard_scratch, ordered, read_summary, stage_folder
 
 
-def execute(stages: Sequence[Stage], store: Path, observer: Observer) -> Mapping[str, Summary]:
-    """Bring `stages` and all that they need into the store; returns the account of each by identity."""
+def execute(
+    stages: Sequence[Stage], store: Path, observer: Observer, executor: Executor | None = None
+) -> Mapping[str, Summary]:
+    """Bring `stages` and all that they need into the store; returns the account of each by identity.
+
+    `executor` computes their shards (this process by default).
+    """
     summaries: dict[str, Summary] = {}
     for stage in ordered(stages):
         summary = read_summary(stage_folder(store, stage))
         if summary is None:
-            summary = _compute(stage, store, observer)
+            summary = _compute(stage, store, observer, executor)
         else:
             discard_scratch(stage_folder(store, stage))
             observer.event("stage_reused", stage=stage.name, identity=stage.identity)
@@ -30,7 +36,7 @@ def execute(stages: Sequence[Stage], store: Path, observer: Observer) -> Mapping
     return summaries
 
 
-def _compute(stage: Stage, store: Path, observer: Observer) -> Summary:
+def _compute(stage: Stage, store: Path, observer: Observer, executor: Executor | None) -> Summary:
     folder = stage_folder(store, stage)
 
     def wait(holder: str) -> None:
@@ -45,7 +51,7 @@ def _compute(stage: Stage, store: Path, observer: Observer) -> Summary:
         folder.mkdir(parents=True, exist_ok=True)
         for stale in list(folder.rglob(".*.tmp")):
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
-        run = StageRun(stage, store, observer)
+        run = StageRun(stage, store, observer, executor)
         observer.event("stage_started", stage=stage.name, identity=stage.identity)
         try:
             notes = stage.work(run)

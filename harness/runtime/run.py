@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.config import Resolved, RunConfig, dump_yaml, flatten, read_config_file, resolve
+from harness.config import Resolved, RunConfig, RuntimeConfig, dump_yaml, flatten, read_config_file, resolve
 from harness.errors import ConfigError, HarnessError, InputError
+from harness.executor import Executor, LocalExecutor
 from harness.models.endpoint.calls import CallLog
 from harness.models.vllm.pool import stop_all
 from harness.record import RunRecord
@@ -193,13 +194,26 @@ def _carry_out(run: RunFolder, assembly: Assembly, observer: RunObserver) -> Run
     observer.event("run_started", stages=[stage.name for stage in assembly.stages])
     _build_lab(run.config, observer)
     store = store_of(run.path.parent)
-    summaries = execute(assembly.stages, store, observer)
+    executor = make_executor(run.config.runtime)
+    try:
+        summaries = execute(assembly.stages, store, observer, executor)
+    finally:
+        executor.close()
     from harness.runtime.outputs import write_outputs
 
     record = write_outputs(assembly, store, run.path, summaries)
     observer.event("run_finished")
     _status(run, "finished", finished=now())
     return record
+
+
+def make_executor(runtime: RuntimeConfig) -> Executor:
+    """Who computes shards under these settings."""
+    if runtime.engine == "local":
+        return LocalExecutor()
+    from harness.ray_executor import RayExecutor
+
+    return RayExecutor(runtime.ray, runtime.threads)
 
 
 def _build_lab(config: RunConfig, observer: RunObserver) -> None:

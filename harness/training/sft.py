@@ -1,18 +1,21 @@
 """Supervised fine-tuning with TRL: full or LoRA, loss on the answer only, tokens as `chat.encode` makes them.
 
 Rows are tokenised here and handed over with a completion mask, so that warm-up, scoring and fine-tuning see the
-same tokens to the last one.
+same tokens to the last one. The loss is the mean over the completion tokens of an optimizer step, whatever micro
+batches, packing or processes the step is cut into; these change sums by rounding alone.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import StageError
+from harness.config import TrainingConfig
+from harness.errors import ConfigError, StageError
 from harness.stage import SCRATCH
 from harness.training.adam_state import save_adam_state
 from harness.training.chat import encode
@@ -72,23 +75,57 @@ def finetune(
     revision: str | None = None,
     save_every: int = 200,
     save_adam: bool = False,
-    checkpointing: bool = False,
+    training: TrainingConfig | None = None,
     on_step: Callable[[int, int], None] = lambda step, total: None,
 ) -> Tuned:
     """Fine-tune the model at `model_path` on `samples` and leave it in `folder/output`.
 
     With `recipe.lora` the output is an adapter; with `save_adam` Adam's moments lie beside it as `adam.safetensors`.
-    Raises `StageError` when no sample has a completion token within `recipe.max_length`.
+    Where `training` asks for several processes, they are launched and this call waits for them. Raises `StageError`
+    when no sample has a completion token within `recipe.max_length`.
     """
+    training = training or TrainingConfig()
+    where = (str(folder), output)
+    job = Job(str(model_path), tuple(samples), recipe, seed, *where, dtype, revision, save_every, save_adam, training)
+    if training.processes > 1 or training.accelerate_config:
+        from harness.training.launch import launch
+
+        return launch(job, on_step)
+    return carry_out(job, on_step)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One fine-tuning, as it is handed to whatever process carries it out; the fields are `finetune`'s arguments."""
+
+    model_path: str
+    samples: tuple[Sample, ...]
+    recipe: Recipe
+    seed: int
+    folder: str
+    output: str
+    dtype: str
+    revision: str | None
+    save_every: int
+    save_adam: bool
+    training: TrainingConfig
+
+
+def carry_out(job: Job, on_step: Callable[[int, int], None]) -> Tuned:
+    """Fine-tune in this process, or as one of the processes that were launched together."""
     import torch
     from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTTrainer
 
     from harness.models.transformers_backend import load_causal_lm
 
     quiet_libraries()
-    torch.manual_seed(seed)
-    model, tokenizer = load_causal_lm(model_path, dtype, revision)
+    torch.manual_seed(job.seed)
+    recipe, folder = job.recipe, Path(job.folder)
+    model, tokenizer = load_causal_lm(
+        job.model_path, job.dtype, job.revision, attention=job.training.attention, place=False
+    )
+    samples = job.samples
     encoded = [encode(tokenizer, s.messages, recipe.max_length) for s in samples]
     usable = [e for e in encoded if e.completion_length]
     if not usable:
@@ -101,44 +138,28 @@ def finetune(
             "completion_mask": [[0] * e.prompt_length + [1] * e.completion_length for e in usable],
         }
     )
-    micro = max(d for d in range(1, min(recipe.micro_batch, recipe.batch_size) + 1) if recipe.batch_size % d == 0)
-    arguments = SFTConfig(
-        **common_arguments(folder / SCRATCH, seed, save_every, dtype, checkpointing=checkpointing),
-        learning_rate=recipe.learning_rate,
-        num_train_epochs=recipe.epochs,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=recipe.batch_size // micro,
-        lr_scheduler_type=recipe.schedule,
-        warmup_steps=recipe.warmup_ratio,
-        weight_decay=recipe.weight_decay,
-        adam_beta2=recipe.adam_beta2,
-        max_length=None,
-        completion_only_loss=True,
-        packing=False,
-    )
     trainer = SFTTrainer(
         model=model,
-        args=arguments,
+        args=_arguments(job),
         train_dataset=rows,
         processing_class=tokenizer,
-        peft_config=_lora(recipe.lora, seed) if recipe.lora else None,
+        peft_config=lora_config(recipe.lora, job.seed) if recipe.lora else None,
         callbacks=[callback(on_step)],
     )
+    if job.save_adam and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        raise ConfigError(
+            "the warm-up's Adam moments cannot be read where FSDP or DeepSpeed divides them; an adapter is small: use "
+            "an accelerate configuration without either (data parallel), or runtime.training.processes alone"
+        )
     parameters = trainer.model.num_parameters()
     train(trainer, folder / SCRATCH)
-    temporary = folder / f".{output}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    trainer.save_model(str(temporary))
-    tokenizer.save_pretrained(temporary)
-    if save_adam:
-        save_adam_state(temporary / "adam.safetensors", trainer.model, trainer.optimizer)
-    publish(temporary, folder / output)
+    _save(trainer, tokenizer, job)
     tokens = recipe.epochs * sum(len(e.ids) for e in usable)
     # The trainer's history, unlike a list of our own, is whole after a resume.
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     last = losses[-max(1, len(losses) // recipe.epochs) :]
     return Tuned(
-        usage=Usage("target", str(output), tokens, 0, len(usable) * recipe.epochs, 0.0, 6.0 * parameters * tokens),
+        usage=Usage("target", job.output, tokens, 0, len(usable) * recipe.epochs, 0.0, 6.0 * parameters * tokens),
         steps=int(trainer.state.global_step),
         final_loss=sum(last) / len(last) if last else float("nan"),
         truncated=sum(e.truncated > 0 for e in encoded),
@@ -146,7 +167,60 @@ def finetune(
     )
 
 
-def _lora(settings: LoraSettings, seed: int) -> Any:
+def _arguments(job: Job) -> Any:
+    """TRL's settings; the micro batch is the largest that divides a process's share of the optimizer step."""
+    from trl import SFTConfig
+
+    recipe, training = job.recipe, job.training
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if recipe.batch_size % world:
+        raise ConfigError(
+            f"a batch of {recipe.batch_size} samples cannot be divided over {world} processes; change "
+            "runtime.training.processes, or the batch size"
+        )
+    share = recipe.batch_size // world
+    micro = max(d for d in range(1, min(recipe.micro_batch, share) + 1) if share % d == 0)
+    return SFTConfig(
+        **common_arguments(
+            Path(job.folder) / SCRATCH,
+            job.seed,
+            job.save_every,
+            job.dtype,
+            checkpointing=training.activation_checkpointing,
+        ),
+        learning_rate=recipe.learning_rate,
+        num_train_epochs=recipe.epochs,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=share // micro,
+        lr_scheduler_type=recipe.schedule,
+        warmup_steps=recipe.warmup_ratio,
+        weight_decay=recipe.weight_decay,
+        adam_beta2=recipe.adam_beta2,
+        max_length=None,
+        completion_only_loss=True,
+        packing=False,
+        padding_free=training.packing,
+    )
+
+
+def _save(trainer: Any, tokenizer: Any, job: Job) -> None:
+    """The model, its tokenizer and, where asked for, Adam's moments; of many processes the first one writes."""
+    folder = Path(job.folder)
+    temporary = folder / f".{job.output}.tmp"
+    if trainer.is_world_process_zero():
+        shutil.rmtree(temporary, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    trainer.save_model(str(temporary))
+    if trainer.is_world_process_zero():
+        tokenizer.save_pretrained(temporary)
+        if job.save_adam:
+            save_adam_state(temporary / "adam.safetensors", trainer.model, trainer.optimizer)
+        publish(temporary, folder / job.output)
+    trainer.accelerator.wait_for_everyone()
+
+
+def lora_config(settings: LoraSettings, seed: int) -> Any:
+    """PEFT's configuration of an adapter; seeds its random start."""
     import torch
     from peft import LoraConfig
 

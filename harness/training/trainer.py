@@ -94,6 +94,8 @@ def callback(
                 on_log(state.global_step, {k: float(v) for k, v in logs.items() if isinstance(v, int | float)})
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if not state.is_world_process_zero:
+                return
             if before_mark is not None:
                 before_mark(state.global_step)
             write_json(Path(args.output_dir) / f"checkpoint-{state.global_step}" / MARK, {"step": state.global_step})
@@ -106,7 +108,8 @@ def train(trainer: Any, folder: Path) -> None:
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-    checkpoint = last_checkpoint(folder)
+    with trainer.args.main_process_first(desc="checkpoint"):
+        checkpoint = last_checkpoint(folder)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 

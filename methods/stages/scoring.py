@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from harness.executor import Work
 from harness.models.open import model_path
 from harness.shards import ShardOutput
-from harness.stage import Stage, StageRun
+from harness.stage import Stage, StageInputs, StageRun
 from harness.types import Sample
 from methods.plan import Plan
 from methods.signals.base import Archive, Signal, SignalContext, TargetState, WarmCheckpoint
@@ -25,7 +27,7 @@ def signal_settings(plan: Plan, name: str) -> dict[str, Any]:
     return settings
 
 
-def prepare_signal(run: StageRun, plan: Plan, name: str) -> tuple[Signal, Mapping[str, Any]]:
+def prepare_signal(run: StageRun | StageInputs, plan: Plan, name: str) -> tuple[Signal, Mapping[str, Any]]:
     """A signal ready to score, and the facts of its preparation; also written to the event log.
 
     What preparation cost is the signal's first `usage()`, for the caller to account for.
@@ -57,18 +59,35 @@ def prepare_signal(run: StageRun, plan: Plan, name: str) -> tuple[Signal, Mappin
     return signal, facts
 
 
+@dataclass(frozen=True)
+class SignalWorker:
+    """Scores shards under a signal, wherever its target can be loaded; its first shard brings the signal's facts."""
+
+    plan: Plan
+    name: str
+    inputs: StageInputs
+
+    def open(self) -> Work:
+        """Prepare the signal."""
+        signal, facts = prepare_signal(self.inputs, self.plan, self.name)
+        news = [dict(facts)]
+
+        def shard(items: Sequence[Any], index: int, seed: int) -> ShardOutput:
+            notes = news.pop() if news else {}
+            return ShardOutput(signal.score(items, Archive()), usage=signal.usage(), notes=notes)
+
+        return shard
+
+
 def score_stage(plan: Plan, name: str, samples: Stage, inputs: Sequence[Stage]) -> Stage:
     """Scores of the samples of `samples` under the signal `name`; `inputs` are the stages that the signal reads."""
     settings = {**signal_settings(plan, name), "shard": plan.config.synthesis.shard_size}
 
     def work(run: StageRun) -> Mapping[str, Any]:
         pool = run.records(samples.name, Sample)
-        signal, facts = prepare_signal(run, plan, name)
-
-        def shard(items: Sequence[Sample], index: int, seed: int) -> ShardOutput:
-            return ShardOutput(signal.score(items, Archive()), usage=signal.usage())
-
-        run.map_shards(pool, plan.config.synthesis.shard_size, shard)
+        run.map_shards(pool, plan.config.synthesis.shard_size, SignalWorker(plan, name, run.inputs))
+        facts = run.shard_notes()
+        run.event("signal_prepared", signal=name, facts=dict(facts))
         return {"facts": dict(facts)}
 
     return Stage("score", 1, settings, (samples, *inputs), work, signal=name)

@@ -9,11 +9,14 @@ one does.
 from __future__ import annotations
 
 import random
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from harness.errors import BudgetError
+from harness.executor import Here, ShardWorker, Task, Work
 from harness.models.access import Access, access
 from harness.models.backend import Backend, Sampling
 from harness.models.open import open_backend
@@ -62,6 +65,37 @@ def synthesize_shard(plan: Plan, maker: Synthesizer, writer: Backend, draws: Seq
     )
 
 
+@dataclass(frozen=True)
+class SynthesisWorker:
+    """Runs trajectories of one writer (`policy`: its trained weights) wherever both models can be loaded."""
+
+    plan: Plan
+    seeds: tuple[Seed, ...]
+    policy: Path | None
+
+    def open(self) -> Work:
+        """Set up both models; they are loaded at the first trajectory."""
+        maker = synthesizer(self.plan, self.seeds)
+        writer = open_backend(self.plan.config.models.writer, self.plan.world, [], self.policy, role="writer")
+        return lambda items, index, seed: synthesize_shard(self.plan, maker, writer, items, seed)
+
+
+def synthesis_worker(run: StageRun, plan: Plan, seeds: Sequence[Seed], policy: Path | None) -> ShardWorker:
+    """Who runs trajectories: anybody, or where a server answers for a model only this process.
+
+    It alone has the ledger, the answers that were paid for and the limits; a server is scaled by itself.
+    """
+    c = plan.config
+    if not (c.models.writer.served or c.models.generator.served):
+        # Only the extractive generator reads other documents than the one at hand.
+        corpus = tuple(seeds) if c.models.generator.backend == "extractive" else ()
+        return SynthesisWorker(plan, corpus, policy.absolute() if policy else None)
+    reach = access(c, run)
+    maker = synthesizer(plan, seeds, reach)
+    writer = open_backend(c.models.writer, plan.world, [], policy, role="writer", access=reach)
+    return Here(lambda items, index, seed: synthesize_shard(plan, maker, writer, items, seed))
+
+
 def initial(plan: Plan, source: Stage) -> Stage:
     """Pairs of the untrained writer, of which a share warms the target up."""
     c = plan.config
@@ -82,14 +116,7 @@ def initial(plan: Plan, source: Stage) -> Stage:
         while len(draws) < wanted:
             draws += draws_of_pass(seeds, c.synthesis.samples_per_seed, run.seed, number)
             number += 1
-        reach = access(c, run)
-        maker = synthesizer(plan, seeds, reach)
-        writer = open_backend(c.models.writer, plan.world, [], role="writer", access=reach)
-        run.map_shards(
-            draws[:wanted],
-            c.synthesis.shard_size,
-            lambda items, index, seed: synthesize_shard(plan, maker, writer, items, seed),
-        )
+        run.map_shards(draws[:wanted], c.synthesis.shard_size, synthesis_worker(run, plan, seeds, None))
         return {}
 
     return Stage("initial", 1, settings, (source,), work)
@@ -203,25 +230,19 @@ def _regenerate(
             f"{line.base[0 if c.match == 'teacher_tokens' else 1]:g}); raise --budget"
         )
     folder = stage_folder(run.store, policy) / "policy" if policy else plan.policy[1] if plan.policy else None
-    reach = access(c, run)
-    maker = synthesizer(plan, seeds, reach)
-    writer = open_backend(c.models.writer, plan.world, [], folder, role="writer", access=reach)
+    worker = synthesis_worker(run, plan, seeds, folder)
     size = max(per_seed, c.synthesis.shard_size // per_seed * per_seed)
-    index = 0
     done, note = line.reached() if parts(run.folder) else (0.0, "")
-    for number in range(c.synthesis.max_passes):
-        draws = draws_of_pass(seeds, per_seed, run.seed, number)
-        for start in range(0, len(draws), size):
-            if not run.shard_done(index):
-                if done >= 1.0:
-                    return {"line": note}
-                started = time.perf_counter()
-                chunk = draws[start : start + size]
-                output = synthesize_shard(plan, maker, writer, chunk, derive_seed(run.seed, index))
-                run.write(index, output, time.perf_counter() - started)
+    if done < 1.0:
+        # In order, since the line is counted shard by shard; what workers had begun beyond it is dropped.
+        tasks = _tasks(run, seeds, per_seed, size, c.synthesis.max_passes)
+        with closing(run.compute(worker, tasks, ordered=True)) as made:
+            for computed in made:
+                run.write(computed.task.index, computed.output, computed.seconds, computed.place)
                 done, note = line.reached()
                 run.observer.progress("regenerate", min(100, int(100 * done)), 100, note)
-            index += 1
+                if done >= 1.0:
+                    break
     if done >= 1.0:
         return {"line": note}
     account: Summary = summarise(run.folder)
@@ -231,3 +252,14 @@ def _regenerate(
             "a smaller --budget, or set allow_shortfall, which trims the comparison"
         )
     return {"line": note, "shortfall": round(1 - done, 4)}
+
+
+def _tasks(run: StageRun, seeds: Sequence[Seed], per_seed: int, size: int, passes: int) -> Iterator[Task]:
+    """The shards of all passes that are not yet committed."""
+    index = 0
+    for number in range(passes):
+        draws = draws_of_pass(seeds, per_seed, run.seed, number)
+        for start in range(0, len(draws), size):
+            if not run.shard_done(index):
+                yield Task(draws[start : start + size], index, derive_seed(run.seed, index))
+            index += 1

@@ -35,6 +35,7 @@ def _tune(
         revision=c.models.target.revision,
         save_every=c.runtime.checkpoint_every * 20,
         save_adam=adam,
+        training=c.runtime.training,
         on_step=lambda step, total: run.observer.progress(run.stage.name, step, total),
     )
     usage = replace(tuned.usage, seconds=time.perf_counter() - started)

@@ -1,0 +1,174 @@
+"""Shards on a Ray cluster: actors that each load the models once, and this process, which writes what they return.
+
+Ray does all of the scheduling: where workers go, and what happens when one is lost. A worker that dies is started again
+(elsewhere, if its node is gone) and its shard with it, up to `RETRIES` times; shards that were written stay. No more
+shards are under way than workers have hands for, so that results do not pile up. Given up: sharing of loaded models
+between stages, and workers that see other files than this process: model folders must be on a shared file system or
+come from the hub, and the same version of this package must be installed on every node.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Generator, Iterable, Iterator
+from typing import Any
+
+import harness
+from harness.config import RayConfig
+from harness.errors import HarnessError, PrerequisiteError, StageError
+from harness.executor import Computed, Here, LocalExecutor, ShardWorker, Task
+from harness.shards import ShardOutput
+
+RETRIES = 3
+"""How often one worker, and one shard, are tried again."""
+
+
+class _Worker:
+    """Runs in a process of its own on some node."""
+
+    def __init__(self, worker: ShardWorker, version: str, threads: int | None) -> None:
+        if version != harness.__version__:
+            raise PrerequisiteError(
+                f"node {os.uname().nodename} has harness {harness.__version__}, the run {version}; install the same "
+                "version on every node"
+            )
+        self._worker, self._threads, self._work = worker, threads, None
+
+    def shard(self, task: Task) -> tuple[ShardOutput, float, str]:
+        """Compute one shard."""
+        if self._work is None:
+            self._prepare()
+            self._work = self._worker.open()  # type: ignore[assignment]
+        started = time.perf_counter()
+        output = self._work(task.items, task.index, task.seed)  # type: ignore[misc]
+        return output, time.perf_counter() - started, f"{os.uname().nodename}:{os.getpid()}"
+
+    def _prepare(self) -> None:
+        from harness.training.trainer import quiet_libraries
+
+        quiet_libraries()
+        if self._threads:
+            import torch
+
+            torch.set_num_threads(self._threads)
+
+
+class RayExecutor:
+    """`Executor` over actors of a Ray cluster; connects at the first shard and stops what it started."""
+
+    def __init__(self, settings: RayConfig, threads: int | None) -> None:
+        self._settings, self._threads = settings, threads
+        self._ray: Any = None
+        self._own = False
+
+    def _connect(self) -> Any:
+        if self._ray is not None:
+            return self._ray
+        try:
+            import ray
+        except ImportError:
+            raise PrerequisiteError("engine ray needs Ray: pip install 'harness[ray]'") from None
+        s = self._settings
+        needed = s.workers * s.cpus_per_worker
+        if not ray.is_initialized():
+            options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+            if s.address:
+                options["address"] = s.address
+            else:
+                options.update(num_cpus=max(1, int(needed + 0.999)), include_dashboard=False)
+            try:
+                ray.init(**options)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                where = f"the Ray cluster at {s.address}" if s.address else "a local Ray"
+                raise PrerequisiteError(
+                    f"cannot reach {where} ({str(error).splitlines()[0]}); start it, or correct runtime.ray.address"
+                ) from None
+            self._own = True
+        have = ray.cluster_resources()
+        for name, amount in (("CPU", needed), ("GPU", s.workers * s.gpus_per_worker)):
+            if amount > have.get(name, 0.0):
+                self.close()
+                raise PrerequisiteError(
+                    f"{s.workers} workers take {amount:g} {name} in all and the Ray cluster has "
+                    f"{have.get(name, 0.0):g}; lower runtime.ray.workers, or add nodes"
+                )
+        self._ray = ray
+        return ray
+
+    def map(self, worker: ShardWorker, tasks: Iterable[Task], *, ordered: bool) -> Generator[Computed]:
+        """Results of `tasks` from `workers` actors."""
+        if isinstance(worker, Here):
+            yield from LocalExecutor().map(worker, tasks, ordered=ordered)
+            return
+        pending = iter(tasks)
+        first = next(pending, None)
+        if first is None:
+            return
+        ray = self._connect()
+        s = self._settings
+        kind = ray.remote(
+            num_cpus=s.cpus_per_worker, num_gpus=s.gpus_per_worker, max_restarts=RETRIES, max_task_retries=RETRIES
+        )(_Worker)
+        actors = [kind.remote(worker, harness.__version__, self._threads) for _ in range(s.workers)]
+        try:
+            yield from _pump(ray, actors, first, pending, ordered)
+        finally:
+            for actor in actors:
+                ray.kill(actor)
+
+    def close(self) -> None:
+        """Leave the cluster; a local one that was started here ends."""
+        if self._own and self._ray is not None:
+            self._ray.shutdown()
+        self._ray, self._own = None, False
+
+
+def _pump(ray: Any, actors: list[Any], first: Task, pending: Iterator[Task], ordered: bool) -> Generator[Computed]:
+    """Keep every actor busy with one shard and hand results on."""
+    idle = list(actors)
+    running: dict[Any, tuple[Task, Any]] = {}
+    ready: dict[int, Computed] = {}
+    order: list[int] = []
+    queue: Task | None = first
+    while queue is not None or running or order:
+        # With an order to keep, results that wait for an earlier one count as work under way.
+        while queue is not None and idle and len(order) < 2 * len(actors):
+            actor = idle.pop()
+            running[actor.shard.remote(queue)] = (queue, actor)
+            order.append(queue.index)
+            queue = next(pending, None)
+        done, _ = ray.wait(list(running), num_returns=1)
+        for reference in done:
+            task, actor = running.pop(reference)
+            output, seconds, place = _result(ray, reference)
+            idle.append(actor)
+            ready[task.index] = Computed(task, output, seconds, place)
+        if ordered:
+            while order and order[0] in ready:
+                yield ready.pop(order.pop(0))
+        else:
+            for index in list(ready):
+                order.remove(index)
+                yield ready.pop(index)
+
+
+def _result(ray: Any, reference: Any) -> tuple[ShardOutput, float, str]:
+    """A shard's result; a designed error of the worker is raised as it is, a lost worker as `StageError`."""
+    from ray.exceptions import RayActorError, RayTaskError
+
+    try:
+        result: tuple[ShardOutput, float, str] = ray.get(reference)
+        return result
+    except RayTaskError as error:
+        if isinstance(error.cause, HarnessError):
+            raise error.cause from None
+        raise
+    except RayActorError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, HarnessError):
+            raise cause from None
+        raise StageError(
+            f"a Ray worker was lost {RETRIES + 1} times ({str(error).splitlines()[0]}); finished shards are kept: look "
+            "for exhausted memory on its node, then resume"
+        ) from None

@@ -1,0 +1,158 @@
+"""DPO of a policy with TRL's trainer: the learner of methods that turn scores into preferences between completions.
+
+The loss is TRL's `sigmoid` (Rafailov et al. 2023, arXiv 2305.18290, Eq. 7), by default with the mean over samples of
+summed token log-probabilities. The reference is the policy as it was: for an adapter the model without it, so that no
+second copy is held, for full training a frozen copy. Ours is what must survive a kill, as in SFT and GRPO.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.config import TrainingConfig
+from harness.errors import InputError
+from harness.stage import SCRATCH
+from harness.training.sft import LoraSettings, lora_config
+from harness.training.trainer import callback, common_arguments, publish, quiet_libraries, train
+from harness.types import Message, Usage, chat
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Two completions of one prompt, of which the first is to be preferred."""
+
+    prompt: tuple[Message, ...]
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True, slots=True)
+class DpoRecipe:
+    """How to train. `beta` scales the implicit reward; `batch_size` is the number of pairs of one optimizer step.
+
+    The published values for a generator (Montessori-Instruct, `dpo_generator`) are beta 0.1, learning rate 1e-6, one
+    epoch.
+    """
+
+    beta: float = 0.1
+    learning_rate: float = 1e-6
+    epochs: int = 1
+    batch_size: int = 16
+    micro_batch: int = 2
+    schedule: str = "linear"
+    warmup_ratio: float = 0.1
+    max_length: int = 1024
+    lora: LoraSettings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preferred:
+    """What training left: cost, steps, and the share of the last epoch's pairs whose chosen side had more reward."""
+
+    usage: Usage
+    steps: int
+    accuracy: float
+
+
+def train_preferences(
+    model_path: Path | str,
+    pairs: Sequence[Preference],
+    recipe: DpoRecipe,
+    *,
+    seed: int,
+    folder: Path,
+    dtype: str = "float32",
+    revision: str | None = None,
+    save_every: int = 200,
+    training: TrainingConfig | None = None,
+    on_step: Callable[[int, int], None] = lambda step, total: None,
+    on_log: Callable[[int, Mapping[str, float]], None] = lambda step, logs: None,
+) -> Preferred:
+    """Train the policy at `model_path` on `pairs` and leave it in `folder/policy`, loadable by `from_pretrained`.
+
+    With `recipe.lora` that is an adapter. A resumed call goes on from the newest complete checkpoint. Raises
+    `InputError` where there is no pair, or none whose sides differ.
+    """
+    import torch
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+    from trl import DPOTrainer
+
+    training = training or TrainingConfig()
+    usable = [p for p in pairs if p.chosen != p.rejected]
+    if not usable:
+        raise InputError(
+            f"none of {len(pairs)} preference pairs has two different sides; DPO has nothing to learn from them"
+        )
+    quiet_libraries()
+    torch.manual_seed(seed)
+    tokenizer = AutoTokenizer.from_pretrained(model_path, revision=revision, padding_side="left")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    rows = Dataset.from_dict(
+        {
+            "prompt": [chat(p.prompt) for p in usable],
+            "chosen": [[{"role": "assistant", "content": p.chosen}] for p in usable],
+            "rejected": [[{"role": "assistant", "content": p.rejected}] for p in usable],
+        }
+    )
+    arguments = _arguments(recipe, folder / SCRATCH, seed, save_every, dtype, training)
+    arguments.model_init_kwargs = {"dtype": dtype, "revision": revision or "main"}
+    if training.attention:
+        arguments.model_init_kwargs["attn_implementation"] = training.attention
+    trainer = DPOTrainer(
+        model=str(model_path),
+        args=arguments,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        peft_config=lora_config(recipe.lora, seed) if recipe.lora else None,
+        callbacks=[callback(on_step, on_log=on_log)],
+    )
+    parameters = float(trainer.model.num_parameters())
+    train(trainer, folder / SCRATCH)
+    temporary = folder / ".policy.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    trainer.save_model(str(temporary))
+    tokenizer.save_pretrained(temporary)
+    publish(temporary, folder / "policy")
+    history = [e for e in trainer.state.log_history if "rewards/accuracies" in e]
+    last = [e["rewards/accuracies"] for e in history[-max(1, len(history) // recipe.epochs) :]]
+    tokens = int(trainer.state.num_input_tokens_seen) or recipe.epochs * _tokens(tokenizer, usable)
+    # Policy forward and backward (6 operations per parameter and token), and the reference's forward pass (2).
+    usage = Usage("generator", "policy training", tokens, 0, len(usable) * recipe.epochs, 0.0, 8 * parameters * tokens)
+    return Preferred(usage, int(trainer.state.global_step), sum(last) / len(last) if last else float("nan"))
+
+
+def _tokens(tokenizer: Any, pairs: Sequence[Preference]) -> int:
+    """Tokens of both sides of all pairs, prompts included."""
+    total = 0
+    for pair in pairs:
+        for side in (pair.chosen, pair.rejected):
+            turns = [*chat(pair.prompt), {"role": "assistant", "content": side}]
+            total += len(tokenizer.apply_chat_template(turns, return_dict=False))
+    return total
+
+
+def _arguments(
+    recipe: DpoRecipe, folder: Path, seed: int, save_every: int, dtype: str, training: TrainingConfig
+) -> Any:
+    from trl import DPOConfig
+
+    micro = max(d for d in range(1, min(recipe.micro_batch, recipe.batch_size) + 1) if recipe.batch_size % d == 0)
+    return DPOConfig(
+        **common_arguments(folder, seed, save_every, dtype, checkpointing=training.activation_checkpointing),
+        beta=recipe.beta,
+        loss_type=["sigmoid"],
+        learning_rate=recipe.learning_rate,
+        num_train_epochs=recipe.epochs,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=recipe.batch_size // micro,
+        lr_scheduler_type=recipe.schedule,
+        warmup_steps=recipe.warmup_ratio,
+        max_length=recipe.max_length,
+        padding_free=training.packing,
+    )

@@ -1,0 +1,135 @@
+"""Fine-tuning in several processes: `accelerate launch` on GPUs, `torchrun` with gloo on processors.
+
+The stage's process stays the only writer of the stage: it hands the job over as a file in the stage's scratch folder,
+shows the progress that the first worker prints, and reads the result. Workers watch the process that launched them and
+end with it, so that a killed run leaves no trainer behind. Given up: a recovery of single workers; when one dies, all
+end, and `resume` goes on from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import ConfigError, StageError
+from harness.shards import write_json
+from harness.stage import SCRATCH
+from harness.types import Sample, Usage, from_row, to_row
+
+if TYPE_CHECKING:
+    from harness.training.sft import Job, Tuned
+
+PREFIX = "harness-worker "
+"""Begins the lines of standard output that a worker means for its launcher."""
+
+
+def launch(job: Job, on_step: Callable[[int, int], None]) -> Tuned:
+    """Run `job` in `job.training.processes` processes and wait. Raises the worker's error, or `StageError`."""
+    folder = Path(job.folder) / SCRATCH
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "job.json"
+    write_json(file, {**job_to_json(job), "launcher": os.getpid()})
+    process = subprocess.Popen(
+        command(job, file),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": _threads(job)},
+    )
+    result: dict[str, Any] = {}
+    tail: list[str] = []
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(PREFIX):
+                message = json.loads(line.removeprefix(PREFIX))
+                if "step" in message:
+                    on_step(message["step"], message["total"])
+                result.update(message)
+            else:
+                tail = [*tail[-19:], line.rstrip()]
+        process.wait()
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+    if "tuned" not in result:
+        if "error" in result:
+            raise {"ConfigError": ConfigError}.get(result["kind"], StageError)(result["error"])
+        log = folder / "workers.log"
+        log.write_text("\n".join(tail) + "\n", encoding="utf-8")
+        raise StageError(
+            f"the training processes ended with status {process.returncode}; the end of their output is in {log}. "
+            "Correct the cause and resume: checkpoints are kept"
+        )
+    return tuned_from_json(result["tuned"])
+
+
+def _threads(job: Job) -> str:
+    """Processor threads of each worker: an equal share, unless the environment says."""
+    return os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // job.training.processes)))
+
+
+def command(job: Job, file: Path) -> list[str]:
+    """The launcher's command line. Raises `ConfigError` for a configuration that is not there."""
+    import torch
+
+    worker = ["-m", "harness.training.worker", str(file)]
+    count = str(job.training.processes)
+    config = job.training.accelerate_config
+    if config is not None:
+        if not Path(config).is_file():
+            raise ConfigError(
+                f"runtime.training.accelerate_config names {config}, which is no file; 'accelerate config "
+                f"--config_file {config}' writes one"
+            )
+        own = [] if job.training.processes == 1 else ["--num_processes", count]
+        return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, *own, *worker]
+    if torch.cuda.is_available():
+        own = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        return [sys.executable, "-m", "accelerate.commands.launch", *own, "--num_processes", count, *worker]
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count, *worker]
+
+
+def job_to_json(job: Job) -> dict[str, Any]:
+    """A job as plain values."""
+    plain = {name: getattr(job, name) for name in job.__slots__ if name not in ("samples", "recipe", "training")}
+    return {
+        **plain,
+        "samples": [to_row(sample) for sample in job.samples],
+        "recipe": asdict(job.recipe),
+        "training": job.training.model_dump(mode="json"),
+    }
+
+
+def job_from_json(value: dict[str, Any]) -> Job:
+    """The inverse of `job_to_json`."""
+    from harness.config import TrainingConfig
+    from harness.training.sft import Job, LoraSettings, Recipe
+
+    recipe = dict(value["recipe"])
+    if recipe["lora"] is not None:
+        recipe["lora"] = LoraSettings(**{**recipe["lora"], "modules": tuple(recipe["lora"]["modules"])})
+    return Job(
+        **{
+            **{name: value[name] for name in Job.__slots__},
+            "samples": tuple(from_row(Sample, row) for row in value["samples"]),
+            "recipe": Recipe(**recipe),
+            "training": TrainingConfig(**value["training"]),
+        }
+    )
+
+
+def tuned_from_json(value: dict[str, Any]) -> Tuned:
+    """What a worker reports of its result."""
+    from harness.training.sft import Tuned
+
+    return Tuned(**{**value, "usage": Usage(**value["usage"])})
