@@ -9,6 +9,7 @@ come from the hub, and the same version of this package must be installed on eve
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Generator, Iterable, Iterator
@@ -28,12 +29,7 @@ class _Worker:
     """Runs in a process of its own on some node."""
 
     def __init__(self, worker: ShardWorker, version: str, threads: int | None) -> None:
-        if version != harness.__version__:
-            raise PrerequisiteError(
-                f"node {os.uname().nodename} has harness {harness.__version__}, the run {version}; install the same "
-                "version on every node"
-            )
-        self._worker, self._threads, self._work = worker, threads, None
+        self._worker, self._version, self._threads, self._work = worker, version, threads, None
 
     def shard(self, task: Task) -> tuple[ShardOutput, float, str]:
         """Compute one shard."""
@@ -45,6 +41,11 @@ class _Worker:
         return output, time.perf_counter() - started, f"{os.uname().nodename}:{os.getpid()}"
 
     def _prepare(self) -> None:
+        if self._version != harness.__version__:
+            raise PrerequisiteError(
+                f"node {os.uname().nodename} has harness {harness.__version__}, the run {self._version}; install the "
+                "same version on every node"
+            )
         from harness.training.trainer import quiet_libraries
 
         quiet_libraries()
@@ -131,26 +132,32 @@ def _pump(ray: Any, actors: list[Any], first: Task, pending: Iterator[Task], ord
     ready: dict[int, Computed] = {}
     order: list[int] = []
     queue: Task | None = first
-    while queue is not None or running or order:
-        # With an order to keep, results that wait for an earlier one count as work under way.
+    while queue is not None or order:
+        # Before results are handed on, so that workers do not wait for whoever writes them. With an order to keep,
+        # results that wait for an earlier one count as work under way.
         while queue is not None and idle and len(order) < 2 * len(actors):
             actor = idle.pop()
             running[actor.shard.remote(queue)] = (queue, actor)
             order.append(queue.index)
             queue = next(pending, None)
+        for index in _deliverable(order, ready, ordered):
+            order.remove(index)
+            yield ready.pop(index)
+        if not running:
+            continue
         done, _ = ray.wait(list(running), num_returns=1)
         for reference in done:
             task, actor = running.pop(reference)
             output, seconds, place = _result(ray, reference)
             idle.append(actor)
             ready[task.index] = Computed(task, output, seconds, place)
-        if ordered:
-            while order and order[0] in ready:
-                yield ready.pop(order.pop(0))
-        else:
-            for index in list(ready):
-                order.remove(index)
-                yield ready.pop(index)
+
+
+def _deliverable(order: list[int], ready: dict[int, Computed], ordered: bool) -> list[int]:
+    """Indices of results that can be handed on: the finished head of the order, or all."""
+    if not ordered:
+        return list(ready)
+    return list(itertools.takewhile(ready.__contains__, order))
 
 
 def _result(ray: Any, reference: Any) -> tuple[ShardOutput, float, str]:
@@ -165,10 +172,14 @@ def _result(ray: Any, reference: Any) -> tuple[ShardOutput, float, str]:
             raise error.cause from None
         raise
     except RayActorError as error:
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, HarnessError):
-            raise cause from None
+        text = str(error)
+        lines = [line for line in text.splitlines() if line.strip()]
+        if "creation task" in text:
+            raise StageError(
+                f"a Ray worker could not be started ({lines[-1].strip()}); install the same version of harness, with "
+                "its packages, on every node"
+            ) from None
         raise StageError(
-            f"a Ray worker was lost {RETRIES + 1} times ({str(error).splitlines()[0]}); finished shards are kept: look "
-            "for exhausted memory on its node, then resume"
+            f"a Ray worker was lost {RETRIES + 1} times ({lines[0].strip()}); finished shards are kept: look for "
+            "exhausted memory on its node, then resume"
         ) from None

@@ -53,13 +53,15 @@ CASES = (
     Case("full-deep-checkpointed", "full", DEEP, "float32", Batch(8, 256), checkpointing=True),
     Case("warmup-small", "warmup", SMALL, "float32", Batch(8, 256), lora=Lora(16, QKVO, dropout=True)),
     Case("warmup-middle", "warmup", MIDDLE, "float32", Batch(4, 512), lora=Lora(32, QKVO, dropout=True)),
-    Case("warmup-middle-bf16", "warmup", MIDDLE, "bfloat16", Batch(4, 512), lora=Lora(32, QKVO, dropout=True)),
+    Case("warmup-small-bf16", "warmup", SMALL, "bfloat16", Batch(4, 256), lora=Lora(32, QKVO, dropout=True)),
     Case("warmup-deep", "warmup", DEEP, "float32", Batch(4, 256), lora=Lora(16, QKVO)),
     Case("influence-small", "influence", SMALL, "float32", Batch(16, 128), lora=Lora(16, QKVO)),
     Case("influence-middle", "influence", MIDDLE, "float32", Batch(8, 256), lora=Lora(32, QKVO)),
     Case("influence-middle-bf16", "influence", MIDDLE, "bfloat16", Batch(8, 256), lora=Lora(32, QKVO)),
     Case("grpo-small", "grpo", SMALL, "float32", Batch(16, 192)),
     Case("grpo-middle", "grpo", MIDDLE, "float32", Batch(8, 256)),
+    Case("grpo-lora-middle", "grpo", MIDDLE, "float32", Batch(8, 256), lora=Lora(16, QKVO)),
+    Case("grpo-checkpointed", "grpo", MIDDLE, "float32", Batch(8, 256), checkpointing=True),
 )
 
 
@@ -189,6 +191,12 @@ def _influence(home: Path, case: Case) -> int:
     return peak_of(work)[0]
 
 
+def _policy_adapter(lora: Lora | None) -> dict[str, Any]:
+    if lora is None:
+        return {}
+    return {"tune": "lora", "lora_rank": lora.rank, "lora_alpha": lora.rank, "lora_modules": tuple(lora.modules)}
+
+
 def _grpo(home: Path, case: Case) -> int:
     from harness.config import GrpoConfig
     from harness.training.grpo import PolicyPrompt, train_policy
@@ -204,6 +212,7 @@ def _grpo(home: Path, case: Case) -> int:
         kl_coefficient=0.1,
         entropy_coefficient=0.01,
         micro_batch=b.sequences,
+        **_policy_adapter(case.lora),
     )
     frame = 8
     question = (Message("user", "Q" * (b.length - new - frame)),)
@@ -219,6 +228,7 @@ def _grpo(home: Path, case: Case) -> int:
             dtype=case.dtype,
             revision=None,
             checkpoint_every=100,
+            checkpointing=case.checkpointing,
             before_mark=lambda step: None,
             on_step=lambda step, total: None,
             on_log=lambda step, logs: None,

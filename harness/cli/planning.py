@@ -21,7 +21,12 @@ def _plan(args: argparse.Namespace) -> int:
 def _doctor(args: argparse.Namespace) -> int:
     from harness.runtime.doctor import examine, render, to_json
 
-    report = examine(args.runs or "runs")
+    config = None
+    if args.config:
+        from harness.runtime.layers import resolve_run
+
+        config = resolve_run(config_file=args.config).config
+    report = examine(args.runs or "runs", config, ask_hub=args.hub, numerics=args.numerics)
     emit(json.dumps(to_json(report), indent=2, ensure_ascii=False) if args.json else render(report))
     return 1 if report.problems else 0
 
@@ -34,6 +39,9 @@ def _configure_plan(parser: Parser) -> None:
 
 
 def _configure_doctor(parser: Parser) -> None:
+    parser.add_argument("--config", metavar="FILE", help="ask the servers that these settings name whether they answer")
+    parser.add_argument("--hub", action="store_true", help="ask the Hugging Face hub whether it answers")
+    parser.add_argument("--numerics", action="store_true", help="check products, bfloat16, repeatability and gradients")
     parser.add_argument("--json", action="store_true", help="the findings as JSON")
     add_runs_option(parser)
 
@@ -51,6 +59,13 @@ COMMANDS = (
         "[options] [CONFIG.yaml]",
     ),
     Command(
-        "doctor", "check this installation and machine, with what to do about problems", _configure_doctor, _doctor
+        "doctor",
+        "check this installation and machine, with what to do about problems",
+        _configure_doctor,
+        _doctor,
+        """
+        harness doctor --numerics
+        harness doctor --config runs/NAME/config.yaml --hub
+        """,
     ),
 )

@@ -1,8 +1,8 @@
 """Whether this installation and this machine are fit for work, and whether a given run can run here.
 
 `examine` looks at the installation; `check_prerequisites` compares one run's needs with the machine, before any work
-and before any folder is made. Neither imports torch nor uses the network; so a GPU that the driver lists but torch
-cannot use is found only by comparing versions.
+and before any folder is made. Neither imports torch nor uses the network unless it is asked to; so a GPU that the
+driver lists but torch cannot use is found only by comparing versions.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import sys
 import textwrap
 import tomllib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import PrerequisiteError
 from harness.estimate import gigabytes
-from harness.runtime import machine
+from harness.runtime import checks, machine
+from harness.runtime.findings import Finding, Problem, Report
 from harness.runtime.needs import GPU_FROM, RoleModel, loads, role_models, trains_writer
 
 if TYPE_CHECKING:
@@ -31,49 +32,24 @@ if TYPE_CHECKING:
 
 OPTIONAL = ("vllm", "ray", "elasticsearch", "sentence-transformers")
 OWN_PACKAGES = ("harness", "methods", "evals", "decontam", "results")
-_LONG = ("optional", "own packages")
+_LONG = ("optional", "own packages", "conflicts")
 LOW_DISK = 2_000_000_000
 LOW_MEMORY = 2_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something that would stop a run: what is missing, what is needed, what is there, and what to do."""
+def examine(
+    runs: str | Path = "runs", config: RunConfig | None = None, *, ask_hub: bool = False, numerics: bool = False
+) -> Report:
+    """Look at the installation and the machine. `runs` is the folder whose disk and permissions are checked.
 
-    what: str
-    need: str
-    have: str
-    fix: str
-
-    def __str__(self) -> str:
-        return f"{self.what}: {self.need} needed, {self.have}; {self.fix}"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report; `problem` says what to do where something is wrong."""
-
-    section: str
-    name: str
-    value: str
-    problem: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """All findings, in order."""
-
-    findings: tuple[Finding, ...]
-
-    @property
-    def problems(self) -> tuple[Finding, ...]:
-        """The findings that need something done."""
-        return tuple(f for f in self.findings if f.problem)
-
-
-def examine(runs: str | Path = "runs") -> Report:
-    """Look at the installation and the machine. `runs` is the folder whose disk and permissions are checked."""
-    return Report((*_packages(), *_own_packages(), *_devices(), *_places(Path(runs)), *_lab(), *_data()))
+    With `config` the servers that it names are asked, with `ask_hub` the hub; `numerics` imports torch and computes.
+    """
+    findings = [*_packages(), *checks.conflicts(), *_own_packages()]
+    findings += [*_devices(), *_places(Path(runs)), *_lab(), *_data()]
+    findings += checks.servers(config) if config else []
+    findings += checks.hub() if ask_hub else []
+    findings += checks.numerics() if numerics else []
+    return Report(tuple(findings))
 
 
 def requirements() -> list[Requirement]:

@@ -267,31 +267,34 @@ class _Sizer:
         return [Part("target", "scoring", peak.bytes)]
 
     def policy(self) -> list[Part]:
-        """The writer under GRPO: the larger of its update and of its rollouts, which come from one call."""
+        """The writer under GRPO: the larger of its update and of its rollouts, which transformers draws in one call.
+
+        A vLLM server of the writer is a part of its own: at least what its sequences take; it reserves what it is told.
+        """
         g, writer, s = self.config.grpo, self.models[1], self.sizes
         if writer.shape is None:
             return []
         rows = largest_divisor((g.mini_batch_prompts or g.prompts_per_step) * g.group_size, g.micro_batch)
+        adapter = memory.Lora(g.lora_rank, g.lora_modules) if g.tune == "lora" else None
         update = memory.policy_training(
             writer.shape,
             writer.dtype,
             memory.Batch(rows, s.writer_prompt + s.rubric, rows > 1),
-            None,
+            adapter,
             accumulate=rows < g.prompts_per_step * g.group_size,
             reference=g.kl_coefficient > 0,
             entropy=g.entropy_coefficient > 0,
             checkpointing=self.config.runtime.training.activation_checkpointing,
             cuda=self.cuda,
         )
-        if self.config.models.writer.served:
-            return [Part("writer", "training", update.bytes)]
-        weights = writer.weight_bytes or 0
+        if g.rollouts != "transformers":
+            return [Part("writer", f"{g.tune} training", update.bytes), *self.writes()]
         count = g.prompts_per_step * g.group_size
         sampling = memory.generation(writer.shape, writer.dtype, count, s.writer_prompt, s.rubric).bytes
-        held = (4 if g.kl_coefficient else 3) * weights - weights
+        held = sum(update.parts.get(name, 0) for name in ("Adam", "reference"))
         if sampling + held > update.bytes:
             return [Part("writer", f"sampling {count:,} rollouts at once, beside Adam's moments", sampling + held)]
-        return [Part("writer", "training", update.bytes)]
+        return [Part("writer", f"{g.tune} training", update.bytes)]
 
     def finetunes(self) -> list[Part]:
         """The final fine-tuning."""

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from harness.config import Resolved, RunConfig, flatten
 from harness.estimate import gigabytes
 from harness.runtime.costs import Cost, Estimator, estimate_stage, make_estimator
-from harness.runtime.doctor import Problem, check_prerequisites
+from harness.runtime.doctor import check_prerequisites
+from harness.runtime.findings import Problem
 from harness.runtime.needs import Load, RoleModel, loads, role_models
 from harness.runtime.revisions import pin_revisions
 from harness.runtime.sizing import (

@@ -105,6 +105,7 @@ def train_policy(
     before_mark: Callable[[int], None],
     on_step: Callable[[int, int], None],
     on_log: Callable[[int, Mapping[str, float]], None],
+    checkpointing: bool = False,
     sampler: Sampler | None = None,
     on_sampled: Callable[[Sampled], None] = lambda sampled: None,
 ) -> None:
@@ -131,7 +132,9 @@ def train_policy(
     updates = sizes["steps_per_generation"] // sizes["gradient_accumulation_steps"]
     steps = rollout_steps(config, len(prompts))
     arguments = _arguments(
-        config, steps * updates, common_arguments(folder / SCRATCH, seed, checkpoint_every * updates, dtype)
+        config,
+        steps * updates,
+        common_arguments(folder / SCRATCH, seed, checkpoint_every * updates, dtype, checkpointing=checkpointing),
     )
     arguments.model_init_kwargs = {"dtype": dtype, "revision": revision or "main"}
     server = None

@@ -120,6 +120,7 @@ class _Training:
             dtype=c.models.writer.dtype,
             revision=None if self.plan.policy else c.models.writer.revision,
             checkpoint_every=c.runtime.checkpoint_every,
+            checkpointing=c.runtime.training.activation_checkpointing,
             before_mark=self._flush,
             on_step=lambda step, total: self.run.observer.progress("grpo", step, total, self._note(step)),
             on_log=lambda step, logs: self._log(step, logs),

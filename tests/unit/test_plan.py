@@ -170,3 +170,52 @@ def test_values_from_yaml_compare_as_numbers() -> None:
 def test_numbers_are_short() -> None:
     assert [count(n) for n in (None, 0, 1234, 5_840_000, 2_000_000_000)] == ["-", "-", "1,234", "5.84M", "2G"]
     assert [duration(s) for s in (3, 600, 7200, 400 * 3600)] == ["3 s", "10 min", "2 h", "17 days"]
+
+
+def test_what_the_paper_reports_stands_beside_the_estimate(tmp_path: Path) -> None:
+    plan = make_plan(_resolved(tmp_path, target="qwen3-8b"))
+    (reported,) = plan.published
+    assert reported.theirs == 80.0
+    assert reported.here is not None and 0.3 < reported.here / reported.theirs < 3
+    assert plan.tokens["target"][0] > 1e8 and plan.usd == 0.0
+    assert "published" in render(plan)
+
+
+def test_devices_scale_with_their_peak_and_memory(tmp_path: Path) -> None:
+    lines = {d.name: d for d in make_plan(_resolved(tmp_path, target="small")).devices}
+    h100, l40s = lines["H100 80GB"], lines["L40S"]
+    assert h100.fits_one and not l40s.fits_one and l40s.devices == 2
+    assert h100.hours is not None and l40s.hours is not None and h100.hours < l40s.hours
+
+
+def test_an_endpoint_costs_what_its_price_says(tmp_path: Path) -> None:
+    sets = {"models.generator.backend": "openai", "models.generator.base_url": "https://example.org/v1"}
+    assert make_plan(_resolved(tmp_path, target="small", sets=sets)).usd is None
+    priced = {**sets, "models.generator.price": {"input": 1.0, "output": 2.0}}
+    plan = make_plan(_resolved(tmp_path, target="small", sets=priced))
+    tokens_in, tokens_out = plan.tokens["generator"]
+    assert plan.usd == pytest.approx((tokens_in + 2 * tokens_out) / 1e6)
+    # What somebody else's server holds needs no memory here.
+    assert not [p for load in plan.loads for p in load.parts if p.role == "generator"]
+
+
+def test_more_replicates_show_smaller_differences(tmp_path: Path) -> None:
+    resolved = _resolved(tmp_path, target="qwen3-8b")
+    points = [make_plan(resolved, replicates=n).detectable.points for n in (1, 2, 3, 5, 20)]
+    assert points[0] is None
+    known = [p for p in points if p is not None]
+    assert known == sorted(known, reverse=True) and len(known) == 4
+
+
+def test_the_detectable_difference_is_found_as_often_as_promised() -> None:
+    """Against a simulation of the very test: two arms of three runs, run noise alone."""
+    import numpy as np
+    from scipy.stats import ttest_ind
+
+    from harness.runtime.sizing import _noncentral
+
+    random = np.random.default_rng(0)
+    runs, sd = 3, 1.4
+    delta = _noncentral(2 * runs - 2) * (2 * sd**2 / runs) ** 0.5
+    a, b = random.normal(delta, sd, (runs, 20000)), random.normal(0.0, sd, (runs, 20000))
+    assert (ttest_ind(a, b).pvalue < 0.05).mean() == pytest.approx(0.8, abs=0.01)
