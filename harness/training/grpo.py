@@ -128,10 +128,10 @@ def train_policy(
     quiet_libraries()
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(model_path, revision=revision, padding_side="left")
-    sizes = _sizes(config)
+    sizes = batch_sizes(config)
     updates = sizes["steps_per_generation"] // sizes["gradient_accumulation_steps"]
     steps = rollout_steps(config, len(prompts))
-    arguments = _arguments(
+    arguments = trl_arguments(
         config,
         steps * updates,
         common_arguments(folder / SCRATCH, seed, checkpoint_every * updates, dtype, checkpointing=checkpointing),
@@ -230,13 +230,13 @@ def _colocate() -> dict[str, Any]:
     return {"use_vllm": True, "vllm_mode": "colocate"}
 
 
-def _arguments(config: GrpoConfig, updates: int, common: Mapping[str, Any]) -> Any:
+def trl_arguments(config: GrpoConfig, updates: int, common: Mapping[str, Any]) -> Any:
     """TRL's settings for `updates` optimizer steps; each rollout batch is used once, in the order of the rows."""
     from trl import GRPOConfig
 
     return GRPOConfig(
         **common,
-        **_sizes(config),
+        **batch_sizes(config),
         **(_colocate() if config.rollouts == "colocate" else {}),
         max_steps=updates,
         learning_rate=config.learning_rate,
@@ -261,7 +261,7 @@ def _arguments(config: GrpoConfig, updates: int, common: Mapping[str, Any]) -> A
     )
 
 
-def _sizes(config: GrpoConfig) -> dict[str, int]:
+def batch_sizes(config: GrpoConfig) -> dict[str, int]:
     """TRL's batch sizes for one process: completions a micro batch, micro batches an update, and a rollout batch."""
     batch = config.prompts_per_step * config.group_size
     mini = (config.mini_batch_prompts or config.prompts_per_step) * config.group_size

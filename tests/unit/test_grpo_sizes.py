@@ -12,7 +12,7 @@ from tiny import make_tiny_model
 from harness.config import GrpoConfig
 from harness.errors import InputError
 from harness.runtime.layers import resolve_run
-from harness.training.grpo import PolicyPrompt, RolloutBatch, _sizes, rollout_steps, train_policy
+from harness.training.grpo import PolicyPrompt, RolloutBatch, batch_sizes, rollout_steps, train_policy
 from harness.types import Message
 
 
@@ -29,19 +29,19 @@ def completions(sizes: dict[str, int]) -> tuple[int, int]:
 def test_the_papers_step_takes_1280_completions() -> None:
     config = preset("paper")
     assert (config.prompts_per_step, config.group_size) == (256, 5)
-    assert completions(_sizes(config)) == (1280, 1280)
+    assert completions(batch_sizes(config)) == (1280, 1280)
 
 
 def test_the_codes_rollout_batch_is_split_into_mini_batches_of_64_prompts() -> None:
     config = preset("code")
     assert (config.prompts_per_step, config.mini_batch_prompts, config.group_size) == (256, 64, 15)
-    assert completions(_sizes(config)) == (960, 3840)
+    assert completions(batch_sizes(config)) == (960, 3840)
 
 
 @pytest.mark.parametrize("micro", [1, 2, 3, 7, 8, 30, 5000])
 @pytest.mark.parametrize("mini", [None, 1, 2, 4])
 def test_a_micro_batch_changes_no_size_that_matters(micro: int, mini: int | None) -> None:
-    sizes = _sizes(GrpoConfig(prompts_per_step=4, mini_batch_prompts=mini, group_size=6, micro_batch=micro))
+    sizes = batch_sizes(GrpoConfig(prompts_per_step=4, mini_batch_prompts=mini, group_size=6, micro_batch=micro))
     assert completions(sizes) == (6 * (mini or 4), 24)
     assert sizes["per_device_train_batch_size"] <= micro
 
