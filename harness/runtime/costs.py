@@ -220,15 +220,23 @@ def _initial(e: Estimator) -> Cost | None:
     return _trajectories(e, count, round(count * SURVIVE), "rubrics, then pairs") if count else None
 
 
-def _on_target(e: Estimator, count: int, out: int | None, tokens: int, lab: float, note: str) -> Cost:
+def _passes(e: Estimator) -> int:
+    """Forward passes that one training pass costs: 3, or 4 where activations are computed again."""
+    return 4 if e.config.runtime.training.activation_checkpointing else 3
+
+
+def _on_target(
+    e: Estimator, count: int, out: int | None, tokens: int, lab: float, note: str, passes: int = 3
+) -> Cost:
     """Forward and backward passes of the target over `tokens` tokens."""
-    flops = 3 * _flops(e.target, tokens)
+    flops = passes * _flops(e.target, tokens)
     seconds = e.seconds(compute=flops, known=e.target.shape is not None, lab=lab)
     return Cost(count, out, tokens, 0, flops, seconds, note, flops, 0.0, {"target": (tokens, 0)}, 0.0)
 
 
 def _trained(e: Estimator, count: int, epochs: int, note: str) -> Cost:
-    return _on_target(e, count, None, count * epochs * e.sizes.row, LAB_RATES.trained * count * epochs, note)
+    tokens, lab = count * epochs * e.sizes.row, LAB_RATES.trained * count * epochs
+    return _on_target(e, count, None, tokens, lab, note, _passes(e))
 
 
 def _warmup(e: Estimator) -> Cost | None:
@@ -254,7 +262,8 @@ def _grpo(e: Estimator) -> Cost | None:
     count = steps * g.prompts_per_step * g.group_size
     made = _trajectories(e, count, round(count * SURVIVE), f"{steps} steps of {g.prompts_per_step} x {g.group_size}")
     s = e.sizes
-    learn = 4 * _flops(e.writer, count * (s.writer_prompt + s.rubric))
+    # The update, and one pass of the reference model.
+    learn = (_passes(e) + 1) * _flops(e.writer, count * (s.writer_prompt + s.rubric))
     scored = made.out or 0 if scores_with_target(e.config.signal) else 0
     score = 3 * _flops(e.target, scored * s.row)
     extra = e.seconds(compute=learn + score, known=True, lab=LAB_RATES.rollout * count) or 0.0

@@ -18,8 +18,8 @@ from memory_peak import CASES, estimate, measure  # noqa: E402
 def main(names: list[str]) -> int:
     """Print a table of cases; the exit status says whether all are within 15 %."""
     worst = 0.0
-    print("| case | parameters | batch | dtype | measured MB | estimated MB | difference |")
-    print("|---|---|---|---|---|---|---|")
+    print("| case | parameters | batch | dtype | measured MB | estimated MB | of it layers | difference |")
+    print("|---|---|---|---|---|---|---|---|")
     for case in CASES:
         if names and case.name not in names:
             continue
@@ -29,7 +29,8 @@ def main(names: list[str]) -> int:
         b = case.batch
         print(
             f"| {case.name} | {case.shape.parameters / 1e6:.1f} M | {b.sequences} x {b.length} | {case.dtype} | "
-            f"{measured / 1e6:.1f} | {expected.bytes / 1e6:.1f} | {off:+.1%} |",
+            f"{measured / 1e6:.1f} | {expected.bytes / 1e6:.1f} | {expected.parts['activations'] / 1e6:.1f} | "
+            f"{off:+.1%} |",
             flush=True,
         )
     print(f"\nworst: {worst:.1%}")
