@@ -5,8 +5,9 @@ because its engine can die without taking a week of work with it. It listens on 
 is made anew for every start: it can load adapters from paths, which is nothing to offer to a shared machine. A restart
 keeps address and key and loads the adapters again, so that callers see a pause and nothing else.
 
-Two hazards of vLLM 0.32 on a CPU shape the options: asking a server with adapters for the log-probabilities of a prompt
-kills its engine, so that is never asked; and an engine can hang, so a step has a time limit.
+Hazards of vLLM 0.32 on a CPU shape the options: asking a server with adapters for the log-probabilities of a prompt
+kills its engine, so that is never asked; so does a seed with a prompt that is read in chunks, so none is; and an engine
+can hang, so a step has a time limit.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ def command(python: str, weights: Weights, config: VllmConfig, port: int, gpu: b
     if gpu:
         parts += ["--gpu-memory-utilization", str(config.gpu_memory_utilization)]
     else:
-        parts += ["--enforce-eager"]
+        # A prompt that is read in chunks, of a request with a seed, ends the engine: torch's CPU generator has no offset.
+        parts += ["--enforce-eager", "--no-enable-chunked-prefill"]
     return [*parts, *config.arguments]
 
 
