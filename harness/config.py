@@ -196,6 +196,16 @@ The two codes share Γ: ε inside the root, no bias correction. LESS takes the b
 """
 
 
+class LocalInfluenceConfig(Section):
+    """How local influence is measured: by one real step on the sample, or by its first-order form.
+
+    `learning_rate` is the step's; None: the peak of the warm-up's.
+    """
+
+    form: Literal["exact", "first_order"] = "exact"
+    learning_rate: float | None = Field(None, gt=0)
+
+
 class RewardConfig(Section):
     """Shaping, which belongs to the driver: the scale of scores, and what an invalid sample gets."""
 
@@ -317,6 +327,7 @@ class RunConfig(Section):
     synthesis: SynthesisConfig = SynthesisConfig()
     warmup: WarmupConfig = WarmupConfig()
     influence: InfluenceConfig = InfluenceConfig()
+    local_influence: LocalInfluenceConfig = LocalInfluenceConfig()
     grpo: GrpoConfig = GrpoConfig()
     select: SelectConfig | None = None
     sft: SftConfig = SftConfig()

@@ -19,13 +19,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AdamState:
-    """Adam's moments by parameter name (shapes of the parameters, float32), the step count t and the betas."""
+    """Adam's moments by parameter name (shapes of the parameters, float32), the step count t, the betas and ε.
+
+    `learning_rate` is the peak of the trainer's schedule; None where the file does not say.
+    """
 
     first: Mapping[str, torch.Tensor]
     second: Mapping[str, torch.Tensor]
     step: int
     beta1: float = 0.9
     beta2: float = 0.999
+    eps: float = 1e-8
+    learning_rate: float | None = None
 
 
 def save_adam_state(path: Path, model: Any, optimizer: Any) -> None:
@@ -36,7 +41,7 @@ def save_adam_state(path: Path, model: Any, optimizer: Any) -> None:
     names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
     tensors: dict[str, torch.Tensor] = {}
     steps: set[int] = set()
-    betas = inner.param_groups[0]["betas"]
+    group = inner.param_groups[0]
     for parameter, state in inner.state.items():
         name = names.pop(id(parameter))
         tensors[f"first.{name}"] = state["exp_avg"].float().contiguous().cpu()
@@ -44,8 +49,15 @@ def save_adam_state(path: Path, model: Any, optimizer: Any) -> None:
         steps.add(int(state["step"]))
     if names or len(steps) != 1:
         raise StageError(f"the warm-up's optimizer holds no state for {len(names)} parameters; did it take a step?")
-    metadata = {"step": str(steps.pop()), "beta1": str(betas[0]), "beta2": str(betas[1])}
-    save_file(tensors, path, metadata=metadata)
+    facts = {
+        "step": steps.pop(),
+        "beta1": group["betas"][0],
+        "beta2": group["betas"][1],
+        "eps": group["eps"],
+        # The peak: a schedule has usually taken the rate itself to zero by the end.
+        "learning_rate": group.get("initial_lr", group["lr"]),
+    }
+    save_file(tensors, path, metadata={key: str(value) for key, value in facts.items()})
 
 
 def load_adam_state(path: Path, modules: Mapping[str, Any], where: Path) -> AdamState:
@@ -70,16 +82,26 @@ def load_adam_state(path: Path, modules: Mapping[str, Any], where: Path) -> Adam
                 )
             first[name], second[name] = file.get_tensor(f"first.{found}"), file.get_tensor(f"second.{found}")
             keys -= {f"first.{found}", f"second.{found}"}
-            shape = tuple(module.weight.shape)
+            weight = getattr(module, "weight", module)
+            shape = tuple(weight.shape)
             if tuple(first[name].shape) != shape or tuple(second[name].shape) != shape:
                 raise StageError(
                     f"{path}: moments of {name} have shape {tuple(first[name].shape)}, the adapter's have {shape}; "
                     f"they belong to another adapter than {where}"
                 )
-            first[name], second[name] = first[name].to(module.weight.device), second[name].to(module.weight.device)
+            first[name], second[name] = first[name].to(weight.device), second[name].to(weight.device)
     if keys:
         raise StageError(
             f"{path} holds Adam moments for {len(keys) // 2} more parameters than the adapter at {where} has (for "
             f"example {min(keys)}); they belong to another adapter"
         )
-    return AdamState(first, second, int(metadata["step"]), float(metadata["beta1"]), float(metadata["beta2"]))
+    rate = metadata.get("learning_rate")
+    return AdamState(
+        first,
+        second,
+        int(metadata["step"]),
+        float(metadata["beta1"]),
+        float(metadata["beta2"]),
+        float(metadata.get("eps", 1e-8)),
+        float(rate) if rate else None,
+    )
