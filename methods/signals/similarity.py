@@ -49,7 +49,9 @@ class _ValidationSimilarity(ABC):
         self._rewarded = len(rewarded)
         self._aggregate: str = context.settings.aggregate
         facts = self._read([*rewarded, *withheld], context)
-        return {"aggregate": self._aggregate, "rewarded": len(rewarded), "withheld": len(withheld), **facts}
+        parts = {"rewarded": rewarded, "withheld": withheld}
+        counts = {part: {"validation_items": len(texts)} for part, texts in parts.items() if texts}
+        return {"aggregate": self._aggregate, **counts, **facts}
 
     def score(self, items: Sequence[Item], archive: Archive) -> list[Score]:
         """One score per item, `parts` with mean and maximum; an item without text is unscorable."""

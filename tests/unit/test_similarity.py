@@ -131,7 +131,8 @@ def test_what_a_run_says_of_val_cosine() -> None:
     signal = make_signal("val_cosine")
     context = SignalContext(seed=0, validation=examples(QUERIES, withheld=1), settings=CosineConfig())
     facts = signal.prepare(context, None)
-    assert (facts["rewarded"], facts["withheld"], facts["dimension"]) == (2, 1, 2048)
+    assert (facts["rewarded"], facts["withheld"]) == ({"validation_items": 2}, {"validation_items": 1})
+    assert facts["dimension"] == 2048
     assert facts["embedder_identity"] == "lexical-1:2048" and 0 < facts["validation_coherence"] < 1
 
 
