@@ -26,7 +26,7 @@ from harness.types import Sample, Score, Usage, derive_seed, stable_hash
 from methods.drivers.base import common
 from methods.plan import Plan
 from methods.signals.catalogue import SIGNALS, signal_info
-from methods.stages.known_worth import Realised, Worth, first_stage, pool_stage, realised_stage
+from methods.stages.known_worth import Exam, Realised, Worth, first_stage, load_exam, pool_stage, realised_stage
 from methods.stages.scoring import score_stage
 from methods.stages.tilting import Strata, length_strata, standardised, tilted
 from results.assessment import KINDS, Ranking, Subset, assess_arms, render_assessment, write_assessment
@@ -171,7 +171,8 @@ def _world(
     if not sizes.tilts:
         return rankings, []
     strata = length_strata(samples, {w.item_id: w.question_type for w in worth})
-    return rankings, _Tilting(world, scored, strata, samples, worth, pool, store, shown).subsets(base, sizes)
+    exam = load_exam(base, base.suite.guided_columns(base.config.guide.set)[0])
+    return rankings, _Tilting(world, scored, strata, samples, worth, pool, exam, store, shown).subsets(base, sizes)
 
 
 def _plan(world: int, arm: AssessArm, sets: Mapping[str, Any], sizes: AssessSizes, runs: str) -> Plan:
@@ -237,6 +238,7 @@ class _Tilting:
     samples: Sequence[Sample]
     worth: Sequence[Worth]
     pool: Stage
+    exam: Exam
     store: Path
     shown: _Shown
 
@@ -266,8 +268,7 @@ class _Tilting:
         return [s.id for s in self.samples if s.id in chosen]
 
     def _realise(self, plan: Plan, ids: Sequence[str], note: str) -> Realised:
-        column = plan.suite.guided_columns(plan.config.guide.set)[0]
-        stage = realised_stage(plan, self.pool, ids, column)
+        stage = realised_stage(plan, self.pool, ids, self.exam)
         execute([stage], self.store, self.shown)
         self.shown.step(note)
         return Realised(**read_rows(stage_folder(self.store, stage))[0])
