@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import harness
-from harness.cli import browsing, lab, listing, planning, running
+from harness.cli import bench, browsing, lab, listing, planning, running
 from harness.cli.command import Command, Parser, emit
 from harness.errors import HarnessError
 
@@ -21,6 +21,7 @@ GROUPS: tuple[tuple[str, tuple[Command, ...]], ...] = (
     ("Results", browsing.COMMANDS),
     ("What there is to choose from", listing.COMMANDS),
     ("The lab", lab.COMMANDS),
+    ("Benchmarks", bench.COMMANDS),
 )
 
 _INTRODUCTION = """\
