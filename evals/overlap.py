@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from decontam.text import normalise
-from evals.data import Item, ValidationItem, draw, load_items, load_validation_pool, unlimited
+from evals.data import Chooser, Item, ValidationItem, draw, load_items, load_validation_pool, unlimited
 from evals.read import DataContext
 from evals.suite import Rendering, Suite
 from harness.errors import InputError
@@ -101,8 +101,10 @@ def split_without_overlaps(
     context: DataContext,
     *,
     rendering: Rendering | None = None,
+    choose: Chooser | None = None,
 ) -> Splits:
-    """Load tests and validation, drop validation items found in a test, draw `n`, drop seeds found in either.
+    """Load tests and validation, drop validation items found in a test, draw `n` (or let `choose` choose them), drop
+    seeds found in either.
 
     Tests are loaded whole, whatever the context's limit. Judge-scored benchmarks are left out: they may be gated,
     and their cells stay empty anyway.
@@ -116,7 +118,7 @@ def split_without_overlaps(
     strict = [item for name, items in tests.items() if name not in declared.same_items_as for item in items]
     pool, dropped = drop_overlaps(pool, strict, what, "the tests")
     count = declared.count if n is None else n
-    drawn = draw(pool, count, seed, f"After {len(dropped)} overlaps with the tests were dropped, {what}")
+    drawn = draw(pool, count, seed, f"After {len(dropped)} overlaps with the tests were dropped, {what}", choose)
     shared: dict[str, int] = {}
     for name in declared.same_items_as:
         texts = {normalise(item.text) for item in tests.get(name, ())}

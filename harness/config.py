@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from harness.config_models import EmbedderConfig as EmbedderConfig
 from harness.config_models import ModelConfig as ModelConfig
 from harness.config_models import ModelsConfig, Section, ServiceConfig, VllmConfig
 from harness.errors import ConfigError, suggest
@@ -53,11 +54,15 @@ class SeedsConfig(Section):
 class GuideConfig(Section):
     """The validation items that signals may read: which set of the suite, how many, and how many are withheld.
 
+    `strategy` says how the `n` are chosen: drawn at random, spread over the embeddings of all (`coverage`, greedily for
+    its objective), or along a tree of capabilities where the base target is weak (docs/validation-sets.md).
     `withhold` is the share that is kept from the reward and scored beside it (over-optimisation check).
     """
 
     set: str
     n: int | None = Field(None, ge=1)
+    strategy: Literal["random", "coverage", "capability_tree"] = "random"
+    coverage: Literal["facility_location", "k_center"] = "facility_location"
     rendering: Literal["letter", "answer", "reasoning"] | None = None
     withhold: float = Field(0.0, ge=0, le=0.9)
 
@@ -78,7 +83,12 @@ class SynthesisConfig(Section):
 
 
 class WarmupConfig(Section):
-    """LoRA warm-up of the target on a share of the initial pairs; Adam's moments are kept."""
+    """LoRA warm-up of the target on a share of the initial pairs; Adam's moments are kept.
+
+    `keep` says at which points: the end (`last`), or the end of every epoch (`epochs`), which signals then sum over by
+    the epochs' mean learning rates (LESS §2.1). `adapter` names folders of your own LoRA checkpoints, with their
+    optimizer's state, that take the place of training one.
+    """
 
     share: float = Field(0.1, gt=0, le=1)
     batch_size: int = Field(16, ge=1)
@@ -90,6 +100,19 @@ class WarmupConfig(Section):
     lora_alpha: int = Field(512, ge=1)
     lora_dropout: float = Field(0.1, ge=0, lt=1)
     lora_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    keep: Literal["last", "epochs"] = "last"
+    adapter: tuple[str, ...] = ()
+
+    @field_validator("adapter", mode="before")
+    @classmethod
+    def _one_folder(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value or ()
+
+    @model_validator(mode="after")
+    def _one_source(self) -> WarmupConfig:
+        if self.adapter and self.keep == "epochs":
+            raise ValueError("keep=epochs is about our own training; with adapter, name every checkpoint's folder")
+        return self
 
 
 class InfluenceConfig(Section):
@@ -134,6 +157,39 @@ INFLUENCE_PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 The two codes share Γ: ε inside the root, no bias correction. LESS takes the best subtask, OptimSyn's code has one.
 """
+
+
+class LocalInfluenceConfig(Section):
+    """How local influence is measured: by one real step on the sample, or by its first-order form.
+
+    `learning_rate` is the step's; None: the peak of the warm-up's.
+    """
+
+    form: Literal["exact", "first_order"] = "exact"
+    learning_rate: float | None = Field(None, gt=0)
+
+
+class LossConfig(Section):
+    """Which target the `loss` signal reads: its last warm-up checkpoint, or the base before any training."""
+
+    checkpoint: Literal["warm", "base"] = "warm"
+
+
+class Bm25Config(Section):
+    """`val_bm25`: how it counts repeated terms (`k1`) and length (`b`), and what it takes over validation items.
+
+    `k1` 1.2 and `b` 0.75 are Lucene's defaults.
+    """
+
+    k1: float = Field(1.2, ge=0)
+    b: float = Field(0.75, ge=0, le=1)
+    aggregate: Literal["mean", "max"] = "mean"
+
+
+class CosineConfig(Section):
+    """`val_cosine`: the mean over validation items, as in influence, or the nearest one (`max`)."""
+
+    aggregate: Literal["mean", "max"] = "mean"
 
 
 class RewardConfig(Section):
@@ -308,6 +364,10 @@ class RunConfig(Section):
     synthesis: SynthesisConfig = SynthesisConfig()
     warmup: WarmupConfig = WarmupConfig()
     influence: InfluenceConfig = InfluenceConfig()
+    local_influence: LocalInfluenceConfig = LocalInfluenceConfig()
+    loss: LossConfig = LossConfig()
+    val_bm25: Bm25Config = Bm25Config()
+    val_cosine: CosineConfig = CosineConfig()
     grpo: GrpoConfig = GrpoConfig()
     select: SelectConfig | None = None
     sft: SftConfig = SftConfig()

@@ -91,6 +91,44 @@ class ModelConfig(Section):
         return None if host is None or host in LOOPBACK else host
 
 
+class EmbedderConfig(Section):
+    """What turns texts into vectors (`harness/models/embedder.py`).
+
+    `id` says which kind it is: `lexical` (hashed words, no model), a file of given vectors (`.npy`, `.safetensors`,
+    `.parquet`), with `url` the model of an OpenAI-compatible endpoint, else a sentence-transformers hub id or folder.
+    `prompt` is put before every text (None: what the model itself prescribes). `dimension` is checked; for `lexical` it
+    is the number of hashed features. `url`, `batch_size` and `timeout` (seconds) change no vector beyond rounding.
+    """
+
+    id: str = "lexical"
+    url: str | None = None
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    prompt: str | None = None
+    dimension: int | None = Field(None, ge=1)
+    batch_size: int = Field(32, ge=1)
+    timeout: float = Field(60.0, gt=0)
+
+    @property
+    def kind(self) -> Literal["lexical", "vectors", "endpoint", "sentence_transformers"]:
+        """Which embedder `id` and `url` name."""
+        if self.url:
+            return "endpoint"
+        if self.id == "lexical":
+            return "lexical"
+        return "vectors" if self.id.endswith((".npy", ".safetensors", ".parquet")) else "sentence_transformers"
+
+    @model_validator(mode="after")
+    def _fits(self) -> EmbedderConfig:
+        if self.prompt is not None and self.kind in ("lexical", "vectors"):
+            raise ValueError(f"prompt says nothing to the embedder '{self.id}', which runs no model; leave it out")
+        if self.url and self.id == "lexical":
+            raise ValueError("url names an endpoint, whose model id has to name")
+        if "@" in (self.url or ""):
+            raise ValueError("url must hold no key, since settings are stored; put it into HARNESS_EMBEDDER_KEY")
+        return self
+
+
 class ModelsConfig(Section):
     """The roles. `judge` is only needed by suites with judge-scored benchmarks."""
 
@@ -98,6 +136,7 @@ class ModelsConfig(Section):
     writer: ModelConfig
     generator: ModelConfig
     judge: str | None = None
+    embedder: EmbedderConfig = EmbedderConfig()
 
 
 class ServiceConfig(Section):

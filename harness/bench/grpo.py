@@ -150,7 +150,8 @@ def _bare(stage: Stage, plan: Plan, folder: Path) -> Rewards:
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
     writer = open_backend(c.models.writer, plan.world, [])
     prompts = [PolicyPrompt(s.id, maker.writer_messages(s, writer, sampling_of(g))[0]) for s in seeds.values()]
-    seed, kept = derive_seed(run.seed, c.synthesis_seed), []
+    seed = derive_seed(run.seed, c.synthesis_seed)
+    kept: Rewards = []
     sizes = batch_sizes(g)
     updates = sizes["steps_per_generation"] // sizes["gradient_accumulation_steps"]
 

@@ -85,9 +85,11 @@ def is_hub_id(name: str) -> bool:
 def known_shape(model_id: str) -> ModelShape | None:
     """Architecture of a hub id by its family, or None for an unknown family or a re-packed (quantised) variant.
 
-    A variant keeps its family's numbers: `Qwen/Qwen3-8B-Base` and `someone/Qwen3-8B-medical` are Qwen3-8B.
+    A variant keeps its family's numbers: `Qwen/Qwen3-8B-Base` and `someone/Qwen3-8B-medical` are Qwen3-8B, and Qwen3's
+    embedding models are their family, less a head.
     """
     name = model_id.rstrip("/").split("/")[-1].lower().removeprefix("meta-").replace("llama-3-", "llama3-")
+    name = name.replace("-embedding", "")
     if any(mark in name for mark in _REPACKED):
         return None
     shapes = known_shapes()

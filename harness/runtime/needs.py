@@ -165,6 +165,18 @@ def role_models(config: RunConfig) -> tuple[RoleModel, ...]:
     )
 
 
+def embedder_model(config: RunConfig) -> RoleModel | None:
+    """The embedder's model, where something in the run embeds texts."""
+    from harness.config import ModelConfig
+
+    if config.guide.strategy == "random" and not any("embedder" in needs for needs in _needs_of_signals(config)):
+        return None
+    own = config.models.embedder
+    if own.kind == "sentence_transformers":
+        return locate("embedder", ModelConfig(id=own.id, revision=own.revision, dtype=own.dtype), 0)
+    return RoleModel("embedder", own.id, own.dtype, "built-in" if own.kind == "lexical" else own.kind, None, None)
+
+
 def trains_writer(config: RunConfig) -> bool:
     """Whether the run trains its writer."""
     from methods.drivers.catalogue import DRIVERS
@@ -172,14 +184,34 @@ def trains_writer(config: RunConfig) -> bool:
     return DRIVERS[config.driver].trains
 
 
-def _reads_target(config: RunConfig) -> bool:
-    """Whether a signal that the run uses runs the target."""
-    from methods.signals.catalogue import signal_info
+def _needs_of_signals(config: RunConfig) -> list[frozenset[str]]:
+    """What each signal that the run uses needs."""
+    from methods.signals.catalogue import signal_needs
 
     used = {config.signal} if trains_writer(config) or config.driver == "best_of_n" else set()
     if config.select:
         used.add(config.select.signal or config.signal)
-    return any(signal_info(name).spec.needs & {"warm_target", "target"} for name in used)
+    return [signal_needs(name, config) for name in sorted(used) if name != "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Warm:
+    """The warm-up's LoRA shape, and at how many checkpoints gradients are taken."""
+
+    rank: int
+    modules: tuple[str, ...]
+    checkpoints: int
+
+
+def warm(config: RunConfig) -> Warm:
+    """As the settings say, or as the user's own checkpoints are. Raises `InputError` where those are not there."""
+    w = config.warmup
+    if w.adapter:
+        from harness.training.adapters import given_checkpoints
+
+        given = given_checkpoints(w.adapter)
+        return Warm(given[0].rank, given[0].modules, len(given))
+    return Warm(w.lora_rank, w.lora_modules, w.epochs if w.keep == "epochs" else 1)
 
 
 def runs_on_gpu(models: Sequence[RoleModel]) -> bool:
@@ -192,11 +224,15 @@ def loads(config: RunConfig) -> tuple[Load, ...]:
     """Memory of each part of the run, leaving out models of unknown size. Basis: the formulas of `harness.memory`."""
     models = role_models(config)
     sizer = _Sizer(config, lengths(config), models, runs_on_gpu(models))
+    needs = frozenset[str]().union(*_needs_of_signals(config))
     result = [Load("synthesis", (*sizer.writes(), *sizer.answers()))]
-    if _reads_target(config):
+    if config.guide.strategy != "random":
+        result.insert(0, Load("choosing validation items", tuple(sizer.embeds())))
+    if "warm_target" in needs:
         result.append(Load("warm-up", tuple(sizer.warmup())))
     if trains_writer(config):
-        scoring = sizer.scores() if _reads_target(config) else []
+        scoring = sizer.scores() if "warm_target" in needs else sizer.reads() if "target" in needs else []
+        scoring = [*scoring, *(sizer.embeds() if "embedder" in needs else [])]
         result.append(Load("GRPO", (*sizer.policy(), *sizer.answers(), *scoring)))
     result.append(Load("fine-tuning", tuple(sizer.finetunes())))
     result.append(Load("evaluation", tuple(sizer.evaluates())))
@@ -236,6 +272,8 @@ class _Sizer:
         w, target = self.config.warmup, self.models[0]
         if target.shape is None:
             return []
+        if w.adapter:
+            return self.reads()
         micro = largest_divisor(w.batch_size, self.config.sft.micro_batch)
         adapter = memory.Lora(w.lora_rank, w.lora_modules, w.lora_dropout > 0)
         peak = memory.lora_training(
@@ -250,21 +288,40 @@ class _Sizer:
         return [Part("target", "LoRA training", peak.bytes)]
 
     def scores(self) -> list[Part]:
-        """The target under the influence signal: as many rows as a batch takes."""
+        """The target under a signal that reads its gradients: as many rows as a batch takes."""
+        from methods.signals.catalogue import probes_validation
+
         c, target = self.config, self.models[0]
         if target.shape is None:
             return []
         rows = max(1, min(c.runtime.batch_size, c.runtime.scoring.batch_tokens // self._row()))
-        adapter = memory.Lora(c.warmup.lora_rank, c.warmup.lora_modules)
+        own = warm(c)
+        # A probe's loss differences are below what bfloat16 can tell, so it computes in float32.
+        dtype = "float32" if probes_validation(c.signal, c) else target.dtype
+        adapter = memory.Lora(own.rank, own.modules)
         peak = memory.scoring(
             target.shape,
-            target.dtype,
+            dtype,
             memory.Batch(rows, self._row(), rows > 1),
             adapter,
             directions=2 if c.guide.withhold else 1,
             cuda=self.cuda,
         )
         return [Part("target", "scoring", peak.bytes)]
+
+    def reads(self) -> list[Part]:
+        """The target's weights, for a signal that only reads its losses, and for checking checkpoints of the user's."""
+        target = self.models[0]
+        if target.shape is None:
+            return []
+        return [Part("target", "weights, cache", estimate.weight_bytes(target.shape, target.dtype))]
+
+    def embeds(self) -> list[Part]:
+        """The embedder, where it is a model that runs here."""
+        model = embedder_model(self.config)
+        if model is None or model.shape is None:
+            return []
+        return [Part("embedder", "weights", estimate.weight_bytes(model.shape, model.dtype))]
 
     def policy(self) -> list[Part]:
         """The writer under GRPO: the larger of its update and of its rollouts, which transformers draws in one call.

@@ -53,8 +53,9 @@ class Decoding:
 class Sampler(Protocol):
     """A server that samples from the policy's adapter."""
 
-    constrained: bool
-    """Whether a schema holds completions to a form."""
+    @property
+    def constrained(self) -> bool:
+        """Whether a schema holds completions to a form."""
 
     def load(self, adapter: Path) -> str:
         """Serve the adapter in this folder; returns what it is called there."""

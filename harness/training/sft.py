@@ -54,13 +54,22 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What a fine-tuning left: usage, mean loss over the last epoch, and how many samples could not be used."""
+    """What a fine-tuning left: usage, mean loss over the last epoch, and how many samples could not be used.
+
+    `epoch_rates` are the mean learning rates of the epochs.
+    """
 
     usage: Usage
     steps: int
     final_loss: float
     truncated: int
     unusable: int
+    epoch_rates: tuple[float, ...] = ()
+
+
+def epoch_name(output: str, epoch: int) -> str:
+    """Name of the folder that holds the state after `epoch`, which was not the last."""
+    return f"{output}-epoch-{epoch}"
 
 
 def finetune(
@@ -76,17 +85,31 @@ def finetune(
     save_every: int = 200,
     save_adam: bool = False,
     training: TrainingConfig | None = None,
+    keep_epochs: bool = False,
     on_step: Callable[[int, int], None] = lambda step, total: None,
 ) -> Tuned:
     """Fine-tune the model at `model_path` on `samples` and leave it in `folder/output`.
 
     With `recipe.lora` the output is an adapter; with `save_adam` Adam's moments lie beside it as `adam.safetensors`.
-    Where `training` asks for several processes, they are launched and this call waits for them. Raises `StageError`
-    when no sample has a completion token within `recipe.max_length`.
+    With `keep_epochs` the state after every epoch but the last is kept too, in `folder/OUTPUT-epoch-K`. Where
+    `training` asks for several processes, they are launched and this call waits for them. Raises `StageError` when no
+    sample has a completion token within `recipe.max_length`.
     """
     training = training or TrainingConfig()
     where = (str(folder), output)
-    job = Job(str(model_path), tuple(samples), recipe, seed, *where, dtype, revision, save_every, save_adam, training)
+    job = Job(
+        str(model_path),
+        tuple(samples),
+        recipe,
+        seed,
+        *where,
+        dtype,
+        revision,
+        save_every,
+        save_adam,
+        keep_epochs,
+        training,
+    )
     if training.processes > 1 or training.accelerate_config:
         from harness.training.launch import launch
 
@@ -108,6 +131,7 @@ class Job:
     revision: str | None
     save_every: int
     save_adam: bool
+    keep_epochs: bool
     training: TrainingConfig
 
 
@@ -138,13 +162,17 @@ def carry_out(job: Job, on_step: Callable[[int, int], None]) -> Tuned:
             "completion_mask": [[0] * e.prompt_length + [1] * e.completion_length for e in usable],
         }
     )
+
+    def end_epoch(epoch: int) -> None:
+        _save(trainer, tokenizer, job, epoch_name(job.output, epoch))
+
     trainer = SFTTrainer(
         model=model,
         args=_arguments(job),
         train_dataset=rows,
         processing_class=tokenizer,
         peft_config=lora_config(recipe.lora, job.seed) if recipe.lora else None,
-        callbacks=[callback(on_step)],
+        callbacks=[callback(on_step, on_epoch=end_epoch if job.keep_epochs else None)],
     )
     if job.save_adam and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         raise ConfigError(
@@ -153,7 +181,7 @@ def carry_out(job: Job, on_step: Callable[[int, int], None]) -> Tuned:
         )
     parameters = trainer.model.num_parameters()
     train(trainer, folder / SCRATCH)
-    _save(trainer, tokenizer, job)
+    _save(trainer, tokenizer, job, job.output)
     tokens = recipe.epochs * sum(len(e.ids) for e in usable)
     # The trainer's history, unlike a list of our own, is whole after a resume.
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -164,6 +192,7 @@ def carry_out(job: Job, on_step: Callable[[int, int], None]) -> Tuned:
         final_loss=sum(last) / len(last) if last else float("nan"),
         truncated=sum(e.truncated > 0 for e in encoded),
         unusable=len(encoded) - len(usable),
+        epoch_rates=_epoch_rates(trainer, recipe.epochs),
     )
 
 
@@ -203,10 +232,10 @@ def _arguments(job: Job) -> Any:
     )
 
 
-def _save(trainer: Any, tokenizer: Any, job: Job) -> None:
+def _save(trainer: Any, tokenizer: Any, job: Job, output: str) -> None:
     """The model, its tokenizer and, where asked for, Adam's moments; of many processes the first one writes."""
     folder = Path(job.folder)
-    temporary = folder / f".{job.output}.tmp"
+    temporary = folder / f".{output}.tmp"
     if trainer.is_world_process_zero():
         shutil.rmtree(temporary, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
@@ -215,8 +244,16 @@ def _save(trainer: Any, tokenizer: Any, job: Job) -> None:
         tokenizer.save_pretrained(temporary)
         if job.save_adam:
             save_adam_state(temporary / "adam.safetensors", trainer.model, trainer.optimizer)
-        publish(temporary, folder / job.output)
+        publish(temporary, folder / output)
     trainer.accelerator.wait_for_everyone()
+
+
+def _epoch_rates(trainer: Any, epochs: int) -> tuple[float, ...]:
+    """Mean learning rate of each epoch's steps, from the schedule itself: a resumed trainer has not seen them all."""
+    schedule = trainer.lr_scheduler
+    steps = int(trainer.state.max_steps) // epochs
+    rates = [schedule.base_lrs[0] * schedule.lr_lambdas[0](step) for step in range(steps * epochs)]
+    return tuple(sum(rates[k * steps : (k + 1) * steps]) / steps for k in range(epochs))
 
 
 def lora_config(settings: LoraSettings, seed: int) -> Any:

@@ -8,12 +8,13 @@ from typing import Protocol
 from harness.errors import ConfigError
 from harness.stage import Stage
 from methods.plan import Plan
-from methods.signals.catalogue import signal_info
+from methods.signals.catalogue import signal_needs
 from methods.stages.dataset import Selection, dataset
 from methods.stages.scoring import score_stage
 from methods.stages.sources import sources
 from methods.stages.synthesis import initial, regenerate
-from methods.stages.target import evaluate_stage, finetune_stage, warmup
+from methods.stages.target import evaluate_stage, finetune_stage
+from methods.stages.warmup import given_warmup, warmup
 
 
 class Driver(Protocol):
@@ -31,12 +32,13 @@ class Common:
     signal_inputs: tuple[Stage, ...]
 
 
-def common(plan: Plan, signal: str | None) -> Common:
-    """Sources, and the warmed-up target where the signal needs one."""
+def common(plan: Plan, signal: str | None, first: Stage | None = None) -> Common:
+    """Sources, and the warmed-up target where the signal needs one; `first` replaces the pairs it is warmed up on."""
     source = sources(plan)
-    if signal is not None and signal_info(signal).spec.needs & {"warm_target", "target"}:
-        first = initial(plan, source)
-        return Common(source, (source, warmup(plan, first)))
+    if signal is not None and "warm_target" in signal_needs(signal, plan.config):
+        if plan.config.warmup.adapter:
+            return Common(source, (source, given_warmup(plan)))
+        return Common(source, (source, warmup(plan, first or initial(plan, source))))
     return Common(source, (source,))
 
 

@@ -6,24 +6,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import ConfigError, suggest
 from methods.signals.base import Signal, SignalSpec
 
+if TYPE_CHECKING:
+    from harness.config import RunConfig
+
 
 @dataclass(frozen=True, slots=True)
 class SignalInfo:
-    """A signal's name, one line about it, what it needs, and where its class is."""
+    """A signal's name, one line about it, what it needs, and where its class is.
+
+    `section` names the settings section whose fields change its scores; empty where there is none.
+    """
 
     name: str
     summary: str
     spec: SignalSpec
     path: str
+    section: str = ""
 
 
-def _info(name: str, summary: str, path: str, **spec: Any) -> SignalInfo:
-    return SignalInfo(name, summary, SignalSpec(**spec), path)
+def _info(name: str, summary: str, path: str, section: str = "", **spec: Any) -> SignalInfo:
+    return SignalInfo(name, summary, SignalSpec(**spec), path, section)
 
 
 _BOTH = frozenset({"sample", "seed"})
@@ -36,9 +43,48 @@ SIGNALS: Mapping[str, SignalInfo] = MappingProxyType(
                 "influence",
                 "Adam-aware influence of the pair on the target's validation loss (OptimSyn Eq. 1)",
                 "methods.signals.influence.signal:InfluenceSignal",
+                section="influence",
                 range=(-1.0, 1.0),
                 needs=frozenset({"warm_target"}),
                 cost_class="backward",
+                reads_validation=True,
+            ),
+            _info(
+                "local_influence",
+                "how far one optimizer step on the pair lowers the target's validation loss (Montessori-Instruct)",
+                "methods.signals.local_influence.signal:LocalInfluenceSignal",
+                section="local_influence",
+                needs=frozenset({"warm_target"}),
+                cost_class="backward",
+                reads_validation=True,
+            ),
+            _info(
+                "loss",
+                "control: mean loss of the pair's answer under the target, warmed up or base",
+                "methods.signals.loss:LossSignal",
+                section="loss",
+                range=(0.0, None),
+                needs=frozenset({"warm_target"}),
+                cost_class="forward",
+            ),
+            _info(
+                "val_bm25",
+                "control: word similarity (BM25) to the validation items",
+                "methods.signals.similarity:ValBm25Signal",
+                section="val_bm25",
+                range=(0.0, None),
+                items=_BOTH,
+                reads_validation=True,
+            ),
+            _info(
+                "val_cosine",
+                "control: cosine between the embeddings of item and validation items",
+                "methods.signals.similarity:ValCosineSignal",
+                section="val_cosine",
+                range=(-1.0, 1.0),
+                needs=frozenset({"embedder"}),
+                cost_class="embedding",
+                items=_BOTH,
                 reads_validation=True,
             ),
             _info(
@@ -89,6 +135,19 @@ def signal_info(name: str) -> SignalInfo:
     if name not in SIGNALS:
         raise ConfigError(f"there is no signal '{name}'{suggest(name, SIGNALS)}")
     return SIGNALS[name]
+
+
+def signal_needs(name: str, config: RunConfig) -> frozenset[str]:
+    """What the signal needs under these settings: `loss` of the base target does without a warm-up."""
+    needs = signal_info(name).spec.needs
+    if name == "loss" and config.loss.checkpoint == "base":
+        return needs - {"warm_target"} | {"target"}
+    return needs
+
+
+def probes_validation(name: str, config: RunConfig) -> bool:
+    """Whether every single score takes a forward pass over all validation items."""
+    return name == "local_influence" and config.local_influence.form == "exact"
 
 
 def make_signal(name: str) -> Signal:

@@ -7,23 +7,31 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.executor import Work
+from harness.models.embedder import embedder_identity
 from harness.models.open import model_path
 from harness.shards import ShardOutput
 from harness.stage import Stage, StageInputs, StageRun
 from harness.types import Sample
 from methods.plan import Plan
-from methods.signals.base import Archive, Signal, SignalContext, TargetState, WarmCheckpoint
-from methods.signals.catalogue import make_signal, signal_info
+from methods.signals.base import Archive, Signal, SignalContext, TargetState
+from methods.signals.catalogue import make_signal, signal_info, signal_needs
 from methods.stages.sources import GuideRow
+from methods.stages.warmup import read_checkpoints
 
 
 def signal_settings(plan: Plan, name: str) -> dict[str, Any]:
     """The settings of a signal that change its scores."""
     settings: dict[str, Any] = {"signal": name, "seed": plan.config.synthesis_seed}
-    if name == "influence":
-        settings["influence"] = plan.config.influence.model_dump(mode="json")
-    if signal_info(name).spec.lab_only:
+    info = signal_info(name)
+    if info.section:
+        settings[info.section] = getattr(plan.config, info.section).model_dump(mode="json")
+    if info.spec.lab_only:
         settings["world"] = plan.world
+    needs, target = signal_needs(name, plan.config), plan.config.models.target
+    if "embedder" in needs:
+        settings["embedder"] = embedder_identity(plan.config.models.embedder)
+    if "target" in needs:
+        settings["target"] = [plan.identity(target), target.dtype, target.max_length]
     return settings
 
 
@@ -33,26 +41,29 @@ def prepare_signal(run: StageRun | StageInputs, plan: Plan, name: str) -> tuple[
     What preparation cost is the signal's first `usage()`, for the caller to account for.
     """
     c = plan.config
-    spec = signal_info(name).spec
+    info = signal_info(name)
+    spec = info.spec
     signal = make_signal(name)
     target = None
-    if spec.needs & {"warm_target", "target"}:
-        folder = run.input("warmup") / "adapter"
+    needs = signal_needs(name, c)
+    if needs & {"warm_target", "target"}:
         target = TargetState(
             model=model_path(c.models.target, plan.world),
             revision=plan.identity(c.models.target),
             max_length=c.models.target.max_length,
             dtype=c.models.target.dtype,
             hub_revision=c.models.target.revision,
-            checkpoints=(WarmCheckpoint(folder, folder / "adam.safetensors"),),
+            checkpoints=read_checkpoints(run.input("warmup")) if "warm_target" in needs else (),
         )
     guide = [row.example() for row in run.records("sources", GuideRow, "validation")] if spec.reads_validation else []
     context = SignalContext(
         seed=c.synthesis_seed,
         validation=guide,
-        settings=c.influence if name == "influence" else None,
+        settings=getattr(c, info.section) if info.section else None,
         lab_world=plan.world,
         batch_size=c.runtime.batch_size,
+        scoring=c.runtime.scoring,
+        embedder=c.models.embedder,
     )
     facts = signal.prepare(context, target)
     run.event("signal_prepared", signal=name, facts=dict(facts))

@@ -86,7 +86,7 @@ def command(python: str, weights: Weights, config: VllmConfig, port: int, gpu: b
     if gpu:
         parts += ["--gpu-memory-utilization", str(config.gpu_memory_utilization)]
     else:
-        # A prompt that is read in chunks, of a request with a seed, ends the engine: torch's CPU generator has no offset.
+        # A prompt read in chunks, of a request with a seed, ends the engine: torch's CPU generator has no offset.
         parts += ["--enforce-eager", "--no-enable-chunked-prefill"]
     return [*parts, *config.arguments]
 

@@ -1,0 +1,173 @@
+"""Stages that measure signals on pairs of known worth: the lab's pool, and what fine-tuning on a part of it yields.
+
+The pool and the first pairs are worded by the lab, so that no writer or generator comes in between; warm-up, scoring
+and fine-tuning are the stages and the recipe of every run.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from evals.data import load_items
+from evals.render import render
+from harness.errors import InputError
+from harness.models.open import model_path
+from harness.shards import ShardOutput
+from harness.stage import Stage, StageRun
+from harness.training.chat import Encoded, encode
+from harness.training.sft import finetune
+from harness.types import Json, Message, Sample, derive_seed, stable_hash
+from methods.plan import Plan
+from methods.stages.target import sft_recipe
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """One pair of the pool: what it is by construction. A signal never sees this."""
+
+    item_id: str
+    kind: str
+    question_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Realised:
+    """What a target is worth after fine-tuning on some pairs: accuracy and mean loss of the right answer on a column.
+
+    `loss` is in nats per token, averaged within each item first. `pairs` 0 is the target before any fine-tuning.
+    """
+
+    pairs: int
+    accuracy: float
+    loss: float
+
+
+def pool_stage(plan: Plan, per_cell: int) -> Stage:
+    """The world's candidate pairs as main table, their kinds as side table `worth`."""
+
+    def work(run: StageRun) -> Mapping[str, Any]:
+        from harness.lab.pool import candidates
+        from harness.lab.world import World
+
+        pool = candidates(World(plan.world or 0), per_cell)
+        worth = [Worth(c.sample.id, c.kind, c.question_type) for c in pool]
+        run.write(0, ShardOutput([c.sample for c in pool], tables={"worth": worth}), 0.0)
+        return {}
+
+    return Stage("pool", VERSION, {"world": plan.world, "per_cell": per_cell}, (), work)
+
+
+def first_stage(plan: Plan, count: int) -> Stage:
+    """The pairs that the target is warmed up on, in place of a run's stage `initial`."""
+
+    def work(run: StageRun) -> Mapping[str, Any]:
+        from harness.lab.pool import first_pairs
+        from harness.lab.world import World
+
+        run.write(0, ShardOutput(first_pairs(World(plan.world or 0), count, plan.config.synthesis_seed)), 0.0)
+        return {}
+
+    settings = {"world": plan.world, "count": count, "seed": plan.config.synthesis_seed, "worded by": "lab"}
+    return Stage("initial", VERSION, settings, (), work)
+
+
+@dataclass(frozen=True, slots=True)
+class Exam:
+    """A multiple-choice column in tokens: for every item its choices as completions of its question, and the right one.
+
+    `identity` says which items they are.
+    """
+
+    column: str
+    identity: Json
+    choices: tuple[tuple[Encoded, ...], ...]
+    right: tuple[int, ...]
+
+
+def load_exam(plan: Plan, column: str) -> Exam:
+    """The tokens of a column of the suite that the plan is tested on, as lm-eval would make them.
+
+    Tokenised once and used for every subset. The turn's end is no part of a choice, as in lm-eval's likelihoods.
+    Raises `InputError` for a column whose items have no choices.
+    """
+    from transformers import AutoTokenizer
+
+    benchmark = plan.tests.benchmark(column)
+    target = plan.config.models.target
+    tokenizer = AutoTokenizer.from_pretrained(model_path(target, plan.world), revision=target.revision)
+    choices, right = [], []
+    for item in load_items(benchmark, plan.data, plan.tests.folder):
+        if item.gold is None:
+            raise InputError(f"item '{item.id}' of '{column}' has no choices; subsets are measured on choices")
+        question = Message("user", render(benchmark.template.prompt, item.fields, item.choices, item.gold))
+        end = encode(tokenizer, [question, Message("assistant", "")], target.max_length).completion_length
+        coded = [encode(tokenizer, [question, Message("assistant", c)], target.max_length) for c in item.choices]
+        choices.append(tuple(replace(c, ids=c.ids[: len(c.ids) - end]) for c in coded))
+        right.append(item.gold)
+    return Exam(column, plan.identity_of(plan.tests), tuple(choices), tuple(right))
+
+
+def realised_stage(plan: Plan, pool: Stage, ids: Sequence[str], exam: Exam) -> Stage:
+    """The base target fine-tuned on the pairs `ids` of the pool by the run's own recipe, and examined.
+
+    Without ids the target is examined as it is. The row is a `Realised`; the model is not kept.
+    """
+    c = plan.config
+    settings: dict[str, Any] = {
+        "target": plan.identity(c.models.target),
+        "sft": c.sft.model_dump(mode="json", exclude={"micro_batch"}),
+        "seed": c.tuning_seed,
+        "pairs": stable_hash(list(ids)),
+        "exam": [exam.column, exam.identity],
+    }
+
+    def work(run: StageRun) -> Mapping[str, Any]:
+        started = time.perf_counter()
+        path, usage = model_path(c.models.target, plan.world), []
+        if ids:
+            by_id = {s.id: s for s in run.records("pool", Sample)}
+            tuned = finetune(
+                path,
+                [by_id[i] for i in ids],
+                sft_recipe(c),
+                seed=derive_seed(run.seed, c.tuning_seed),
+                folder=run.folder,
+                output="model",
+                dtype=c.models.target.dtype,
+                revision=c.models.target.revision,
+            )
+            path, usage = run.folder / "model", [tuned.usage]
+        row = examine(path, exam, len(ids), c.models.target.dtype)
+        shutil.rmtree(run.folder / "model", ignore_errors=True)
+        run.write(0, ShardOutput([row], usage=usage, rows_in=len(ids)), time.perf_counter() - started)
+        return {}
+
+    return Stage("realised", VERSION, settings, (pool,), work)
+
+
+def examine(path: str | Path, exam: Exam, pairs: int, dtype: str = "float32") -> Realised:
+    """Accuracy and loss of the model at `path`.
+
+    An item is right when its right choice has the highest likelihood, which is lm-eval's `acc` (ties go to the first).
+    Both are read off the same likelihoods, since accuracy alone moves in ninths: a rule is known or it is not.
+    """
+    from harness.models.transformers_backend import load_causal_lm
+    from harness.training.loss import completion_losses
+
+    model, _ = load_causal_lm(path, dtype)
+    losses = iter(completion_losses(model, [c for item in exam.choices for c in item], batch_size=256))
+    hits, right_losses = 0, []
+    for choices, gold in zip(exam.choices, exam.right, strict=True):
+        means = [next(losses) for _ in choices]
+        totals = [mean * c.completion_length for mean, c in zip(means, choices, strict=True)]
+        hits += totals.index(min(totals)) == gold
+        right_losses.append(means[gold])
+    return Realised(pairs, hits / len(exam.right), math.fsum(right_losses) / len(right_losses))
