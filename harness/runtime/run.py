@@ -101,8 +101,15 @@ class RunObserver:
 
 
 def identity_settings(config: RunConfig) -> dict[str, Any]:
-    """The settings that make a run what it is: all but the runtime knobs."""
-    return config.model_dump(mode="json", exclude={"runtime"})
+    """The settings that make a run what it is: all but the runtime knobs.
+
+    Where on this machine a server listens is one of them, so that it may have another port when the run is resumed.
+    """
+    settings = config.model_dump(mode="json", exclude={"runtime"})
+    for role, model in (("writer", config.models.writer), ("generator", config.models.generator)):
+        if model.base_url and model.remote_host is None:
+            settings["models"][role]["base_url"] = "local"
+    return settings
 
 
 def run_name(config: RunConfig) -> str:
