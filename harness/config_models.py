@@ -38,6 +38,7 @@ class ModelConfig(Section):
     `backend` is the engine: transformers in this process, a vLLM server (started here, or running at `base_url`), any
     endpoint that speaks the OpenAI API, or the extractive generator. `structured` has the server hold the output to
     the JSON schema of a rubric or pair; `structured_chars` bounds every text field of it, and cuts off what is longer.
+    An answer that a server ended for its length is a reject unless `accept_length` lets it be read as far as it goes.
     """
 
     id: str
@@ -50,6 +51,7 @@ class ModelConfig(Section):
     price: PriceConfig | None = None
     structured: bool = False
     structured_chars: int | None = Field(None, ge=1)
+    accept_length: bool = False
 
     @field_validator("base_url")
     @classmethod

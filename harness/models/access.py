@@ -159,6 +159,7 @@ def served_backend(
         structured=model.structured,
         structured_chars=model.structured_chars,
         newer_limit=(model.remote_host or "").endswith("openai.com"),
+        accept_length=model.accept_length,
     )
     if weights is None or (model.base_url and not Path(weights).is_dir()):
         return EndpointBackend(served, open_endpoint)
@@ -191,6 +192,6 @@ def _tokenizer(path: str, revision: str | None) -> Any:
 
 def served_identity(model: ModelConfig, weights_identity: str) -> str:
     """What identifies a served model in stage hashes: its engine, its weights, and the host where it is another's."""
-    schema = [model.structured, model.structured_chars]
+    schema = [model.structured, model.structured_chars, model.accept_length]
     where = model.remote_host or ""
     return f"{model.backend}:{where}:{weights_identity}:{stable_hash(schema, length=4)}"

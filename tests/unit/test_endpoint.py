@@ -37,6 +37,7 @@ def open_backend(
     max_usd: float | None = None,
     max_tokens: int | None = None,
     structured: bool = True,
+    accept_length: bool = False,
 ) -> EndpointBackend:
     log = log or MemoryLog()
     endpoint = Endpoint(
@@ -49,7 +50,7 @@ def open_backend(
         log=log,
         purse=Purse(log, price, max_usd, max_tokens),
     )
-    served = Served("m", 0.0, 8192, structured=structured)
+    served = Served("m", 0.0, 8192, structured=structured, accept_length=accept_length)
     return EndpointBackend(served, lambda: (endpoint, "m"))
 
 
@@ -127,7 +128,14 @@ def test_length_is_kept_and_not_repaired() -> None:
     with FaultyServer(scripted(("length",))) as server:
         (completion,) = run(server, 1)
         assert len(server.log) == 1
-    assert completion.finish_reason == "length"
+    assert completion.finish_reason == completion.failure == "length"
+    assert completion.text and completion.completion_tokens > 0
+
+
+def test_length_is_accepted_where_the_settings_say_so() -> None:
+    with FaultyServer(scripted(("length",))) as server:
+        (completion,) = run(server, 1, accept_length=True)
+    assert completion.finish_reason == "length" and not completion.failure
 
 
 def test_the_schema_is_sent_and_only_where_asked_for() -> None:

@@ -30,6 +30,7 @@ class Served:
     structured: bool = False
     structured_chars: int | None = None
     newer_limit: bool = False
+    accept_length: bool = False
 
 
 class EndpointBackend:
@@ -60,7 +61,7 @@ class EndpointBackend:
             self._opened = self._connect()
         endpoint, model = self._opened
         bodies = [self._body(model, r, sampling, derive_seed(seed, i)) for i, r in enumerate(requests)]
-        completions = [_completion(reply) for reply in endpoint.send([_request(body) for body in bodies])]
+        completions = [self._completion(reply) for reply in endpoint.send([_request(body) for body in bodies])]
         self._repair(endpoint, requests, bodies, completions)
         return completions
 
@@ -83,7 +84,7 @@ class EndpointBackend:
             ]
             again.append(_request({**bodies[i], "messages": turns}))
         for i, reply in zip(broken, endpoint.send(again) if again else [], strict=True):
-            completions[i] = _after_repair(completions[i], _completion(reply))
+            completions[i] = _after_repair(completions[i], self._completion(reply))
 
     def _fault(self, request: PromptRequest, completion: Completion) -> str:
         if not self._served.structured or request.form is None:
@@ -91,6 +92,16 @@ class EndpointBackend:
         if completion.failure or completion.finish_reason == "length":
             return ""
         return request.form.fault(completion.text, self._served.structured_chars)
+
+    def _completion(self, reply: Reply) -> Completion:
+        extra = (reply.calls, reply.extra_prompt_tokens, reply.extra_completion_tokens)
+        if reply.reason:
+            return Completion(reply.detail, "error", 0, 0, reply.reason, *extra)
+        choice = reply.value["choices"][0]
+        finish = str(choice.get("finish_reason") or "unknown")
+        refused = finish == "content_filter" or (finish == "length" and not self._served.accept_length)
+        failure = finish if refused else ""
+        return Completion(text_of(choice), finish, reply.prompt_tokens, reply.completion_tokens, failure, *extra)
 
     def _body(self, model: str, request: PromptRequest, sampling: Sampling, seed: int) -> dict[str, Any]:
         # OpenAI's own newer models refuse the older name, which is the one that every other server knows.
@@ -143,32 +154,6 @@ def prompt_bound(body: dict[str, Any]) -> int:
     """More prompt tokens than any tokenizer makes of a request: a byte each, and the template's own."""
     texts = [str(m["content"]) for m in body["messages"]] + [str(body.get("response_format", ""))]
     return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) + 32 * len(body["messages"]) + 64
-
-
-def _completion(reply: Reply) -> Completion:
-    if reply.reason:
-        return Completion(
-            reply.detail,
-            "error",
-            0,
-            0,
-            reply.reason,
-            reply.calls,
-            reply.extra_prompt_tokens,
-            reply.extra_completion_tokens,
-        )
-    choice = reply.value["choices"][0]
-    finish = str(choice.get("finish_reason") or "unknown")
-    return Completion(
-        text_of(choice),
-        finish,
-        reply.prompt_tokens,
-        reply.completion_tokens,
-        "content_filter" if finish == "content_filter" else "",
-        reply.calls,
-        reply.extra_prompt_tokens,
-        reply.extra_completion_tokens,
-    )
 
 
 def _after_repair(first: Completion, second: Completion) -> Completion:
