@@ -91,7 +91,8 @@ class EndpointBackend:
             return ""
         if completion.failure or completion.finish_reason == "length":
             return ""
-        return request.form.fault(completion.text, self._served.structured_chars)
+        # The bound on characters makes answers fit; one that is over it and complete is worth no second bill.
+        return request.form.fault(completion.text, None)
 
     def _completion(self, reply: Reply) -> Completion:
         extra = (reply.calls, reply.extra_prompt_tokens, reply.extra_completion_tokens)
