@@ -18,6 +18,10 @@ TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
 """TRL's output layer makes logits for this many tokens and words at a time (`trl.kernels.chunked_logprob`)."""
 
 
+CPU_PIECE, GPU_PIECE = 1 << 18, 1 << 27
+"""Elements of sample gradients that the influence engine works on at once, which bounds its temporary."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Sequences that pass through a model together, `length` tokens each with padding.
@@ -58,8 +62,8 @@ def saved_by_layer(shape: ModelShape, dtype: str, batch: Batch, lora: Lora | Non
     With trainable weights: a norm keeps its 32-bit input (a copy where the model runs in 16 bits), its normalised
     output and what it hands on, which the linear layers keep too; queries and keys before and after their norm and
     after rotation; values; the attention's output; the gate, its activation, the up projection and their product.
-    A frozen linear layer or norm keeps no input. A LoRA matrix does: A in 32 bits (`lora` in training casts for each
-    module, and keeps dropout's mask), B the rank's few numbers. Expanded keys and values are kept where a mask rules
+    A frozen linear layer or norm keeps no input. A LoRA matrix does: A its input (in training in 32 bits, cast anew for
+    each module, with dropout's mask), B the rank's few numbers. Expanded keys and values are kept where a mask rules
     out grouped attention (`use_gqa_in_sdpa`), and the mask itself as numbers.
     """
     w, s = BYTES[dtype], shape
@@ -85,15 +89,15 @@ def _lora_inputs(s: ModelShape, w: int, lora: Lora, *, train: bool, cuda: bool) 
     total = 0
     for names, width in zip(groups, widths, strict=True):
         adapted = sum(name in lora.modules for name in names)
-        total += 4 * lora.rank * adapted
+        total += (4 if train else w) * lora.rank * adapted
         if not adapted:
             continue
         if lora.dropout and train:
             # CUDA keeps a mask of bytes, the CPU a mask of numbers; and the dropped-out input of every module.
             total += adapted * width * (4 + (1 if cuda else 4))
-        elif w == 4:
+        elif w == 4 or not train:
             # One shared tensor; the attention keeps its own output already.
-            total += 4 * width if names != ("o_proj",) else 0
+            total += w * width if names != ("o_proj",) else 0
         else:
             total += adapted * 4 * width
     return total
@@ -226,21 +230,35 @@ def generation(shape: ModelShape, dtype: str, sequences: int, prompt: int, compl
 
 
 def scoring(
-    shape: ModelShape, dtype: str, batch: Batch, lora: Lora, *, directions: int = 1, cuda: bool = True
+    shape: ModelShape,
+    dtype: str,
+    batch: Batch,
+    lora: Lora,
+    *,
+    predicting: int,
+    directions: int = 1,
+    checkpoints: int = 1,
+    checkpointing: bool = False,
+    cuda: bool = True,
 ) -> Peak:
     """Influence scores of a batch: forward and backward through frozen weights, per-sample adapter gradients.
 
-    Logits are whole here: 32-bit logits, their log-softmax, and the gradients of both (16 bytes a token and word).
-    Later, one matrix at a time, the gradients of all samples with the update direction's temporaries (five of them).
+    Adapters are in the model's dtype here, with a 32-bit copy, both moments and the directions of every checkpoint.
+    Only the `predicting` tokens (those whose successor carries loss) have logits, of which the backward pass holds the
+    log-softmax and the gradients of both in 32 bits. Later, one matrix at a time, it holds the gradients of all samples
+    and one temporary.
     """
+    w = BYTES[dtype]
     weights = weight_bytes(shape, dtype)
-    adapter = shape.lora_parameters(lora.rank, lora.modules)
-    state = adapter * 4 * (3 + directions)
+    state = shape.lora_parameters(lora.rank, lora.modules) * (w + checkpoints * 4 * (3 + directions))
     layer = saved_by_layer(shape, dtype, batch, lora, train=False, cuda=cuda)
     activations = layer * shape.layers + 4 * shape.hidden * batch.tokens
-    logits = 16 * shape.vocab * batch.tokens
+    if checkpointing:
+        activations = w * shape.hidden * batch.tokens * shape.layers + layer
+    logits = 12 * shape.vocab * predicting
     widest = max(_ends(shape, name) for name in lora.modules)
-    gradients = 5 * 4 * batch.sequences * lora.rank * widest + 4 * shape.vocab * batch.tokens
+    sample = 4 * batch.sequences * lora.rank * widest
+    gradients = sample + min(sample, 4 * (GPU_PIECE if cuda else CPU_PIECE))
     parts = {
         "weights": weights,
         "adapter, moments, directions": state,

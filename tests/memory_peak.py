@@ -124,6 +124,13 @@ def _samples(batch: Batch, count: int) -> list[Sample]:
     return samples
 
 
+def _completion_tokens(batch: Batch) -> int:
+    from harness.training.chat import encode
+
+    tokenizer = make_tokenizer()
+    return sum(encode(tokenizer, s.messages, 10**6).completion_length for s in _samples(batch, batch.sequences))
+
+
 def _messages(tokens: int) -> tuple[Message, ...]:
     """A conversation whose answer has this many tokens: letters that the tokenizer never merges."""
     return (Message("user", "Q"), Message("assistant", "Q" * tokens))
@@ -242,7 +249,8 @@ def estimate(case: Case) -> Peak:
     args: dict[str, bool] = {"accumulate": case.steps > 1, "checkpointing": case.checkpointing, "cuda": False}
     if case.what == "influence":
         assert case.lora is not None
-        return memory.scoring(case.shape, case.dtype, case.batch, case.lora, cuda=False)
+        predicting = _completion_tokens(case.batch)
+        return memory.scoring(case.shape, case.dtype, case.batch, case.lora, predicting=predicting, cuda=False)
     if case.what == "grpo":
         return memory.policy_training(
             case.shape, case.dtype, case.batch, case.lora, reference=True, entropy=True, **args

@@ -6,7 +6,7 @@ import argparse
 import json
 
 from harness.cli.command import Command, Parser, emit
-from harness.errors import ConfigError
+from harness.errors import ConfigError, suggest
 
 
 def _influence(args: argparse.Namespace) -> int:
@@ -14,9 +14,11 @@ def _influence(args: argparse.Namespace) -> int:
 
     from harness.bench.influence import BenchPlan, gpu_plan, render, run_bench
     from harness.bench.made import BenchSize
-    from harness.config import InfluenceConfig, ScoringConfig
+    from harness.config import INFLUENCE_PRESETS, InfluenceConfig, ScoringConfig
     from harness.runtime.progress import Progress
 
+    if args.preset not in INFLUENCE_PRESETS:
+        raise ConfigError(f"unknown --preset '{args.preset}'{suggest(args.preset, INFLUENCE_PRESETS)}")
     given = {"samples": args.samples, "shape": args.model, "dtype": args.dtype, "rank": args.rank}
     plan = BenchPlan(
         size=BenchSize(),
@@ -63,8 +65,6 @@ def _length(text: str) -> tuple[int, int]:
 
 
 def _configure_influence(parser: Parser) -> None:
-    from harness.config import INFLUENCE_PRESETS
-
     line = "small, qwen3-0.6b or qwen3-8b, with random weights (default: small)"
     parser.add_argument("--model", metavar="SHAPE", help=line)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="compute type of the model")
@@ -72,7 +72,8 @@ def _configure_influence(parser: Parser) -> None:
     parser.add_argument("--modules", metavar="LIST", help="LoRA modules, such as q_proj,v_proj (default: all linears)")
     parser.add_argument("--samples", type=int, metavar="N", help="candidates (default: 96)")
     parser.add_argument("--length", metavar="N[-N]", help="tokens of a sample (default: 48-160, qwen3-8b: 512)")
-    parser.add_argument("--preset", choices=tuple(INFLUENCE_PRESETS), default="optimsyn-paper", help="update rule")
+    line = "update rule, by its published name (default: optimsyn-paper)"
+    parser.add_argument("--preset", metavar="NAME", default="optimsyn-paper", help=line)
     layouts = ("right", "left", "packed")
     parser.add_argument("--layout", choices=layouts, default="right", help="how batches are laid out")
     parser.add_argument("--batch-tokens", type=int, default=4096, metavar="N", help="tokens of a batch (default: 4096)")

@@ -304,7 +304,11 @@ class _Sizer:
             dtype,
             memory.Batch(rows, self._row(), rows > 1),
             adapter,
+            # At most: what belongs to the questions has no logits.
+            predicting=rows * self._row(),
             directions=2 if c.guide.withhold else 1,
+            checkpoints=own.checkpoints,
+            checkpointing=c.runtime.scoring.activation_checkpointing,
             cuda=self.cuda,
         )
         return [Part("target", "scoring", peak.bytes)]

@@ -132,4 +132,4 @@ def tuned_from_json(value: dict[str, Any]) -> Tuned:
     """What a worker reports of its result."""
     from harness.training.sft import Tuned
 
-    return Tuned(**{**value, "usage": Usage(**value["usage"])})
+    return Tuned(**{**value, "usage": Usage(**value["usage"]), "epoch_rates": tuple(value["epoch_rates"])})
