@@ -44,15 +44,22 @@ Rewards = list[float | None]
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Seconds of one training on each side."""
+    """Seconds of one training on each side: by the clock, and of this process on a processor."""
 
     bare: float
     harness: float
+    bare_cpu: float
+    harness_cpu: float
 
     @property
     def overhead(self) -> float:
         """What the harness adds, as a share of TRL's time."""
         return self.harness / self.bare - 1.0
+
+    @property
+    def cpu_overhead(self) -> float:
+        """The same of processor time, which says more where other jobs take the machine away."""
+        return self.harness_cpu / self.bare_cpu - 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +76,14 @@ class GrpoBench:
         """The median over turns."""
         return statistics.median(turn.overhead for turn in self.turns)
 
+    @property
+    def cpu_overhead(self) -> float:
+        """The median over turns, of processor time."""
+        return statistics.median(turn.cpu_overhead for turn in self.turns)
+
     def to_json(self) -> dict[str, Any]:
         """Everything, for a file."""
-        return {**asdict(self), "overhead": self.overhead, "overheads": [turn.overhead for turn in self.turns]}
+        return {**asdict(self), "overhead": self.overhead, "cpu_overhead": self.cpu_overhead}
 
 
 def run_bench(
@@ -94,16 +106,17 @@ def run_bench(
         execute(stage.inputs, store_of(plan.config.runtime.runs), observer)
         observer.close()
         for number in range(turns + 1):
-            done: dict[str, tuple[float, Rewards]] = {}
+            done: dict[str, tuple[float, float, Rewards]] = {}
             for side in ("bare", "harness") if number % 2 else ("harness", "bare"):
                 train = _bare if side == "bare" else _with_harness
-                started = time.perf_counter()
+                started = time.perf_counter(), time.process_time()
                 rewards = train(stage, plan, folder)
-                done[side] = time.perf_counter() - started, rewards
-            if done["bare"][1] != done["harness"][1]:
+                done[side] = time.perf_counter() - started[0], time.process_time() - started[1], rewards
+            bare, own = done["bare"], done["harness"]
+            if bare[2] != own[2]:
                 raise StageError("the two sides of the benchmark got different rewards, so their times do not compare")
             if number:
-                counted.append(Turn(done["bare"][0], done["harness"][0]))
+                counted.append(Turn(bare[0], own[0], bare[1], own[1]))
             progress("bench grpo", number + 1, turns + 1)
         g = plan.config.grpo
     return GrpoBench(tuple(counted), signal, steps, steps * g.prompts_per_step * g.group_size)
@@ -192,12 +205,15 @@ def _bare(stage: Stage, plan: Plan, folder: Path) -> Rewards:
 
 def render(result: GrpoBench) -> str:
     """The result for a terminal."""
-    shares = sorted(turn.overhead for turn in result.turns)
+    wall, cpu = (sorted(getattr(turn, name) for turn in result.turns) for name in ("overhead", "cpu_overhead"))
     lines = [
         f"{result.steps} steps, {result.rollouts} rollouts, rewards by {result.signal}; seconds of a training",
-        "turn   TRL alone   harness   added",
-        *(f"{i:>4}   {t.bare:>9.2f}   {t.harness:>7.2f}   {t.overhead:+.1%}" for i, t in enumerate(result.turns, 1)),
-        f"the harness adds {result.overhead:+.1%}: the median of {len(shares)} turns, from {shares[0]:+.1%} "
-        f"to {shares[-1]:+.1%}",
+        "turn   TRL alone   harness   added   of processor time",
+        *(
+            f"{i:>4}   {t.bare:>9.2f}   {t.harness:>7.2f}   {t.overhead:+.1%}   {t.cpu_overhead:+.1%}"
+            for i, t in enumerate(result.turns, 1)
+        ),
+        f"the harness adds {result.overhead:+.1%} of time ({wall[0]:+.1%} to {wall[-1]:+.1%}) and "
+        f"{result.cpu_overhead:+.1%} of processor time ({cpu[0]:+.1%} to {cpu[-1]:+.1%}), medians of {len(wall)} turns",
     ]
     return "\n".join(lines)
