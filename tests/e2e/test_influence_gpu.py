@@ -1,4 +1,4 @@
-"""Influence on a GPU: products of half-precision matrices into float32, in a model of real shape with random weights."""
+"""Influence on a GPU: products of bfloat16 matrices into float32, in a model of real shape with random weights."""
 
 from __future__ import annotations
 
