@@ -135,9 +135,9 @@ class InfluenceConfig(Section):
     @classmethod
     def _from_preset(cls, values: Any) -> Any:
         """What the preset says, for every field that is not given."""
-        if isinstance(values, Mapping) and (name := values.get("preset")) in INFLUENCE_PRESETS:
-            return {**INFLUENCE_PRESETS[name], **values}
-        return values
+        if not isinstance(values, Mapping):
+            return values
+        return {**INFLUENCE_PRESETS.get(str(values.get("preset")), {}), **values}
 
 
 _RELEASED: Mapping[str, Any] = {

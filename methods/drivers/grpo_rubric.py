@@ -31,6 +31,7 @@ from methods.drivers.shaping import shape
 from methods.plan import Plan
 from methods.signals.base import Archive, Signal
 from methods.signals.catalogue import signal_info
+from methods.signals.diagnostics import diagnose
 from methods.stages.scoring import prepare_signal, signal_settings
 from methods.stages.synthesis import add_usage, sampling_of, synthesizer, upstream_usage
 
@@ -127,7 +128,7 @@ class _Training:
             sampler=self._sampler(path) if self.grpo.rollouts == "server" else None,
             on_sampled=lambda sampled: self.run.event("grpo_sampled", **asdict(sampled)),
         )
-        return {"facts": dict(facts)}
+        return {"facts": dict(facts), "diagnostics": dict(self.diagnostics)}
 
     def _sampler(self, path: Any) -> ServerSampler:
         """The writer's server, which samples from every adapter that training leads to."""
@@ -263,7 +264,10 @@ class _Training:
             "unscorable": sum(s.value is None for s in scores.values()),
         }
         types = Tally(a.question_type or "none" for a in attempts)
-        self.run.event("grpo_step", step=step, **self.last, question_types=dict(types))
+        self.diagnostics = diagnose(list(scores.values()))
+        self.run.event(
+            "grpo_step", step=step, **self.last, question_types=dict(types), diagnostics=dict(self.diagnostics)
+        )
 
     def _note(self, step: int) -> str:
         value = self.last["mean_value"]
