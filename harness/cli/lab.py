@@ -179,7 +179,7 @@ ACTIONS = (
 COMMANDS = (
     Command(
         "lab",
-        "the embedded world of known truth: build its models, calibrate the bench, assess signals",
+        "the world of known truth: build its models, calibrate the bench, assess signals",
         _configure,
         _build,
         usage="ACTION [options]",

@@ -98,7 +98,7 @@ def test_packed_samples_do_not_see_each_other(home: Path) -> None:
 
 def test_a_job_survives_the_way_to_a_worker(home: Path) -> None:
     recipe = replace(RECIPE, lora=LORA)
-    job = Job("m", tuple(samples(2)), recipe, 1, "f", "o", "float32", None, 2, True, TrainingConfig())
+    job = Job("m", tuple(samples(2)), recipe, 1, "f", "o", "float32", None, 2, True, False, TrainingConfig())
     assert job_from_json(job_to_json(job)) == job
     missing = replace(job, training=TrainingConfig(accelerate_config=str(home / "none.yaml")))
     with pytest.raises(ConfigError, match="accelerate config --config_file"):
