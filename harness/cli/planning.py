@@ -87,7 +87,7 @@ COMMANDS = (
     ),
     Command(
         "doctor",
-        "check this installation and machine, or a signal's numerics, with what to do about problems",
+        "check this installation and machine, or a signal's numerics, with what to do",
         _configure_doctor,
         _doctor,
         """
