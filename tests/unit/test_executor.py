@@ -234,7 +234,13 @@ def test_work_that_holds_connections_stays_here() -> None:
     ("worker", "error", "text"),
     [(Unable(), PrerequisiteError, "no weights here"), (Fatal(), StageError, "finished shards are kept")],
 )
-def test_errors_of_workers_are_one_line(worker: Any, error: type[Exception], text: str) -> None:
+def test_errors_of_workers_are_one_line(
+    worker: Any, error: type[Exception], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness import ray_executor
+
+    # Every retry starts a process.
+    monkeypatch.setattr(ray_executor, "RETRIES", 1)
     ray = executor(1)
     try:
         with pytest.raises(error, match=text):
@@ -243,7 +249,7 @@ def test_errors_of_workers_are_one_line(worker: Any, error: type[Exception], tex
         ray.close()
 
 
-def test_a_cluster_that_is_too_small_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_is_too_small_is_refused() -> None:
     from harness.ray_executor import RayExecutor
 
     ray = RayExecutor(RayConfig(workers=1, gpus_per_worker=64), threads=1)
