@@ -45,7 +45,7 @@ Vectors = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Consecutive documents: `texts[i]` is document `first + i`. `vectors` (n, d), unit length, where they are asked for.
+    """Consecutive documents: `texts[i]` is document `first + i`; `vectors` (n, d), unit length, if they were asked for.
 
     `index` counts shards from 0: `first == index * shard_size`.
     """
