@@ -33,7 +33,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "installing $(TORCH) and the packages of pyproject.toml into $(VENV); a first time takes minutes"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install --quiet --retries 1 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) '$(TORCH)'
-	@$(PIP) install --quiet -c constraints.txt -e '.[test,dev]'
+	@$(PIP) install --quiet -c constraints.txt -e '.[embed,test,dev]'
 	@$(BIN)/python -c 'import torch; print("environment ready in $(VENV), torch", torch.__version__)'
 	@touch $@
 

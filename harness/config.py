@@ -43,6 +43,42 @@ class ModelConfig(Section):
     max_length: int = Field(8192, ge=16)
 
 
+class EmbedderConfig(Section):
+    """What turns texts into vectors (`harness/models/embedder.py`).
+
+    `id` says which kind it is: `lexical` (hashed words, no model), a file of given vectors (`.npy`, `.safetensors`,
+    `.parquet`), with `url` the model of an OpenAI-compatible endpoint, else a sentence-transformers hub id or folder.
+    `prompt` is put before every text (None: what the model itself prescribes). `dimension` is checked; for `lexical` it
+    is the number of hashed features. `url`, `batch_size` and `timeout` (seconds) change no vector beyond rounding.
+    """
+
+    id: str = "lexical"
+    url: str | None = None
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    prompt: str | None = None
+    dimension: int | None = Field(None, ge=1)
+    batch_size: int = Field(32, ge=1)
+    timeout: float = Field(60.0, gt=0)
+
+    @property
+    def kind(self) -> Literal["lexical", "vectors", "endpoint", "sentence_transformers"]:
+        """Which embedder `id` and `url` name."""
+        if self.url:
+            return "endpoint"
+        if self.id == "lexical":
+            return "lexical"
+        return "vectors" if self.id.endswith((".npy", ".safetensors", ".parquet")) else "sentence_transformers"
+
+    @model_validator(mode="after")
+    def _fits(self) -> EmbedderConfig:
+        if self.prompt is not None and self.kind in ("lexical", "vectors"):
+            raise ValueError(f"prompt says nothing to the embedder '{self.id}', which runs no model; leave it out")
+        if self.url and self.id == "lexical":
+            raise ValueError("url names an endpoint, whose model id has to name")
+        return self
+
+
 class ModelsConfig(Section):
     """The roles. `judge` is only needed by suites with judge-scored benchmarks."""
 
@@ -50,6 +86,7 @@ class ModelsConfig(Section):
     writer: ModelConfig
     generator: ModelConfig
     judge: str | None = None
+    embedder: EmbedderConfig = EmbedderConfig()
 
 
 class LabConfig(Section):
@@ -116,15 +153,57 @@ class WarmupConfig(Section):
 
 
 class InfluenceConfig(Section):
-    """Which update direction and which aggregate the influence score uses (see `methods/signals/influence`)."""
+    """Which update direction and which aggregate the influence score uses (see `methods/signals/influence`).
 
+    `preset` names a published choice (`INFLUENCE_PRESETS`) that the other fields start from; any of them can still be
+    set. `max_subtask` is the best of the validation set's declared subtasks.
+    """
+
+    preset: Literal["less", "optimsyn-code", "optimsyn-paper"] | None = None
     update: Literal["adam", "sgd"] = "adam"
     eps: float = Field(1e-8, gt=0)
     eps_mode: Literal["inside", "outside"] = "outside"
     bias_correction: bool = True
     momentum: bool = True
     own_second_moment: bool = True
-    aggregate: Literal["mean_cosine", "cosine_of_mean", "mean_dot"] = "mean_cosine"
+    aggregate: Literal["mean_cosine", "cosine_of_mean", "max_subtask", "mean_dot"] = "mean_cosine"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, values: Any) -> Any:
+        """What the preset says, for every field that is not given."""
+        if isinstance(values, Mapping) and (name := values.get("preset")) in INFLUENCE_PRESETS:
+            return {**INFLUENCE_PRESETS[name], **values}
+        return values
+
+
+_RELEASED: Mapping[str, Any] = {
+    "update": "adam",
+    "eps": 1e-8,
+    "eps_mode": "inside",
+    "bias_correction": False,
+    "momentum": True,
+    "own_second_moment": True,
+}
+INFLUENCE_PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "less": {**_RELEASED, "aggregate": "max_subtask"},
+    "optimsyn-code": {**_RELEASED, "aggregate": "mean_cosine"},
+    "optimsyn-paper": {**_RELEASED, "eps_mode": "outside", "bias_correction": True, "aggregate": "mean_cosine"},
+}
+"""Published choices: LESS's code (arXiv 2402.04333), OptimSyn's code, and OptimSyn's paper (App. B).
+
+The two codes share Γ: ε inside the root, no bias correction. LESS takes the best subtask, OptimSyn's code has one.
+"""
+
+
+class LocalInfluenceConfig(Section):
+    """How local influence is measured: by one real step on the sample, or by its first-order form.
+
+    `learning_rate` is the step's; None: the peak of the warm-up's.
+    """
+
+    form: Literal["exact", "first_order"] = "exact"
+    learning_rate: float | None = Field(None, gt=0)
 
 
 class RewardConfig(Section):
@@ -202,6 +281,17 @@ class EvalConfig(Section):
     limit: int | None = Field(None, ge=1)
 
 
+class ScoringConfig(Section):
+    """How candidates are batched for gradients: most tokens of a batch (padding included), and the layout.
+
+    `packed` puts all items of a batch into one row, which needs attention that keeps them apart.
+    """
+
+    batch_tokens: int = Field(8192, ge=1)
+    layout: Literal["right", "left", "packed"] = "right"
+    activation_checkpointing: bool = False
+
+
 class RuntimeConfig(Section):
     """Knobs that change no row: where runs live, how often GRPO checkpoints, batch sizes, threads."""
 
@@ -209,6 +299,7 @@ class RuntimeConfig(Section):
     checkpoint_every: int = Field(10, ge=1)
     batch_size: int = Field(64, ge=1)
     threads: int | None = Field(None, ge=1)
+    scoring: ScoringConfig = ScoringConfig()
 
 
 class RunConfig(Section):
@@ -236,6 +327,7 @@ class RunConfig(Section):
     synthesis: SynthesisConfig = SynthesisConfig()
     warmup: WarmupConfig = WarmupConfig()
     influence: InfluenceConfig = InfluenceConfig()
+    local_influence: LocalInfluenceConfig = LocalInfluenceConfig()
     grpo: GrpoConfig = GrpoConfig()
     select: SelectConfig | None = None
     sft: SftConfig = SftConfig()
@@ -337,7 +429,7 @@ def resolve(layers: list[Layer]) -> Resolved:
     merged: dict[str, Any] = {}
     origin: dict[str, str] = {}
     for layer in layers:
-        for key, value in flatten(layer.values):
+        for key, value in _with_influence_preset(dict(flatten(layer.values))).items():
             if key not in known and not key.startswith("synthesis.validity."):
                 raise ConfigError(f"unknown setting '{key}' ({layer.name}){suggest(key, known)}")
             for old in [k for k in merged if k.startswith(f"{key}.") or key.startswith(f"{k}.")]:
@@ -351,6 +443,12 @@ def resolve(layers: list[Layer]) -> Resolved:
     check_consistency(config)
     dumped = dict(flatten(config.model_dump(mode="json")))
     return Resolved(config, {key: origin.get(key, "default") for key in dumped})
+
+
+def _with_influence_preset(values: dict[str, Any]) -> dict[str, Any]:
+    """A layer that names `influence.preset` sets all that the preset says, over earlier layers and under its own."""
+    preset = INFLUENCE_PRESETS.get(str(values.get("influence.preset")), {})
+    return {**{f"influence.{key}": value for key, value in preset.items()}, **values}
 
 
 def _with_defaults(tree: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,15 @@ def useful_share(conversations: Sequence[Sequence[Message]], world: World) -> fl
     return kinds(conversations, world).get("useful", 0) / max(1, len(conversations))
 
 
+def auc(good: Sequence[float], rest: Sequence[float]) -> float | None:
+    """The chance that one of `good` is above one of `rest`, ties counting half; None where one side is empty.
+
+    That is Mann and Whitney's U (1947) over the number of pairs, the area under the ROC curve.
+    """
+    wins = sum((a > b) + 0.5 * (a == b) for a in good for b in rest)
+    return wins / (len(good) * len(rest)) if good and rest else None
+
+
 @dataclass(frozen=True, slots=True)
 class Learning:
     """What one GRPO training's rollouts say: mean raw value and useful share in its first and last tenth of steps.
@@ -44,11 +53,10 @@ def learning(rollouts: Sequence[Mapping[str, Any]], world: World) -> Learning:
     early, late = [_useful(r, world) for r in first], [_useful(r, world) for r in end]
     good = [r["value"] for r, useful in zip(first, early, strict=True) if useful]
     rest = [r["value"] for r, useful in zip(first, early, strict=True) if not useful]
-    wins = sum((a > b) + 0.5 * (a == b) for a in good for b in rest)
     return Learning(
         value=(_mean([r["value"] for r in first]), _mean([r["value"] for r in end])),
         useful=(_mean(early), _mean(late)),
-        auc=wins / (len(good) * len(rest)) if good and rest else None,
+        auc=auc(good, rest),
     )
 
 

@@ -31,12 +31,11 @@ class Common:
     signal_inputs: tuple[Stage, ...]
 
 
-def common(plan: Plan, signal: str | None) -> Common:
-    """Sources, and the warmed-up target where the signal needs one."""
+def common(plan: Plan, signal: str | None, first: Stage | None = None) -> Common:
+    """Sources, and the warmed-up target where the signal needs one; `first` replaces the pairs it is warmed up on."""
     source = sources(plan)
     if signal is not None and signal_info(signal).spec.needs & {"warm_target", "target"}:
-        first = initial(plan, source)
-        return Common(source, (source, warmup(plan, first)))
+        return Common(source, (source, warmup(plan, first or initial(plan, source))))
     return Common(source, (source,))
 
 

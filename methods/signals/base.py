@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
+from harness.config import ScoringConfig
 from harness.types import Message, Sample, Score, Seed, Usage
 
 Item: TypeAlias = Sample | Seed
@@ -86,6 +87,7 @@ class SignalContext:
     settings: Any = None
     lab_world: int | None = None
     batch_size: int = 64
+    scoring: ScoringConfig = ScoringConfig()
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 

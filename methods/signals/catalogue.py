@@ -14,16 +14,20 @@ from methods.signals.base import Signal, SignalSpec
 
 @dataclass(frozen=True, slots=True)
 class SignalInfo:
-    """A signal's name, one line about it, what it needs, and where its class is."""
+    """A signal's name, one line about it, what it needs, and where its class is.
+
+    `section` names the settings section whose fields change its scores; empty where there is none.
+    """
 
     name: str
     summary: str
     spec: SignalSpec
     path: str
+    section: str = ""
 
 
-def _info(name: str, summary: str, path: str, **spec: Any) -> SignalInfo:
-    return SignalInfo(name, summary, SignalSpec(**spec), path)
+def _info(name: str, summary: str, path: str, section: str = "", **spec: Any) -> SignalInfo:
+    return SignalInfo(name, summary, SignalSpec(**spec), path, section)
 
 
 _BOTH = frozenset({"sample", "seed"})
@@ -36,7 +40,17 @@ SIGNALS: Mapping[str, SignalInfo] = MappingProxyType(
                 "influence",
                 "Adam-aware influence of the pair on the target's validation loss (OptimSyn Eq. 1)",
                 "methods.signals.influence.signal:InfluenceSignal",
+                section="influence",
                 range=(-1.0, 1.0),
+                needs=frozenset({"warm_target"}),
+                cost_class="backward",
+                reads_validation=True,
+            ),
+            _info(
+                "local_influence",
+                "how far one optimizer step on the pair lowers the target's validation loss (Montessori-Instruct)",
+                "methods.signals.local_influence.signal:LocalInfluenceSignal",
+                section="local_influence",
                 needs=frozenset({"warm_target"}),
                 cost_class="backward",
                 reads_validation=True,

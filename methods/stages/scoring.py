@@ -18,9 +18,10 @@ from methods.stages.sources import GuideRow
 def signal_settings(plan: Plan, name: str) -> dict[str, Any]:
     """The settings of a signal that change its scores."""
     settings: dict[str, Any] = {"signal": name, "seed": plan.config.synthesis_seed}
-    if name == "influence":
-        settings["influence"] = plan.config.influence.model_dump(mode="json")
-    if signal_info(name).spec.lab_only:
+    info = signal_info(name)
+    if info.section:
+        settings[info.section] = getattr(plan.config, info.section).model_dump(mode="json")
+    if info.spec.lab_only:
         settings["world"] = plan.world
     return settings
 
@@ -31,7 +32,8 @@ def prepare_signal(run: StageRun, plan: Plan, name: str) -> tuple[Signal, Mappin
     What preparation cost is the signal's first `usage()`, for the caller to account for.
     """
     c = plan.config
-    spec = signal_info(name).spec
+    info = signal_info(name)
+    spec = info.spec
     signal = make_signal(name)
     target = None
     if spec.needs & {"warm_target", "target"}:
@@ -48,9 +50,10 @@ def prepare_signal(run: StageRun, plan: Plan, name: str) -> tuple[Signal, Mappin
     context = SignalContext(
         seed=c.synthesis_seed,
         validation=guide,
-        settings=c.influence if name == "influence" else None,
+        settings=getattr(c, info.section) if info.section else None,
         lab_world=plan.world,
         batch_size=c.runtime.batch_size,
+        scoring=c.runtime.scoring,
     )
     facts = signal.prepare(context, target)
     run.event("signal_prepared", signal=name, facts=dict(facts))

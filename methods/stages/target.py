@@ -85,6 +85,23 @@ def warmup(plan: Plan, initial: Stage) -> Stage:
     return Stage("warmup", 1, settings, (initial,), work)
 
 
+def sft_recipe(config: RunConfig) -> Recipe:
+    """The recipe of the final fine-tuning, the same for every arm."""
+    s = config.sft
+    return Recipe(
+        learning_rate=s.learning_rate,
+        epochs=s.epochs,
+        batch_size=s.batch_size,
+        micro_batch=_micro(config, s.batch_size),
+        schedule=s.schedule,
+        warmup_ratio=s.warmup_ratio,
+        weight_decay=s.weight_decay,
+        adam_beta2=s.adam_beta2,
+        max_length=s.max_length,
+        lora=LoraSettings(s.lora_rank, s.lora_alpha, 0.0, config.warmup.lora_modules) if s.tune == "lora" else None,
+    )
+
+
 def finetune_stage(plan: Plan, dataset: Stage) -> Stage:
     """The base target fine-tuned on the data set, with the one recipe that all arms share."""
     c = plan.config
@@ -96,21 +113,7 @@ def finetune_stage(plan: Plan, dataset: Stage) -> Stage:
 
     def work(run: StageRun) -> Mapping[str, Any]:
         samples = run.records("dataset", Sample)
-        s = c.sft
-        lora = LoraSettings(s.lora_rank, s.lora_alpha, 0.0, c.warmup.lora_modules) if s.tune == "lora" else None
-        recipe = Recipe(
-            learning_rate=s.learning_rate,
-            epochs=s.epochs,
-            batch_size=s.batch_size,
-            micro_batch=_micro(c, s.batch_size),
-            schedule=s.schedule,
-            warmup_ratio=s.warmup_ratio,
-            weight_decay=s.weight_decay,
-            adam_beta2=s.adam_beta2,
-            max_length=s.max_length,
-            lora=lora,
-        )
-        tuned = _tune(run, plan, samples, recipe, seed=c.tuning_seed, output="model", adam=False)
+        tuned = _tune(run, plan, samples, sft_recipe(c), seed=c.tuning_seed, output="model", adam=False)
         return _notes(tuned)
 
     return Stage("finetune", 1, settings, (dataset,), work)

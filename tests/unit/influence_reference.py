@@ -1,26 +1,21 @@
-"""Influence by its definition, one sample and one gradient at a time, and small random models to compute it on.
-
-Written apart from the engine: the loss is the model's own, the gradient autograd's, the cosines are taken pair by pair,
-and Adam's direction is spelled out in float64.
-"""
+"""Small random models with a warm-up's state, items, and how closely the engine has to agree with the definition."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from harness.config import InfluenceConfig
+from harness.bench.oracle import loss_of
 from harness.training.adam_state import AdamState
 from harness.training.chat import Encoded
 
 VOCABULARY = 97
-Gradient = Mapping[str, torch.Tensor]
 
 _SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 _LORA: dict[str, dict[str, Any]] = {
@@ -74,63 +69,6 @@ def warmed(family: str) -> tuple[Any, AdamState]:
     first = {name: optimizer.state[p]["exp_avg"].clone() for name, p in named.items()}
     second = {name: optimizer.state[p]["exp_avg_sq"].clone() for name, p in named.items()}
     return model, AdamState(first, second, 5)
-
-
-def loss_of(model: Any, item: Encoded) -> torch.Tensor:
-    """The model's own loss on one unpadded sequence: the mean over its completion tokens."""
-    ids = torch.tensor([item.ids])
-    labels = ids.clone()
-    labels[:, : item.prompt_length] = -100
-    loss: torch.Tensor = model(input_ids=ids, labels=labels).loss
-    return loss
-
-
-def gradient(model: Any, item: Encoded) -> Gradient:
-    """Autograd's gradient of one sample with respect to every trainable parameter."""
-    model.eval()
-    model.zero_grad()
-    loss_of(model, item).backward()
-    return {name: p.grad.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-
-
-def adam_direction(g: Gradient, state: AdamState, options: InfluenceConfig) -> dict[str, torch.Tensor]:
-    """m̂' / (√v̂' + ε) and its variants, in float64."""
-    direction = {}
-    for name, value in g.items():
-        own, m, v = value.double(), state.first[name].double(), state.second[name].double()
-        top = 0.9 * m + 0.1 * own if options.momentum else 0.1 * own
-        bottom = 0.999 * v + 0.001 * own**2 if options.own_second_moment else v.clone()
-        if options.bias_correction:
-            seen = state.step + 1 if options.own_second_moment else state.step
-            top, bottom = top / (1 - 0.9 ** (state.step + 1)), bottom / (1 - 0.999**seen)
-        root = torch.sqrt(bottom + options.eps) if options.eps_mode == "inside" else torch.sqrt(bottom) + options.eps
-        direction[name] = top / root
-    return direction
-
-
-def flat(vector: Gradient) -> torch.Tensor:
-    """One vector, float64, parameters in order of name."""
-    return torch.cat([vector[name].double().flatten() for name in sorted(vector)])
-
-
-def scores(
-    candidates: Sequence[Gradient], validation: Sequence[Gradient], state: AdamState, options: InfluenceConfig
-) -> list[float]:
-    """The influence of every candidate, pair by pair."""
-    targets = [flat(g) for g in validation]
-    if options.aggregate == "cosine_of_mean":
-        targets = [torch.stack(targets).mean(dim=0)]
-    values = []
-    for g in candidates:
-        update = flat(g if options.update == "sgd" else adam_direction(g, state, options))
-        pairs = []
-        for target in targets:
-            dot = float(target @ update)
-            if options.aggregate != "mean_dot":
-                dot /= math.sqrt(float(target @ target)) * math.sqrt(float(update @ update))
-            pairs.append(dot)
-        values.append(sum(pairs) / len(pairs))
-    return values
 
 
 def assert_close(got: Sequence[float], wanted: Sequence[float], share: float) -> None:

@@ -1,4 +1,4 @@
-"""The influence engine against the definition: every option, three architectures, any batching."""
+"""The influence engine against the definition: every option, three architectures, any batching and layout."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 import influence_reference as reference
 import pytest
 import torch
+from peft import LoraConfig
 
-from harness.config import InfluenceConfig
+from harness.bench import oracle
+from harness.config import InfluenceConfig, ScoringConfig
 from harness.errors import StageError
 from harness.training.adam_state import AdamState
 from harness.training.chat import Encoded
-from methods.signals.influence.engine import (
-    LoraGradients,
-    gradient_norms,
-    influence,
-    validation_direction,
-)
+from methods.signals.influence import selfcheck
+from methods.signals.influence.directions import Guidance, Part, guidance, halves
+from methods.signals.influence.engine import LoraGradients, gradient_norms, influence
+from methods.signals.influence.gamma import update_rule
 
-AGGREGATES = ("mean_cosine", "cosine_of_mean", "mean_dot")
+AGGREGATES = ("mean_cosine", "cosine_of_mean", "max_subtask", "mean_dot")
 FLAGS = (True, False)
 EPSILONS = (("outside", 1e-8), ("inside", 1e-8), ("outside", 1e-5))
 ADAM = [
@@ -32,19 +32,26 @@ ADAM = [
 ]
 SGD = [InfluenceConfig(update="sgd", aggregate=a) for a in AGGREGATES]
 CANDIDATES, VALIDATION = reference.items(9, seed=10), reference.items(5, seed=20)
+SUBTASKS = ["x", "y", "x", "y", "y"]
+PARTS = halves([str(i) for i in range(5)], SUBTASKS, [False] * 5)
 
 
 class Case:
-    """A warmed-up model, its Adam state, and the reference's gradients, taken before the engine freezes the model."""
+    """A warmed-up model, its Adam state, and the definition's gradients, taken before the engine freezes the model."""
 
     def __init__(self, family: str) -> None:
         self.model, self.state = reference.warmed(family)
-        self.candidates = [reference.gradient(self.model, item) for item in CANDIDATES]
-        self.validation = [reference.gradient(self.model, item) for item in VALIDATION]
+        self.candidates = [oracle.gradient(self.model, item) for item in CANDIDATES]
+        self.validation = [oracle.gradient(self.model, item) for item in VALIDATION]
 
-    def engine(self, batch_size: int = 4) -> LoraGradients:
+    def engine(self, batch_size: int = 4, restrict_logits: bool = True, **scoring: Any) -> LoraGradients:
         """The engine on a copy of the model."""
-        return LoraGradients(copy.deepcopy(self.model), pad_id=0, batch_size=batch_size)
+        model = copy.deepcopy(self.model)
+        return LoraGradients(model, 0, batch_size, ScoringConfig(**scoring), restrict_logits=restrict_logits)
+
+    def wanted(self, options: InfluenceConfig) -> list[float]:
+        """The definition's scores."""
+        return oracle.scores(self.candidates, self.validation, self.state, options, SUBTASKS)
 
 
 @pytest.fixture(scope="module", params=reference.FAMILIES)
@@ -58,34 +65,42 @@ def qwen() -> Case:
 
 
 def engine_scores(
-    gradients: LoraGradients, items: list[Encoded], state: AdamState | None, options: InfluenceConfig
+    gradients: LoraGradients,
+    items: list[Encoded],
+    state: AdamState | None,
+    options: InfluenceConfig,
+    found: Guidance | None = None,
+    readings: tuple[str, ...] = ("a", "b"),
 ) -> list[float]:
-    direction, _ = validation_direction(gradients, VALIDATION, options)
-    return influence(gradients, items, [direction], state, options)[0][:, 0].tolist()
+    """Scores by the engine; the state is copied, since the rule takes it over."""
+    found = found or guidance(gradients, VALIDATION, PARTS, options.aggregate)
+    rule = update_rule(copy.deepcopy(state), options)
+    dots, _ = influence(gradients, items, found.vectors, rule, cosine=options.aggregate != "mean_dot")
+    scores: list[float] = found.combine(dots, options.aggregate, readings).max(dim=1).values.tolist()
+    return scores
 
 
 def test_every_option_equals_the_definition(case: Case) -> None:
     gradients = case.engine()
-    directions = {o.aggregate: validation_direction(gradients, VALIDATION, o)[0] for o in SGD}
+    found = {o.aggregate: guidance(gradients, VALIDATION, PARTS, o.aggregate) for o in SGD}
     for options in [*ADAM, *SGD]:
-        wanted = reference.scores(case.candidates, case.validation, case.state, options)
-        got = influence(gradients, CANDIDATES, [directions[options.aggregate]], case.state, options)[0]
-        reference.assert_close(got[:, 0].tolist(), wanted, 1e-4)
+        got = engine_scores(gradients, CANDIDATES, case.state, options, found[options.aggregate])
+        reference.assert_close(got, case.wanted(options), 1e-4)
 
 
 def test_the_options_are_told_apart(qwen: Case) -> None:
     """The comparison above would mean little if the options hardly changed the scores."""
-    default = reference.scores(qwen.candidates, qwen.validation, qwen.state, InfluenceConfig())
+    default = qwen.wanted(InfluenceConfig())
     for change in (
         {"update": "sgd"},
         {"eps_mode": "inside"},
         {"momentum": False},
         {"own_second_moment": False},
         {"aggregate": "cosine_of_mean"},
+        {"aggregate": "max_subtask"},
     ):
-        other = reference.scores(qwen.candidates, qwen.validation, qwen.state, InfluenceConfig(**change))
         with pytest.raises(AssertionError):
-            reference.assert_close(other, default, 1e-2)
+            reference.assert_close(qwen.wanted(InfluenceConfig(**change)), default, 1e-2)
 
 
 def test_adams_direction_is_the_step_that_adam_takes(qwen: Case) -> None:
@@ -100,8 +115,81 @@ def test_adams_direction_is_the_step_that_adam_takes(qwen: Case) -> None:
     }
     parameter.grad = qwen.candidates[0][name].clone()
     optimizer.step()
-    wanted = reference.adam_direction({name: qwen.candidates[0][name]}, qwen.state, InfluenceConfig())[name]
+    rule = update_rule(copy.deepcopy(qwen.state), InfluenceConfig())
+    for g in (qwen.candidates[0][name], qwen.candidates[0][name].double().float()):
+        taken = rule.apply_(g.clone()[None], name)[0]
+        torch.testing.assert_close(-parameter.detach(), taken, rtol=1e-4, atol=1e-5)
+    wanted = oracle.adam_direction({name: qwen.candidates[0][name]}, qwen.state, InfluenceConfig())[name]
     torch.testing.assert_close(-parameter.detach().double(), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("restrict", [True, False], ids=["restricted", "full logits"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("layout", ["right", "left", "packed"])
+def test_layouts_recomputation_and_logits_change_nothing(
+    case: Case, layout: str, checkpointing: bool, restrict: bool
+) -> None:
+    gradients = case.engine(restrict_logits=restrict, layout=layout, activation_checkpointing=checkpointing)
+    for options in (InfluenceConfig(), InfluenceConfig(preset="less")):
+        got = engine_scores(gradients, CANDIDATES, case.state, options)
+        reference.assert_close(got, case.wanted(options), 1e-4)
+
+
+def test_activations_are_recomputed_and_not_kept(qwen: Case) -> None:
+    """Otherwise the option would be without effect: each layer runs a second time in the backward pass."""
+    runs = {}
+    for checkpointing in (False, True):
+        gradients = qwen.engine(activation_checkpointing=checkpointing)
+        count = [0]
+        layer = gradients.model.get_base_model().model.layers[0]
+        handle = layer.self_attn.register_forward_hook(lambda *_, count=count: count.__setitem__(0, count[0] + 1))
+        gradient_norms(gradients, CANDIDATES[:2])
+        handle.remove()
+        runs[checkpointing] = count[0]
+    assert runs == {False: 1, True: 2}
+
+
+def test_nothing_below_the_lowest_adapter_is_differentiated() -> None:
+    model = reference.lora_model("qwen3", layers_to_transform=[1])
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_B" in name:
+                p.normal_(std=0.1)
+    wanted = [oracle.gradient(model, item) for item in CANDIDATES]
+    gradients = LoraGradients(copy.deepcopy(model), 0)
+    seen: list[bool] = []
+    layers = gradients.model.get_base_model().model.layers
+    layers[1].register_forward_pre_hook(lambda module, args: seen.append(args[0].requires_grad))
+    norms = gradient_norms(gradients, CANDIDATES).tolist()
+    reference.assert_close(norms, [float(oracle.flat(g).norm()) for g in wanted], 1e-5)
+    assert seen == [False]
+
+
+def test_only_the_trained_of_several_adapters_is_scored(qwen: Case) -> None:
+    model = copy.deepcopy(qwen.model)
+    model.add_adapter("other", LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    model.set_adapter("default")
+    gradients = LoraGradients(model, 0)
+    assert gradients.modules.keys() == qwen.state.first.keys()
+    options = InfluenceConfig()
+    reference.assert_close(engine_scores(gradients, CANDIDATES, qwen.state, options), qwen.wanted(options), 1e-4)
+
+
+def test_adapters_that_are_active_together_are_scored_together(qwen: Case) -> None:
+    model = copy.deepcopy(qwen.model)
+    model.add_adapter("other", LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    model.base_model.set_adapter(["default", "other"])
+    wanted = [float(oracle.flat(oracle.gradient(model, item)).norm()) for item in CANDIDATES]
+    gradients = LoraGradients(model, 0)
+    assert any(".other." in name for name in gradients.modules)
+    reference.assert_close(gradient_norms(gradients, CANDIDATES).tolist(), wanted, 1e-5)
+
+
+def test_scores_in_bfloat16_rank_as_in_float32(case: Case) -> None:
+    model = copy.deepcopy(case.model).to(torch.bfloat16)
+    options = InfluenceConfig()
+    got = engine_scores(LoraGradients(model, 0), CANDIDATES, case.state, options)
+    reference.assert_close(got, case.wanted(options), 0.1)
 
 
 def test_batching_and_padding_change_nothing(case: Case) -> None:
@@ -112,6 +200,15 @@ def test_batching_and_padding_change_nothing(case: Case) -> None:
     reference.assert_close(alone, together, 1e-5)
     for size in (1, 2, 5):
         reference.assert_close(engine_scores(case.engine(size), CANDIDATES, case.state, options), together, 1e-5)
+    small = case.engine(64, batch_tokens=30)
+    reference.assert_close(engine_scores(small, CANDIDATES, case.state, options), together, 1e-5)
+
+
+def test_pieces_of_a_batch_change_nothing(qwen: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = InfluenceConfig()
+    whole = engine_scores(qwen.engine(), CANDIDATES, qwen.state, options)
+    monkeypatch.setattr("methods.signals.influence.engine.CACHE_ELEMENTS", 300)
+    reference.assert_close(engine_scores(qwen.engine(), CANDIDATES, qwen.state, options), whole, 1e-6)
 
 
 def test_scores_keep_the_order_of_the_items(qwen: Case) -> None:
@@ -119,26 +216,59 @@ def test_scores_keep_the_order_of_the_items(qwen: Case) -> None:
     forward = engine_scores(gradients, CANDIDATES, qwen.state, options)
     backward = engine_scores(gradients, CANDIDATES[::-1], qwen.state, options)
     reference.assert_close(backward[::-1], forward, 1e-5)
-    norms = [float(reference.flat(g).norm()) for g in qwen.candidates]
+    norms = [float(oracle.flat(g).norm()) for g in qwen.candidates]
     reference.assert_close(gradient_norms(gradients, CANDIDATES).tolist(), norms, 1e-5)
 
 
-def test_two_directions_are_two_scores(qwen: Case) -> None:
-    gradients, options = qwen.engine(), InfluenceConfig()
-    halves = [VALIDATION[:2], VALIDATION[2:]]
-    directions = [validation_direction(gradients, half, options)[0] for half in halves]
-    both, norms = influence(gradients, CANDIDATES, directions, qwen.state, options)
-    for column, half in enumerate((qwen.validation[:2], qwen.validation[2:])):
-        wanted = reference.scores(qwen.candidates, half, qwen.state, options)
-        reference.assert_close(both[:, column].tolist(), wanted, 1e-4)
-    reference.assert_close(norms.tolist(), [float(reference.flat(g).norm()) for g in qwen.candidates], 1e-5)
+@pytest.mark.parametrize("aggregate", AGGREGATES)
+def test_halves_and_withheld_items_are_scored_beside(qwen: Case, aggregate: Any) -> None:
+    """Each reading equals the definition on exactly its items, and withheld items do not touch the value."""
+    gradients, options = qwen.engine(), InfluenceConfig(aggregate=aggregate)
+    parts = halves([str(i) for i in range(5)], ["x", "x", "x", "y", "y"], [False, False, False, False, True])
+    found = guidance(gradients, VALIDATION, parts, aggregate)
+    assert [p.half for p in parts] == ["a", "b", "a", "a", "withheld"]
+    for readings in (("a", "b"), ("a",), ("b",), ("withheld",)):
+        chosen = [i for i, p in enumerate(parts) if p.half in readings]
+        wanted = oracle.scores(
+            qwen.candidates,
+            [qwen.validation[i] for i in chosen],
+            qwen.state,
+            options,
+            [parts[i].subtask for i in chosen],
+        )
+        got = engine_scores(gradients, CANDIDATES, qwen.state, options, found, readings)
+        reference.assert_close(got, wanted, 1e-4)
+    rewarded = guidance(gradients, VALIDATION[:4], parts[:4], aggregate)
+    assert rewarded.coherence == pytest.approx(found.coherence, rel=1e-6)
 
 
-def test_coherence_is_the_length_of_the_mean_unit_gradient(qwen: Case) -> None:
-    _, facts = validation_direction(qwen.engine(), VALIDATION, InfluenceConfig())
-    unit = [reference.flat(g) / reference.flat(g).norm() for g in qwen.validation]
-    assert facts["validation_coherence"] == pytest.approx(float(torch.stack(unit).mean(dim=0).norm()), rel=1e-5)
-    assert facts["validation_items"] == len(VALIDATION) and facts["validation_dropped"] == 0
+def test_a_half_without_items_is_not_a_number(qwen: Case) -> None:
+    found = guidance(qwen.engine(), VALIDATION[:1], PARTS[:1], "mean_cosine")
+    assert found.combine(torch.ones(2, 1, dtype=torch.float64), "mean_cosine", ("b",)).isnan().all()
+
+
+@pytest.mark.parametrize("aggregate", AGGREGATES)
+def test_coherence_is_the_length_of_the_mean_unit_gradient(qwen: Case, aggregate: Any) -> None:
+    found = guidance(qwen.engine(), VALIDATION, PARTS, aggregate)
+    unit = [oracle.flat(g) / oracle.flat(g).norm() for g in qwen.validation]
+    assert found.coherence == pytest.approx(float(torch.stack(unit).mean(dim=0).norm()), rel=1e-5)
+    assert int((found.norms > 0.0).sum()) == len(VALIDATION)
+
+
+def test_halves_take_turns_in_each_subtask_by_id() -> None:
+    parts = halves(["c", "a", "b", "d"], ["x", "x", "x", "y"], [False, False, False, True])
+    assert parts == [Part("x", "a"), Part("x", "a"), Part("x", "b"), Part("y", "withheld")]
+
+
+def test_the_self_check_passes_on_a_sound_model_and_finds_a_fault(case: Case) -> None:
+    """A wrong pad mask is what padding that leaks would look like; half of a gradient, what a missed path would."""
+    gradients = case.engine()
+    for item, wanted in zip(CANDIDATES[:3], case.candidates[:3], strict=True):
+        got = selfcheck.collect(gradients, [item])[0]
+        again = selfcheck.autograd(gradients.model, gradients, item)
+        assert selfcheck.distance(got, wanted) < 1e-4 and selfcheck.distance(again, wanted) < 1e-4
+        halved = {name: g / 2 for name, g in got.items()}
+        assert selfcheck.distance(halved, wanted) == pytest.approx(0.5, rel=1e-3)
 
 
 def _flat_head(model: Any) -> None:
@@ -152,19 +282,21 @@ def test_validation_items_without_a_gradient_are_refused() -> None:
     gradients = LoraGradients(reference.lora_model("llama", base), pad_id=0)
     assert gradient_norms(gradients, VALIDATION).tolist() == [0.0] * len(VALIDATION)
     with pytest.raises(StageError, match="no validation item has a usable gradient"):
-        validation_direction(gradients, VALIDATION, InfluenceConfig())
+        guidance(gradients, VALIDATION, PARTS, "mean_cosine")
 
 
 def test_a_candidate_without_a_gradient_has_norm_zero(qwen: Case) -> None:
     """Momentum alone would give it a score, so the norm is what tells."""
-    direction, _ = validation_direction(qwen.engine(), VALIDATION, InfluenceConfig())
+    found = guidance(qwen.engine(), VALIDATION, PARTS, "mean_cosine")
     gradients = qwen.engine()
     untied = torch.nn.Parameter(torch.zeros_like(gradients.model.get_output_embeddings().weight))
     gradients.model.get_output_embeddings().weight = untied
     untied.requires_grad_(False)
-    dots, norms = influence(gradients, CANDIDATES[:2], [direction], qwen.state, InfluenceConfig())
+    rule = update_rule(copy.deepcopy(qwen.state), InfluenceConfig())
+    dots, norms = influence(gradients, CANDIDATES[:2], found.vectors, rule)
     assert norms.tolist() == [0.0, 0.0] and bool(dots.isfinite().all())
-    assert bool(influence(gradients, CANDIDATES[:2], [direction], None, InfluenceConfig(update="sgd"))[0].isnan().all())
+    plain = update_rule(None, InfluenceConfig(update="sgd"))
+    assert bool(influence(gradients, CANDIDATES[:2], found.vectors, plain)[0].isnan().all())
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 from tiny import make_tiny_model
 
+from harness.bench import oracle
 from harness.config import InfluenceConfig
 from harness.errors import StageError
 from harness.models.transformers_backend import load_causal_lm
@@ -21,6 +22,7 @@ from harness.training.chat import encode
 from harness.training.sft import LoraSettings, Recipe, finetune
 from harness.types import Message, Sample, Score, Seed
 from methods.signals.base import Archive, SignalContext, TargetState, ValidationExample, WarmCheckpoint
+from methods.signals.influence.diagnostics import diagnose
 from methods.signals.influence.signal import InfluenceSignal
 
 LENGTH = 96
@@ -95,12 +97,12 @@ def definition(warm: Warm, items: list[Sample], withheld: bool, options: Influen
     first = {n: s["exp_avg"] for n, s in warm.optimizer.items()}
     second = {n: s["exp_avg_sq"] for n, s in warm.optimizer.items()}
 
-    def gradient(messages: tuple[Message, ...]) -> reference.Gradient:
-        return reference.gradient(model, encode(tokenizer, messages, LENGTH))
+    def gradient(messages: tuple[Message, ...]) -> oracle.Gradient:
+        return oracle.gradient(model, encode(tokenizer, messages, LENGTH))
 
     validation = [gradient(v.messages) for v in VALIDATION if v.withheld == withheld]
     candidates = [gradient(s.messages) for s in items]
-    return reference.scores(candidates, validation, AdamState(first, second, 6), options)
+    return oracle.scores(candidates, validation, AdamState(first, second, 6), options)
 
 
 @pytest.mark.parametrize("options", [{}, {"eps_mode": "inside", "bias_correction": False}, {"update": "sgd"}])
@@ -113,7 +115,8 @@ def test_scores_equal_the_definition_on_the_trainers_own_state(warm: Warm, optio
     reference.assert_close(_values(got), wanted, 1e-4)
     beside = definition(warm, SAMPLES, True, InfluenceConfig(**options))
     reference.assert_close([s.parts["withheld"] for s in got], beside, 1e-4)
-    assert facts["adam_steps"] == 6
+    assert facts["checkpoints"][0]["adam_steps"] == (None if options.get("update") == "sgd" else 6)
+    assert {c["status"] for c in facts["checks"]} == {"passed"}
     assert (facts["rewarded"]["validation_items"], facts["withheld"]["validation_items"]) == (4, 2)
 
 
@@ -144,13 +147,67 @@ def test_a_zero_or_broken_gradient_is_unscorable(
 ) -> None:
     signal, _ = prepared(warm)
 
-    def fake(gradients: Any, codes: Any, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.tensor([[dot, 0.1], [0.2, 0.1]]), torch.tensor([norm, 1.0])
+    def fake(gradients: Any, codes: Any, directions: Any, *rest: Any, **more: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        parts = next(iter(directions.values())).shape[0]
+        dots = torch.tensor([[dot] * parts, [0.2] * parts], dtype=torch.float64)
+        return dots, torch.tensor([norm, 1.0], dtype=torch.float64)
 
     monkeypatch.setattr("methods.signals.influence.engine.influence", fake)
     broken, whole = signal.score(SAMPLES[:2], Archive())
     assert (broken.value, broken.status) == (None, "unscorable") and "not finite" in broken.reason
     assert whole.value == pytest.approx(0.2)
+
+
+def test_a_failing_self_check_stops_the_run(warm: Warm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropout that stays on, here in one layer, makes every gradient another sample's."""
+    from methods.signals.influence import warm_target
+
+    class Leaky(warm_target.WarmTarget):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            layer = self.model.get_base_model().model.layers[0]
+            layer.register_forward_hook(lambda m, i, out: torch.nn.functional.dropout(out, 0.5))
+
+    monkeypatch.setattr(warm_target, "WarmTarget", Leaky)
+    with pytest.raises(StageError, match="failed its self-check 'hooks against autograd'"):
+        prepared(warm)
+
+
+def test_checkpoints_are_summed_by_their_weights(warm: Warm) -> None:
+    """Twice the same checkpoint at weights .25 and .75 is that checkpoint; another one in its place is not."""
+    one = warm.target.checkpoints[0]
+    halves = (replace(one, weight=0.25), replace(one, weight=0.75))
+    signal = InfluenceSignal()
+    facts = signal.prepare(context(), replace(warm.target, checkpoints=halves))
+    assert [c["weight"] for c in facts["checkpoints"]] == [0.25, 0.75]
+    single = prepared(warm)[0].score(SAMPLES, Archive())
+    both = signal.score(SAMPLES, Archive())
+    reference.assert_close(_values(both), _values(single), 1e-6)
+    other = InfluenceSignal()
+    other.prepare(context(update="sgd"), replace(warm.target, checkpoints=(one, replace(one, weight=0.0))))
+    alone = prepared(warm, update="sgd")[0].score(SAMPLES, Archive())
+    reference.assert_close(_values(other.score(SAMPLES, Archive())), _values(alone), 1e-6)
+
+
+def test_halves_stand_beside_the_value(warm: Warm) -> None:
+    signal, _ = prepared(warm)
+    for score in signal.score(SAMPLES, Archive()):
+        assert score.value == pytest.approx((score.parts["half_a"] + score.parts["half_b"]) / 2)
+        assert {"gradient_norm", "completion_tokens", "withheld"} <= score.parts.keys()
+
+
+def test_diagnostics_say_what_a_score_follows() -> None:
+    def score(value: float | None, norm: float, half: float) -> Score:
+        parts = {"gradient_norm": norm, "completion_tokens": 5.0, "half_a": half, "half_b": -half}
+        return Score("s", "influence", value, "ok" if value is not None else "unscorable", "", parts)
+
+    figures = diagnose([score(0.1, 1.0, 0.3), score(0.2, 2.0, 0.2), score(0.4, 3.0, 0.1), score(None, 9.0, 0.5)])
+    assert figures["scored"] == 3 and figures["unscorable"] == 1
+    assert figures["mean"] == pytest.approx(0.7 / 3) and figures["gradient_norm"] == 2.0
+    assert figures["correlation_gradient_norm"] == pytest.approx(1.0)
+    assert figures["halves_agreement"] == pytest.approx(-1.0)
+    assert figures["correlation_length"] is None
+    assert diagnose([])["mean"] is None
 
 
 def test_cost_is_counted_once(warm: Warm) -> None:

@@ -4,221 +4,309 @@ The score of a candidate z against validation items V is mean over V of cos(∇�
 checkpoint). Since mean cos(g', Γ) = ⟨mean g'/|g'|, Γ/|Γ|⟩, the validation set collapses into one direction, exactly,
 and no random projection is needed. A LoRA matrix is a linear map, so its per-sample gradient is the outer product of
 what a hook sees: input x and output gradient δ give G_b = Σ_t δ_bt ⊗ x_bt. Γ is nonlinear in G, so G is formed for one
-module at a time, used, and dropped. All weights are frozen: the graph starts at the embedding's output, and autograd
-builds no weight gradients at all. The model is in evaluation mode, because some architectures keep dropout as a number
-that only train mode reads, and one dropped unit makes a gradient another sample's.
+module at a time, used, and dropped.
+
+What keeps it at the price of a training step: all weights are frozen, so autograd builds no weight gradient; the graph
+starts at the lowest A matrices' outputs, so that nothing below them is differentiated; only the hidden states that
+predict a completion token reach the head; and Γ, its norm and its products are taken in pieces that fit the cache.
+
+The model is in evaluation mode, because some architectures keep dropout as a number that only train mode reads, and one
+dropped unit makes a gradient another sample's. For activation checkpointing, which libraries offer in train mode only,
+just the checkpointing layers themselves are flagged as training, not what they contain.
 
 What it gives up: adapters that do not go through the forward of the A and B linears exactly once (DoRA, fused kernels,
-shared modules, experts) are refused rather than scored in part, and activation checkpointing, which only works in train
-mode, is off.
+shared modules, experts) are refused rather than scored in part.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from harness.config import InfluenceConfig
+from harness.config import ScoringConfig
 from harness.errors import StageError
-from harness.training.adam_state import AdamState
 from harness.training.chat import Encoded
-from methods.signals.influence.gamma import update_direction
+from methods.signals.influence.batches import Collated, batches, collate
+from methods.signals.influence.gamma import UpdateRule
 
-Direction = Mapping[str, torch.Tensor]
-"""A vector in LoRA parameter space, by parameter name, float32."""
+Visit = Callable[[Sequence[int], str, torch.Tensor], None]
+"""Called with items' indices, a LoRA matrix' name, and G [len(indices), *shape], float32, which it may overwrite."""
 
-BATCH_TOKENS = 8192
-"""Most tokens of a batch, padding included.
+CACHE_ELEMENTS = 1 << 17
+"""Elements of G that are worked on at once on a processor: half a megabyte, so that all passes but the first hit the
+second-level cache. Measured on two cores, whole modules at once took 1.6 to 2.2 times as long."""
 
-One long item makes all of its batch as long: on abstracts with a tiny model, this takes a sixth of the memory and an
-eighth of the time of batches by count alone.
-"""
+GPU_ELEMENTS = 1 << 27
+"""The same on a GPU, where it bounds the memory of the one temporary."""
 
 
 class LoraGradients:
-    """Per-sample gradients of the mean completion loss with respect to every LoRA matrix of `model`."""
+    """Per-sample gradients of the mean completion loss with respect to every trained LoRA matrix of `model`.
 
-    def __init__(self, model: Any, pad_id: int, batch_size: int = 64) -> None:
+    `modules` maps parameter names to the A and B linears of the adapters that are trained; other adapters, loaded but
+    not trained, are left alone. `restrict_logits=False` computes logits everywhere, for comparison.
+    Raises `StageError` for an adapter whose trained parameters are not exactly those linears.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        pad_id: int,
+        batch_size: int = 64,
+        scoring: ScoringConfig | None = None,
+        *,
+        restrict_logits: bool = True,
+    ) -> None:
         self.model, self.pad_id, self.batch_size = model, pad_id, batch_size
+        self.scoring = scoring or ScoringConfig()
+        self.restrict_logits = restrict_logits
+        self.device = next(model.parameters()).device
+        trained = {name for name, p in model.named_parameters() if p.requires_grad}
         self.modules = {
             f"{name}.weight": module
             for name, module in model.named_modules()
-            if isinstance(module, torch.nn.Linear) and (".lora_A." in name or ".lora_B." in name)
+            if isinstance(module, torch.nn.Linear)
+            and (".lora_A." in name or ".lora_B." in name)
+            and module.weight.requires_grad
         }
-        check_coverage(set(self.modules), {name for name, p in model.named_parameters() if p.requires_grad})
+        check_coverage(set(self.modules), trained)
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         model.eval()
+        if self.scoring.activation_checkpointing:
+            _checkpoint_activations(model)
+        self._outer = _outer_product(self.device)
+        self._recomputing = False
 
-    def stream(
-        self,
-        items: Sequence[Encoded],
-        weights: Sequence[float] | None,
-        visit: Callable[[Sequence[int], str, torch.Tensor], None],
-    ) -> None:
-        """Call `visit(indices, name, G)` for every batch and LoRA matrix; G is [len(indices), *shape], float32.
+    def stream(self, items: Sequence[Encoded], weights: Sequence[float] | None, visit: Visit) -> None:
+        """Call `visit(indices, name, G)` for every batch and LoRA matrix.
 
-        Each item's loss is the mean over its completion tokens, times its weight. Items are batched by length, fewer
-        where they are long. Raises `StageError` when a LoRA matrix took part in the forward pass other than once.
+        Each item's loss is the mean over its completion tokens, times its weight. Items need a completion token.
+        Raises `StageError` when a LoRA matrix took part in the forward pass other than once.
         """
-        for indices in batches([len(item.ids) for item in items], self.batch_size):
-            seen: list[str] = []
+        lengths = [len(item.ids) for item in items]
+        for indices in batches(lengths, self.batch_size, self.scoring.batch_tokens, self.scoring.layout):
+            share = [1.0 if weights is None else weights[i] for i in indices]
+            batch = collate([items[i] for i in indices], share, self.pad_id, self.scoring.layout, self.device)
+            self._visit_batch(batch, indices, visit)
 
-            def receive(name: str, g: torch.Tensor, indices: Sequence[int] = indices, seen: list[str] = seen) -> None:
-                seen.append(name)
-                visit(indices, name, g)
+    def _visit_batch(self, batch: Collated, indices: Sequence[int], visit: Visit) -> None:
+        forward: Counter[str] = Counter()
+        backward: Counter[str] = Counter()
 
-            with self._hooks(receive):
-                self._backward([items[i] for i in indices], [1.0 if weights is None else weights[i] for i in indices])
-            odd = [name for name in self.modules if seen.count(name) != 1]
-            if odd:
-                raise StageError(
-                    f"influence needs every LoRA matrix to be used once in a forward pass, and {len(odd)} are not (for "
-                    f"example {odd[0]}: {seen.count(odd[0])} times); leave shared modules and experts out of the "
-                    "adapter"
-                )
+        def receive(name: str, delta: torch.Tensor, x: torch.Tensor) -> None:
+            backward[name] += 1
+            visit(indices, name, self._gradient(name, delta, x, batch))
+
+        with self._hooks(batch, forward, receive):
+            loss = self.loss(batch)
+            if loss.requires_grad:
+                self._recomputing = self.scoring.activation_checkpointing
+                try:
+                    loss.backward()
+                finally:
+                    self._recomputing = False
+        odd = [name for name in self.modules if forward[name] != 1 or backward[name] != 1]
+        if odd:
+            raise StageError(
+                f"influence needs every LoRA matrix to be used once in a forward pass, and {len(odd)} are not (for "
+                f"example {odd[0]}: {forward[odd[0]]} times forward, {backward[odd[0]]} times backward); leave shared "
+                "modules and experts out of the adapter"
+            )
+
+    def loss(self, batch: Collated) -> torch.Tensor:
+        """Σ over items of weight times mean completion loss; logits are made float32 before the loss."""
+        handles = []
+        if self.restrict_logits:
+
+            def restrict(module: Any, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+                return (args[0].flatten(0, 1)[batch.predicting].unsqueeze(0), *args[1:])
+
+            handles.append(self.model.get_output_embeddings().register_forward_pre_hook(restrict))
+        try:
+            logits = self.model(
+                input_ids=batch.ids, attention_mask=batch.attention, position_ids=batch.positions, use_cache=False
+            ).logits
+        finally:
+            for handle in handles:
+                handle.remove()
+        rows = logits.flatten(0, 1)
+        if not self.restrict_logits:
+            rows = rows[batch.predicting]
+        losses = torch.nn.functional.cross_entropy(rows.float(), batch.labels, reduction="none")
+        return (losses * batch.shares).sum()
 
     @contextmanager
-    def _hooks(self, receive: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
-        handles = [self.model.get_input_embeddings().register_forward_hook(lambda m, i, out: out.requires_grad_(True))]
+    def _hooks(
+        self,
+        batch: Collated,
+        forward: Counter[str],
+        receive: Callable[[str, torch.Tensor, torch.Tensor], None],
+    ) -> Iterator[None]:
+        """Hooks that keep each matrix' input until its output gradient arrives, and hand both over.
 
-        def hook(name: str) -> Callable[..., None]:
-            def forward(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-                x = inputs[0].detach()
-                if x.dim() != 3:
+        Under activation checkpointing the input is kept from the recomputation instead, or keeping it would undo the
+        saving. The recomputed forward may stop early, so it is taken before the module runs; and the last matrices of a
+        layer get their output gradient before anything needs the recomputation, so that gradient waits.
+        """
+        kept: dict[str, torch.Tensor] = {}
+        waiting: dict[str, torch.Tensor] = {}
+        expected = tuple(batch.ids.shape)
+
+        def before(name: str) -> Callable[..., None]:
+            def keep(module: Any, args: tuple[torch.Tensor, ...]) -> None:
+                if tuple(args[0].shape[:-1]) != expected:
                     raise StageError(
                         f"influence needs LoRA inputs of shape [batch, tokens, features], and {name} takes "
-                        f"{tuple(x.shape)}; leave modules that flatten tokens, such as experts, out of the adapter"
+                        f"{tuple(args[0].shape)}; leave modules that flatten tokens, such as experts, out of the "
+                        "adapter, and a language-model head too"
                     )
+                if name in waiting:
+                    receive(name, waiting.pop(name), args[0].detach())
+                elif self._recomputing or not self.scoring.activation_checkpointing:
+                    kept[name] = args[0].detach()
 
-                def backward(delta: torch.Tensor) -> None:
-                    receive(name, torch.einsum("bto,bti->boi", delta.float(), x.float()))
+            return keep
 
-                if output.requires_grad:
-                    output.register_hook(backward)
+        def after(name: str) -> Callable[..., None]:
+            def watch(module: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+                if self._recomputing:
+                    return
+                forward[name] += 1
+                if not output.requires_grad:
+                    # The lowest adapters: the graph starts here, and nothing below is differentiated.
+                    output.requires_grad_(True)
+                output.register_hook(arrive)
 
-            return forward
+            def arrive(delta: torch.Tensor) -> None:
+                if name in kept:
+                    receive(name, delta, kept.pop(name))
+                else:
+                    waiting[name] = delta
 
-        handles += [module.register_forward_hook(hook(name)) for name, module in self.modules.items()]
+            return watch
+
+        handles = [module.register_forward_pre_hook(before(name)) for name, module in self.modules.items()]
+        handles += [module.register_forward_hook(after(name)) for name, module in self.modules.items()]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _backward(self, batch: Sequence[Encoded], weights: Sequence[float]) -> None:
-        device = next(self.model.parameters()).device
-        width = max(len(item.ids) for item in batch)
-        ids = torch.full((len(batch), width), self.pad_id)
-        attention = torch.zeros((len(batch), width), dtype=torch.long)
-        share = torch.zeros((len(batch), width))
-        for row, (item, weight) in enumerate(zip(batch, weights, strict=True)):
-            ids[row, : len(item.ids)] = torch.tensor(item.ids)
-            attention[row, : len(item.ids)] = 1
-            share[row, item.prompt_length : len(item.ids)] = weight / item.completion_length
-        ids, attention, share = ids.to(device), attention.to(device), share.to(device)
-        logits = self.model(input_ids=ids, attention_mask=attention, use_cache=False).logits[:, :-1].float()
-        losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-        (losses * share[:, 1:].flatten()).sum().backward()
+    def _gradient(self, name: str, delta: torch.Tensor, x: torch.Tensor, batch: Collated) -> torch.Tensor:
+        """G of every item, [B, out, in], float32."""
+        if not batch.packed:
+            return self._outer(delta.transpose(1, 2), x)
+        whole = torch.empty(len(batch.spans), delta.shape[-1], x.shape[-1], device=x.device)
+        for number, (row, start, end) in enumerate(batch.spans):
+            whole[number] = self._outer(delta[row : row + 1, start:end].transpose(1, 2), x[row : row + 1, start:end])[0]
+        return whole
 
 
-def batches(lengths: Sequence[int], size: int, tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:
-    """Indices of items by rising length, at most `size` in a batch and `tokens` in it with padding (or one item)."""
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if batch and (len(batch) == size or (len(batch) + 1) * lengths[index] > tokens):
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
-
-
-def check_coverage(captured: set[str], trainable: set[str]) -> None:
-    """The captured matrices must be exactly the adapter's trainable parameters, or scores would silently be partial."""
-    if captured != trainable or not captured:
-        odd = sorted(captured ^ trainable)[:3]
+def _checkpoint_activations(model: Any) -> None:
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    flagged = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False) is True]
+    if not flagged:
         raise StageError(
-            f"influence needs a plain LoRA adapter: {len(captured)} LoRA matrices are seen by hooks, {len(trainable)} "
+            f"{type(model).__name__} offers no activation checkpointing; set "
+            "runtime.scoring.activation_checkpointing=false"
+        )
+    for module in flagged:
+        # Not .train(): that would reach the dropout inside.
+        module.training = True
+
+
+def _outer_product(device: torch.device) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Batched [B, o, T] x [B, T, i] with float32 sums and a float32 result.
+
+    Where the device multiplies half-precision matrices into float32, nothing is converted first.
+    """
+
+    def converted(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return torch.bmm(left.float(), right.float())
+
+    def mixed(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        if left.dtype == right.dtype and left.dtype in (torch.bfloat16, torch.float16):
+            return torch.bmm(left, right, out_dtype=torch.float32)
+        return converted(left, right)
+
+    if device.type != "cuda":
+        return converted
+    probe = torch.ones(1, 16, 16, device=device, dtype=torch.bfloat16)
+    try:
+        return mixed if bool((mixed(probe, probe) == 16.0).all()) else converted
+    except (RuntimeError, TypeError):
+        return converted
+
+
+def check_coverage(captured: set[str], trained: set[str]) -> None:
+    """The captured matrices must be exactly the adapter's trained parameters, or scores would silently be partial."""
+    if captured != trained or not captured:
+        odd = sorted(captured ^ trained)[:3]
+        raise StageError(
+            f"influence needs a plain LoRA adapter: {len(captured)} LoRA matrices are seen by hooks, {len(trained)} "
             f"parameters are trainable (for example {', '.join(odd) or 'none'}); use LoRA without DoRA, trained "
             "biases, embeddings or modules_to_save"
         )
 
 
 def gradient_norms(gradients: LoraGradients, items: Sequence[Encoded]) -> torch.Tensor:
-    """|∇ℓ| of every item, shape [N]."""
-    squares = torch.zeros(len(items))
+    """|∇ℓ| of every item, shape [N], float64."""
+    squares = torch.zeros(len(items), dtype=torch.float64)
 
     def visit(indices: Sequence[int], name: str, g: torch.Tensor) -> None:
-        squares[list(indices)] += g.square().sum(dim=(1, 2)).cpu()
+        squares[list(indices)] += g.flatten(1).square().sum(dim=1).double().cpu()
 
     gradients.stream(items, None, visit)
     return squares.sqrt()
 
 
-def validation_direction(
-    gradients: LoraGradients, items: Sequence[Encoded], settings: InfluenceConfig
-) -> tuple[Direction, dict[str, float]]:
-    """The one direction that stands for a validation set, and its diagnostics.
-
-    `mean_cosine`: mean of unit gradients; `cosine_of_mean`: the unit mean gradient; `mean_dot`: the mean gradient.
-    Two passes: norms first, then a weighted sum, so that no per-item gradient is kept. Items with a zero or non-finite
-    gradient are dropped and counted; none left is a `StageError`.
-    """
-    norms = gradient_norms(gradients, items)
-    usable = [i for i, n in enumerate(norms.tolist()) if 0.0 < n < float("inf")]
-    if not usable:
-        raise StageError(
-            "no validation item has a usable gradient; are all of them truncated? raise the target's max_length"
-        )
-    chosen = [items[i] for i in usable]
-    unit = settings.aggregate == "mean_cosine"
-    weights = [1.0 / (len(usable) * (float(norms[i]) if unit else 1.0)) for i in usable]
-    total: dict[str, torch.Tensor] = {}
-
-    def visit(indices: Sequence[int], name: str, g: torch.Tensor) -> None:
-        summed = g.sum(dim=0)
-        total[name] = total[name] + summed if name in total else summed
-
-    gradients.stream(chosen, weights, visit)
-    length = float(sum(d.square().sum() for d in total.values())) ** 0.5
-    if length == 0.0:
-        raise StageError("the validation items' gradients cancel to nothing; use other validation items")
-    if settings.aggregate == "cosine_of_mean":
-        total = {name: d / length for name, d in total.items()}
-    facts = {
-        "validation_items": float(len(usable)),
-        "validation_dropped": float(len(items) - len(usable)),
-        "validation_coherence": length if unit else float("nan"),
-        "validation_gradient_norm": float(norms[usable].mean()),
-    }
-    return total, {k: v for k, v in facts.items() if v == v}
-
-
 def influence(
     gradients: LoraGradients,
     items: Sequence[Encoded],
-    directions: Sequence[Direction],
-    state: AdamState | None,
-    settings: InfluenceConfig,
+    directions: Mapping[str, torch.Tensor],
+    rule: UpdateRule,
+    *,
+    cosine: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores [N, len(directions)] and gradient norms [N] of candidates; non-finite where an item cannot be scored."""
-    dots = torch.zeros(len(items), len(directions))
-    squares = torch.zeros(len(items))
-    norms = torch.zeros(len(items))
+    """⟨u_j, Γ(z)⟩ [N, J], over |Γ(z)| where `cosine`, and gradient norms [N], float64.
+
+    `directions` holds u_j by parameter name, [J, parameter size]. Values are not finite where an item cannot be
+    scored.
+    """
+    some = next(iter(directions.values()))
+    sums = torch.zeros(len(items), some.shape[0] + 2, dtype=torch.float64)
+    limit = CACHE_ELEMENTS if gradients.device.type == "cpu" else GPU_ELEMENTS
+    part: dict[tuple[int, ...], torch.Tensor] = {}
+    batch: list[torch.Tensor] = []
 
     def visit(indices: Sequence[int], name: str, g: torch.Tensor) -> None:
-        rows = list(indices)
-        gamma = update_direction(g, name, state, settings).flatten(1)
-        target = torch.stack([d[name].flatten() for d in directions], dim=1)
-        dots[rows] += (gamma @ target).cpu()
-        squares[rows] += gamma.square().sum(dim=1).cpu()
-        norms[rows] += g.flatten(1).square().sum(dim=1).cpu()
+        if not batch:
+            batch.append(torch.zeros(len(indices), sums.shape[1], dtype=torch.float64, device=g.device))
+        target = directions[name]
+        shape = g.shape[1:]
+        step = max(1, limit // shape.numel())
+        for at in range(0, len(indices), step):
+            piece = g[at : at + step]
+            key = tuple(piece.shape)
+            if key not in part and not rule.plain and rule.curve:
+                part[key] = torch.empty(key, device=g.device)
+            rows = batch[0][at : at + step]
+            rows[:, -2] += torch.linalg.vector_norm(piece, dim=(1, 2)).double().square_()
+            gamma = rule.apply_(piece, name, part.get(key)).flatten(1)
+            rows[:, -1] += torch.linalg.vector_norm(gamma, dim=1).double().square_()
+            rows[:, :-2] += gamma @ target.T
+        seen[0] += 1
+        if seen[0] == len(gradients.modules):
+            sums[list(indices)] = batch.pop().cpu()
+            seen[0] = 0
 
+    seen = [0]
     gradients.stream(items, None, visit)
-    if settings.aggregate != "mean_dot":
-        dots = dots / squares.sqrt().unsqueeze(1)
-    return dots, norms.sqrt()
+    dots, squares, norms = sums[:, :-2], sums[:, -1], sums[:, -2]
+    return dots / squares.sqrt().unsqueeze(1) if cosine else dots, norms.sqrt()

@@ -1,106 +1,167 @@
-"""The `influence` signal: loads the warmed-up target once, collapses the validation set, then scores batches.
+"""The `influence` signal: checks the engine, collapses the validation set at every checkpoint, then scores batches.
 
-Withheld validation items give a second direction; its score is reported beside the value (`parts["withheld"]`) and
-never enters it, so that a reward that over-optimises the other half shows.
+A score is the sum over warm-up checkpoints, by weights that sum to 1, of the aggregate over validation items (OptimSyn
+Eq. 1, LESS §2); a maximum over subtasks is taken last, after that sum. Beside it stand the scores on the two halves of
+the validation items (do they agree?) and on withheld ones, which never enter the value, so that a reward that
+over-optimises the others shows.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.config import InfluenceConfig
 from harness.errors import StageError
-from harness.training.chat import Encoded, encode
+from harness.training.chat import Encoded
 from harness.types import Sample, Score, Usage
-from methods.signals.base import Archive, Item, SignalContext, TargetState
+from methods.signals.base import Archive, Item, SignalContext, TargetState, ValidationExample
+
+if TYPE_CHECKING:
+    import torch
+
+    from methods.signals.influence.directions import Guidance
+    from methods.signals.influence.gamma import UpdateRule
+
+_READINGS = {"value": ("a", "b"), "half_a": ("a",), "half_b": ("b",), "withheld": ("withheld",)}
 
 
 class InfluenceSignal:
-    """Adam-aware influence on the validation loss at the warm-up checkpoint; higher is better."""
+    """Adam-aware influence on the validation loss at the warm-up's checkpoints; higher is better."""
 
     name = "influence"
 
     def prepare(self, context: SignalContext, target: TargetState | None) -> Mapping[str, Any]:
-        """Load the adapter and its moments, check hook coverage, and build the validation directions."""
-        import torch
-        from peft import PeftModel
+        """Load the target, check the engine on it, and build the validation directions of every checkpoint.
 
-        from harness.models.transformers_backend import load_causal_lm
-        from harness.training.adam_state import load_adam_state
-        from methods.signals.influence.engine import LoraGradients, validation_direction
+        Raises `StageError` where there is no warmed-up target, no usable validation item, or a check fails.
+        """
+        from methods.signals.influence.selfcheck import require, self_check, to_rows
+        from methods.signals.influence.warm_target import WarmTarget
 
         if target is None or not target.checkpoints:
             raise StageError("influence needs a warmed-up target with Adam's moments; the driver did not provide one")
         if not context.validation:
             raise StageError("influence needs validation items; name a validation set with --guide")
         self._settings: InfluenceConfig = context.settings
-        self._max_length, self._revision = target.max_length, target.revision
-        torch.manual_seed(0)
-        base, self._tokenizer = load_causal_lm(target.model, target.dtype, target.hub_revision)
-        model = PeftModel.from_pretrained(base, target.checkpoints[0].adapter, is_trainable=True)
-        self._flops = 6.0 * model.num_parameters()
+        self._revision = target.revision
+        self._warm = WarmTarget(target, context.batch_size, context.scoring)
+        self._flops = 6.0 * self._warm.model.num_parameters()
         self._usage: list[Usage] = []
-        self._gradients = LoraGradients(model, self._tokenizer.pad_token_id, context.batch_size)
-        self._state = load_adam_state(
-            target.checkpoints[0].adam, self._gradients.modules, target.checkpoints[0].adapter
-        )
-        facts: dict[str, Any] = {}
-        self._directions = []
-        for withheld in (False, True):
-            items = [v for v in context.validation if v.withheld == withheld]
-            if not items:
+        started = time.perf_counter()
+        items, encoded = self._read(context.validation, target.max_length)
+        checks = self_check(self._warm, encoded)
+        require(checks)
+        facts: dict[str, Any] = {"checks": to_rows(checks), "checkpoints": []}
+        self._guidance: list[Guidance] = []
+        self._rules: list[UpdateRule] = []
+        for index in range(len(target.checkpoints)):
+            facts["checkpoints"].append(self._prepare_checkpoint(index, items, encoded))
+        self._spend(encoded, 2 * len(target.checkpoints), started)
+        usable = self._guidance[0].norms.isfinite() & (self._guidance[0].norms > 0.0)
+        for label, withheld in (("rewarded", False), ("withheld", True)):
+            mine = [i for i, item in enumerate(items) if item.withheld == withheld]
+            asked = sum(v.withheld == withheld for v in context.validation)
+            if not asked:
                 continue
-            started = time.perf_counter()
-            encoded = [encode(self._tokenizer, v.messages, self._max_length) for v in items]
-            scorable = [e for e in encoded if e.completion_length]
-            if not scorable:
-                raise StageError(
-                    f"every validation item is longer than the target's max_length of {self._max_length} tokens; "
-                    "raise models.target.max_length"
-                )
-            direction, diagnostics = validation_direction(self._gradients, scorable, self._settings)
-            self._directions.append(direction)
-            diagnostics["validation_truncated"] = float(sum(e.truncated > 0 for e in encoded))
-            diagnostics["validation_unusable"] = float(len(items) - diagnostics["validation_items"])
-            facts["withheld" if withheld else "rewarded"] = diagnostics
-            self._spend(scorable, 2, started)
-        facts["adam_steps"] = self._state.step
-        facts["share_v_below_eps"] = self._state_share_below_eps()
+            used = int(usable[mine].sum())
+            facts[label] = {
+                "validation_items": used,
+                "validation_truncated": sum(encoded[i].truncated > 0 for i in mine),
+                "validation_unusable": asked - used,
+            }
         return facts
+
+    def _read(
+        self, validation: Sequence[ValidationExample], limit: int
+    ) -> tuple[list[ValidationExample], list[Encoded]]:
+        """The validation items that have a completion token left, and their tokens."""
+        both = [(item, self._warm.encode(item.messages)) for item in validation]
+        kept = [(item, code) for item, code in both if code.completion_length]
+        if not any(not item.withheld for item, _ in kept):
+            raise StageError(
+                f"every validation item is longer than the target's max_length of {limit} tokens; raise "
+                "models.target.max_length"
+            )
+        return [item for item, _ in kept], [code for _, code in kept]
+
+    def _prepare_checkpoint(
+        self, index: int, items: Sequence[ValidationExample], encoded: Sequence[Encoded]
+    ) -> dict[str, Any]:
+        from methods.signals.influence.directions import guidance, halves
+        from methods.signals.influence.gamma import update_rule
+
+        self._warm.enter(index)
+        parts = halves([i.id for i in items], [i.subtask for i in items], [i.withheld for i in items])
+        found = guidance(self._warm.gradients, encoded, parts, self._settings.aggregate)
+        self._guidance.append(found)
+        state = self._warm.adam_state(index) if self._settings.update == "adam" else None
+        below = total = 0
+        for v in state.second.values() if state else ():
+            below, total = below + int((v < self._settings.eps).sum()), total + v.numel()
+        self._rules.append(update_rule(state, self._settings))
+        norms = found.norms[found.norms.isfinite() & (found.norms > 0.0)]
+        return {
+            "weight": self._warm.target.checkpoints[index].weight,
+            "adam_steps": state.step if state else None,
+            "share_v_below_eps": below / total if total else None,
+            "validation_coherence": found.coherence,
+            "validation_gradient_norm": float(norms.mean()),
+            "subtasks": len({p.subtask for p in found.parts}),
+        }
 
     def score(self, items: Sequence[Item], archive: Archive) -> list[Score]:
         """One score per sample; a sample whose completion is empty after truncation is unscorable."""
+        started = time.perf_counter()
+        encoded = {item.id: self._warm.encode(item.messages) for item in items if isinstance(item, Sample)}
+        scorable = [key for key, code in encoded.items() if code.completion_length]
+        codes = [encoded[key] for key in scorable]
+        readings: dict[str, Mapping[str, float]] = {}
+        if codes:
+            readings = dict(zip(scorable, self._readings(codes), strict=True))
+            self._spend(codes, len(self._rules), started)
+        return [self._score(item, encoded.get(item.id), readings.get(item.id)) for item in items]
+
+    def _readings(self, codes: Sequence[Encoded]) -> list[dict[str, float]]:
+        """Value, halves, withheld score and gradient norm of every candidate; NaN where there is none."""
+        import torch
+
         from methods.signals.influence.engine import influence
 
-        started = time.perf_counter()
-        samples = [item for item in items if isinstance(item, Sample)]
-        encoded = {s.id: encode(self._tokenizer, s.messages, self._max_length) for s in samples}
-        scorable = [s for s in samples if encoded[s.id].completion_length]
-        codes = [encoded[s.id] for s in scorable]
-        values: dict[str, tuple[list[float], float]] = {}
-        if codes:
-            dots, norms = influence(self._gradients, codes, self._directions, self._state, self._settings)
-            values = {s.id: (d, n) for s, d, n in zip(scorable, dots.tolist(), norms.tolist(), strict=True)}
-            self._spend(codes, 1, started)
-        return [self._score(item, encoded.get(item.id), values.get(item.id)) for item in items]
+        aggregate = self._settings.aggregate
+        sums: dict[str, torch.Tensor] = {}
+        norm = torch.zeros(len(codes), dtype=torch.float64)
+        for index, checkpoint in enumerate(self._warm.target.checkpoints):
+            self._warm.enter(index)
+            found, rule = self._guidance[index], self._rules[index]
+            dots, norms = influence(
+                self._warm.gradients, codes, found.vectors, rule, cosine=aggregate != "mean_dot"
+            )
+            # A zero at any checkpoint leaves nothing to score by: momentum alone would still give a value.
+            norm = torch.where(norms > 0.0, norm + checkpoint.weight * norms, torch.nan)
+            for name, parts in _READINGS.items():
+                by_subtask = checkpoint.weight * found.combine(dots, aggregate, parts)
+                sums[name] = sums[name] + by_subtask if name in sums else by_subtask
+        best = {name: column.max(dim=1).values.tolist() for name, column in sums.items()}
+        return [
+            {"gradient_norm": n, **{name: column[i] for name, column in best.items()}}
+            for i, n in enumerate(norm.tolist())
+        ]
 
-    def _score(self, item: Item, code: Encoded | None, value: tuple[list[float], float] | None) -> Score:
+    def _score(self, item: Item, code: Encoded | None, reading: Mapping[str, float] | None) -> Score:
         if code is None:
             return Score(item.id, self.name, None, "unscorable", "only samples have an influence", {}, self._revision)
-        if value is None:
+        if reading is None:
             return Score(item.id, self.name, None, "unscorable", "no completion token left", {}, self._revision)
-        dots, norm = value
-        if not all(abs(d) < float("inf") for d in dots) or not 0.0 < norm < float("inf"):
+        finite = {name: value for name, value in reading.items() if abs(value) < float("inf")}
+        if "value" not in finite or "gradient_norm" not in finite:
             return Score(item.id, self.name, None, "unscorable", "gradient is zero or not finite", {}, self._revision)
-        parts = {"gradient_norm": norm, "completion_tokens": float(code.completion_length)}
-        if len(dots) > 1:
-            parts["withheld"] = dots[1]
-        return Score(item.id, self.name, dots[0], "ok", "", parts, self._revision)
+        parts = {"completion_tokens": float(code.completion_length), **finite}
+        return Score(item.id, self.name, parts.pop("value"), "ok", "", parts, self._revision)
 
     def usage(self) -> list[Usage]:
-        """Scoring cost since the last call: one forward and backward pass per sample."""
+        """Scoring cost since the last call: one forward and backward pass per sample and checkpoint."""
         spent, self._usage = self._usage, []
         return spent
 
@@ -108,7 +169,3 @@ class InfluenceSignal:
         tokens = passes * sum(len(c.ids) for c in codes)
         seconds = time.perf_counter() - started
         self._usage.append(Usage("target", "influence", tokens, 0, passes * len(codes), seconds, self._flops * tokens))
-
-    def _state_share_below_eps(self) -> float:
-        below = sum(int((v < self._settings.eps).sum()) for v in self._state.second.values())
-        return below / max(1, sum(v.numel() for v in self._state.second.values()))

@@ -1,0 +1,395 @@
+"""Texts as unit vectors: one interface over sentence-transformers, an HTTP endpoint, given vectors, and hashed words.
+
+Everything that compares texts by meaning (similarity to validation items, choosing validation items, contamination)
+takes an `Embedder`, so that the model is a setting. `lexical` needs no model: it hashes words, so it sees shared words
+and no paraphrase; the lab and tests run with it. Given vectors serve models that do not run beside ours. What this
+gives up: separate encoders for queries and documents; whoever needs a prefix on one side puts it before the text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from harness.errors import InputError, PrerequisiteError, StageError
+from harness.types import Usage
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from harness.config import EmbedderConfig
+
+    Vectors: TypeAlias = NDArray[np.float32]
+
+KEY_VARIABLE = "HARNESS_EMBEDDER_KEY"
+"""The environment variable that an endpoint's key is read from; it is written nowhere."""
+
+LEXICAL_VERSION = 1
+LEXICAL_DIMENSION = 2048
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors whose dot product is their cosine similarity."""
+
+    @property
+    def name(self) -> str:
+        """The model, as records and messages name it."""
+
+    @property
+    def identity(self) -> str:
+        """What decides the vectors of given texts, for stage identities."""
+
+    @property
+    def truncated(self) -> int:
+        """How many texts were cut to fit the model so far; 0 where the embedder cannot know."""
+
+    def embed(self, texts: Sequence[str], ids: Sequence[str] | None = None) -> Vectors:
+        """Unit rows, float32 [texts, dimension], in order; the row of a text without content is zero.
+
+        `ids` are the rows' ids, by which given vectors may be matched. A service that stays down raises `StageError`.
+        """
+
+    def usage(self) -> list[Usage]:
+        """What embedding has cost since the last call."""
+
+
+def open_embedder(config: EmbedderConfig) -> Embedder:
+    """The embedder that the settings name. A model is loaded at the first `embed`; what can be checked before, is."""
+    if config.kind == "lexical":
+        return LexicalEmbedder(config)
+    if config.kind == "vectors":
+        return GivenVectors(config)
+    if config.kind == "endpoint":
+        return EndpointEmbedder(config)
+    return SentenceEmbedder(config)
+
+
+def embedder_identity(config: EmbedderConfig) -> str:
+    """What decides an embedder's vectors, without loading it: the model, its revision, and what is put before a text.
+
+    Where an endpoint runs is no part of it; `revision` tells two models of one name apart.
+    """
+    from harness.models.open import file_hash
+
+    if config.kind == "lexical":
+        return f"lexical-{LEXICAL_VERSION}:{config.dimension or LEXICAL_DIMENSION}"
+    prompt = "" if config.prompt is None else ":" + hashlib.sha256(config.prompt.encode()).hexdigest()[:8]
+    if config.kind == "endpoint":
+        return f"endpoint:{config.id}@{config.revision or ''}{prompt}"
+    path = Path(config.id).expanduser()
+    if config.kind == "vectors":
+        keys = [key for key in (_keys_file(path),) if key.is_file()]
+        return "vectors:" + "".join(file_hash(file) for file in (path, *keys))
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.suffix in (".safetensors", ".bin", ".json", ".txt", ".model"))
+        hashes = "".join(str(p.relative_to(path)) + file_hash(p) for p in files)
+        return f"files:{hashlib.sha256(hashes.encode()).hexdigest()[:16]}:{config.dtype}{prompt}"
+    return f"{config.id}@{config.revision or 'main'}:{config.dtype}{prompt}"
+
+
+def text_key(text: str) -> str:
+    """The hash by which a text finds its given vector: SHA-256 of its UTF-8 bytes, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class _Base:
+    """What the embedders share: identity, accounting, and the checks on what a model returned."""
+
+    truncated = 0
+
+    def __init__(self, config: EmbedderConfig) -> None:
+        self._config = config
+        self._usage: list[Usage] = []
+        self._width = config.dimension
+
+    @property
+    def name(self) -> str:
+        """The model's id."""
+        return self._config.id
+
+    @property
+    def identity(self) -> str:
+        """See `embedder_identity`."""
+        return embedder_identity(self._config)
+
+    def usage(self) -> list[Usage]:
+        """What embedding has cost since the last call."""
+        spent, self._usage = self._usage, []
+        return spent
+
+    def embed(self, texts: Sequence[str], ids: Sequence[str] | None = None) -> Vectors:
+        """Unit rows, float32 [texts, dimension]; blank texts are not sent to the model and give zero rows."""
+        import numpy as np
+
+        full = [i for i, text in enumerate(texts) if text.strip()]
+        if not full:
+            return np.zeros((len(texts), self._width or 0), dtype=np.float32)
+        started = time.perf_counter()
+        rows = np.asarray(
+            self._raw([texts[i] for i in full], None if ids is None else [ids[i] for i in full]), dtype=np.float32
+        )
+        self._check(rows)
+        out = np.zeros((len(texts), rows.shape[1]), dtype=np.float32)
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        out[full] = rows / np.where(norms > 0, norms, 1)
+        self._spend(len(full), time.perf_counter() - started)
+        return out
+
+    def _check(self, rows: Vectors) -> None:
+        import numpy as np
+
+        if self._width is not None and rows.shape[1] != self._width:
+            raise StageError(
+                f"the embedder '{self.name}' gives vectors of {rows.shape[1]} numbers, expected are {self._width}; "
+                "correct models.embedder.dimension, or name the model that was meant"
+            )
+        if not np.isfinite(rows).all():
+            raise StageError(
+                f"the embedder '{self.name}' gives numbers that are not finite; with dtype bfloat16, try float32"
+            )
+        self._width = rows.shape[1]
+
+    def _spend(self, texts: int, seconds: float) -> None:
+        """Book nothing: no model ran."""
+
+    def _raw(self, texts: Sequence[str], ids: Sequence[str] | None) -> Any:
+        """The model's own vectors of at least one text, none of them blank."""
+        raise NotImplementedError
+
+
+class LexicalEmbedder(_Base):
+    """Words and pairs of neighbouring words, hashed with signs into a fixed number of features, 1 + log counts.
+
+    No vocabulary is fitted, so equal texts have equal vectors in every process. Hashing 2,048 features adds noise of
+    about 1/sqrt(2048) = 0.02 to a cosine (Weinberger et al. 2009, arXiv 0902.2206).
+    """
+
+    def __init__(self, config: EmbedderConfig) -> None:
+        super().__init__(config)
+        self._width = config.dimension or LEXICAL_DIMENSION
+
+    def _raw(self, texts: Sequence[str], ids: Sequence[str] | None) -> Any:
+        import numpy as np
+        from sklearn.feature_extraction.text import HashingVectorizer
+
+        hashing = HashingVectorizer(n_features=self._width, ngram_range=(1, 2), norm=None, dtype=np.float32)
+        counts = hashing.transform(texts)
+        counts.data = np.sign(counts.data) * (1 + np.log(np.maximum(np.abs(counts.data), 1)))
+        return counts.toarray()
+
+
+class SentenceEmbedder(_Base):
+    """A sentence-transformers model from the hub or a folder, on the GPU where there is one."""
+
+    def __init__(self, config: EmbedderConfig) -> None:
+        super().__init__(config)
+        if find_spec("sentence_transformers") is None:
+            raise PrerequisiteError(
+                f"the embedder '{config.id}' needs the package sentence-transformers; install it with "
+                "pip install 'harness[embed]', or use models.embedder.id=lexical"
+            )
+        path = Path(config.id).expanduser()
+        if config.id.startswith((".", "/", "~")) and not path.is_dir():
+            raise InputError(f"there is no folder {config.id} to load the embedder from; correct models.embedder.id")
+        if path.is_dir() and not (path / "modules.json").is_file():
+            raise InputError(
+                f"{config.id} is no sentence-transformers model: it has no modules.json, so how its tokens are pooled "
+                "is not known; save it with SentenceTransformer.save"
+            )
+        self._path = str(path) if path.is_dir() else config.id
+        self._model: Any = None
+        self._tokens = 0
+
+    def _load(self) -> Any:
+        if self._model is None:
+            import torch
+            from sentence_transformers import SentenceTransformer
+
+            c = self._config
+            try:
+                self._model = SentenceTransformer(
+                    self._path, revision=c.revision, model_kwargs={"dtype": getattr(torch, c.dtype)}
+                ).eval()
+            # Offline, gated, misspelt and interrupted end here, each as another class of another package.
+            except Exception as error:
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+                raise PrerequisiteError(
+                    f"the embedder '{c.id}' cannot be loaded ({reason}); check models.embedder.id and the access to "
+                    "the Hugging Face hub, or name a folder"
+                ) from None
+        return self._model
+
+    def _raw(self, texts: Sequence[str], ids: Sequence[str] | None) -> Any:
+        model, c = self._load(), self._config
+        prefixed = [(c.prompt or "") + text for text in texts]
+        lengths = [len(row) for row in model.tokenizer(prefixed, verbose=False)["input_ids"]]
+        longest = model.max_seq_length or max(lengths)
+        self.truncated += sum(n > longest for n in lengths)
+        self._tokens = sum(min(n, longest) for n in lengths)
+        prompt = {} if c.prompt is None else {"prompt": c.prompt}
+        return model.encode(list(texts), batch_size=c.batch_size, show_progress_bar=False, **prompt)
+
+    def _spend(self, texts: int, seconds: float) -> None:
+        flops = 2.0 * sum(p.numel() for p in self._model.parameters()) * self._tokens
+        self._usage.append(Usage("embedder", self.name, self._tokens, 0, texts, seconds, flops))
+
+
+class EndpointEmbedder(_Base):
+    """A model behind an OpenAI-compatible `POST {url}/embeddings` (vLLM, text-embeddings-inference, OpenAI).
+
+    Refused connections, time-outs and the statuses 408, 429 and 5xx are retried `RETRIES` times, waiting 1, 2, 4 ... s
+    or as long as the server says.
+    """
+
+    RETRIES = 5
+    BACKOFF = 1.0
+
+    def __init__(self, config: EmbedderConfig) -> None:
+        super().__init__(config)
+        if not (config.url or "").startswith(("http://", "https://")):
+            raise InputError(f"models.embedder.url is {config.url}; it must begin with http:// or https://")
+        self._url = f"{(config.url or '').rstrip('/')}/embeddings"
+        self._session: Any = None
+        self._tokens = self._calls = 0
+
+    def _open(self) -> Any:
+        if self._session is None:
+            import requests
+            from requests.adapters import HTTPAdapter
+            from urllib3.util import Retry
+
+            retry = Retry(
+                total=self.RETRIES,
+                backoff_factor=self.BACKOFF,
+                status_forcelist=(408, 429, 500, 502, 503, 504),
+                allowed_methods=None,
+                raise_on_status=False,
+            )
+            self._session = requests.Session()
+            for scheme in ("http://", "https://"):
+                self._session.mount(scheme, HTTPAdapter(max_retries=retry))
+            if key := os.environ.get(KEY_VARIABLE):
+                self._session.headers["Authorization"] = f"Bearer {key}"
+        return self._session
+
+    def _raw(self, texts: Sequence[str], ids: Sequence[str] | None) -> Any:
+        self._tokens = self._calls = 0
+        step = self._config.batch_size
+        prompt = self._config.prompt or ""
+        return [row for i in range(0, len(texts), step) for row in self._ask([prompt + t for t in texts[i : i + step]])]
+
+    def _ask(self, texts: list[str]) -> list[list[float]]:
+        import requests
+
+        body = {"model": self._config.id, "input": texts, "encoding_format": "float"}
+        where = f"the embedding endpoint {self._url}"
+        try:
+            answer = self._open().post(self._url, json=body, timeout=self._config.timeout)
+        except requests.RequestException as error:
+            raise StageError(
+                f"{where} does not answer ({type(error).__name__}, {self.RETRIES} retries); check that it is running, "
+                "then resume"
+            ) from None
+        self._calls += 1
+        if answer.status_code in (401, 403):
+            raise StageError(f"{where} refuses the key (status {answer.status_code}); set {KEY_VARIABLE}")
+        if not answer.ok:
+            said = " ".join(answer.text.split())[:200]
+            raise StageError(f"{where} answers with status {answer.status_code} for model '{self.name}': {said}")
+        try:
+            reply = answer.json()
+            rows = [row["embedding"] for row in sorted(reply["data"], key=lambda row: int(row["index"]))]
+            self._tokens += int((reply.get("usage") or {}).get("prompt_tokens") or 0)
+        except (ValueError, KeyError, TypeError):
+            raise StageError(f"{where} does not answer in the form of the OpenAI embeddings API") from None
+        if len(rows) != len(texts) or len({len(row) for row in rows}) != 1:
+            raise StageError(f"{where} gives {len(rows)} vectors for {len(texts)} texts, or of unequal length")
+        return rows
+
+    def _spend(self, texts: int, seconds: float) -> None:
+        self._usage.append(Usage("embedder", self.name, self._tokens, 0, self._calls, seconds))
+
+
+class GivenVectors(_Base):
+    """Vectors that were computed elsewhere, matched by the text's hash (`text_key`), else by row id.
+
+    A parquet file has a column `vector` and one or more of `text`, `sha256` and `id`. `X.npy` holds [rows, dimension],
+    `X.safetensors` a tensor `vectors`; beside either lies `X.keys` with one hash or id per line.
+    """
+
+    def __init__(self, config: EmbedderConfig) -> None:
+        super().__init__(config)
+        path = Path(config.id).expanduser()
+        if not path.is_file():
+            raise InputError(f"there is no file {path} with vectors; correct models.embedder.id")
+        try:
+            self._matrix, self._rows = _read_parquet(path) if path.suffix == ".parquet" else _read_array(path)
+        except InputError:
+            raise
+        # A damaged file ends as another class of pyarrow, numpy or safetensors.
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+            raise InputError(f"{path} cannot be read as vectors ({reason}); write it again") from None
+
+    def _raw(self, texts: Sequence[str], ids: Sequence[str] | None) -> Any:
+        found = [self._rows.get(text_key(text)) for text in texts]
+        if ids is not None:
+            found = [self._rows.get(i) if row is None else row for row, i in zip(found, ids, strict=True)]
+        missing = [text for text, row in zip(texts, found, strict=True) if row is None]
+        if missing:
+            raise InputError(
+                f"{self.name} has no vector for {len(missing)} of {len(texts)} texts, first {missing[0][:60]!r}; embed "
+                "them too, or name an embedder that runs a model"
+            )
+        return self._matrix[found]
+
+
+def _keys_file(path: Path) -> Path:
+    return path.with_suffix(".keys")
+
+
+def _read_array(path: Path) -> tuple[Any, Mapping[str, int]]:
+    import numpy as np
+
+    if path.suffix == ".npy":
+        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+    else:
+        from safetensors.numpy import load_file
+
+        tensors = load_file(path)
+        if "vectors" not in tensors:
+            raise InputError(f"{path} has no tensor 'vectors', only {', '.join(sorted(tensors))}; rename it")
+        matrix = tensors["vectors"]
+    keys_file = _keys_file(path)
+    if not keys_file.is_file():
+        raise InputError(f"{path} needs {keys_file} beside it: one text hash (SHA-256) or row id per line")
+    keys = keys_file.read_text(encoding="utf-8").splitlines()
+    if matrix.ndim != 2 or len(keys) != len(matrix):
+        raise InputError(f"{path} has the shape {matrix.shape}, which does not fit the {len(keys)} keys of {keys_file}")
+    return matrix, {key: i for i, key in enumerate(keys)}
+
+
+def _read_parquet(path: Path) -> tuple[Any, Mapping[str, int]]:
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    names = set(pq.read_schema(path).names)
+    columns = [name for name in ("text", "sha256", "id") if name in names]
+    if "vector" not in names or not columns:
+        raise InputError(f"{path} needs a column 'vector' and one of 'text', 'sha256' and 'id'; it has {sorted(names)}")
+    table = pq.read_table(path, columns=["vector", *columns])
+    widths = set(table["vector"].combine_chunks().value_lengths().to_pylist())
+    if len(widths) != 1 or None in widths:
+        raise InputError(f"{path}: column 'vector' has rows of unequal length or without a vector; write it again")
+    flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    rows: dict[str, int] = {}
+    for name in reversed(columns):
+        keys = table[name].to_pylist()
+        rows.update({text_key(str(k)) if name == "text" else str(k): i for i, k in enumerate(keys) if k is not None})
+    return flat.astype(np.float32).reshape(len(table), widths.pop()), rows

@@ -1,0 +1,176 @@
+"""Whether the engine sees what autograd sees, on this model, on this machine, before anything is scored with it.
+
+Every way in which per-sample gradients go wrong unnoticed changes a gradient by as much as it is long: an adapter that
+hooks see in part, dropout that stays on, padding that leaks into attention, a type that under-flows. A few validation
+items show it in seconds. The limits lie far above rounding and far below such faults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+
+from harness.errors import StageError
+from harness.estimate import gigabytes
+from harness.training.chat import Encoded
+from methods.signals.influence.engine import LoraGradients
+from methods.signals.influence.warm_target import WarmTarget
+
+ITEMS = 4
+"""Items that are compared; each costs a few passes."""
+
+LIMITS = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+"""Largest |difference| / |gradient|. Seen on lab models: 1e-6 in float32. bfloat16 rounds to 2⁻⁸ in every product."""
+
+TYPE_LIMIT = 0.3
+"""Largest |difference| / |gradient| between the compute type and float32: a cosine of about 0.95."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check: what was measured, the limit it has to stay under, and what it means."""
+
+    name: str
+    status: Literal["passed", "failed", "skipped"]
+    measured: float | None
+    limit: float | None
+    detail: str
+
+    def line(self) -> str:
+        """For people."""
+        figures = "" if self.measured is None or self.limit is None else f"{self.measured:.1e} (limit {self.limit:.0e})"
+        return f"{self.name:<26} {self.status:<8} {figures:<26} {self.detail}".rstrip()
+
+
+def self_check(warm: WarmTarget, items: Sequence[Encoded]) -> list[Check]:
+    """Run all checks at the first checkpoint on up to `ITEMS` of `items`, of different lengths."""
+    chosen = _spread(items)
+    gradients = warm.gradients
+    dtype = next(warm.model.parameters()).dtype
+    checks = [
+        Check(
+            "hook coverage",
+            "passed",
+            None,
+            None,
+            f"{len(gradients.modules)} LoRA matrices, exactly the trained parameters",
+        )
+    ]
+    limit = LIMITS.get(dtype, LIMITS[torch.bfloat16])
+    worst = max(distance(collect(gradients, [item])[0], autograd(warm.model, gradients, item)) for item in chosen)
+    detail = f"{len(chosen)} items, one by one"
+    checks.append(_judge("hooks against autograd", worst, limit, detail))
+    together = collect(gradients, chosen)
+    worst = max(distance(together[i], collect(gradients, [item])[0]) for i, item in enumerate(chosen))
+    width = max(len(item.ids) for item in chosen)
+    detail = f"{len(chosen)} items in one batch, {gradients.scoring.layout}, of {width} tokens at most"
+    checks.append(_judge("alone against batched", worst, limit, detail))
+    checks.append(_against_float32(warm, chosen, dtype))
+    zero = sum(not 0.0 < norm(g) < float("inf") for g in together)
+    checks.append(
+        Check(
+            "gradients not zero",
+            "failed" if zero == len(chosen) else "passed",
+            None,
+            None,
+            f"{len(chosen) - zero} of {len(chosen)} items",
+        )
+    )
+    return checks
+
+
+def require(checks: Sequence[Check]) -> None:
+    """Raise `StageError` naming the first check that failed."""
+    for check in checks:
+        if check.status == "failed":
+            raise StageError(
+                f"influence failed its self-check '{check.name}' on this model and machine: {check.detail}, measured "
+                f"{check.measured}, limit {check.limit}. Scores would be wrong; try runtime.scoring.layout=right, "
+                "activation_checkpointing=false, models.target.dtype=float32, or another attention implementation"
+            )
+
+
+def to_rows(checks: Sequence[Check]) -> list[dict[str, Any]]:
+    """The checks as plain rows, for manifests and events."""
+    return [asdict(check) for check in checks]
+
+
+def collect(gradients: LoraGradients, items: Sequence[Encoded]) -> list[dict[str, torch.Tensor]]:
+    """The gradient of every item, whole, by parameter name."""
+    found: list[dict[str, torch.Tensor]] = [{} for _ in items]
+
+    def visit(indices: Sequence[int], name: str, g: torch.Tensor) -> None:
+        for row, index in enumerate(indices):
+            found[index][name] = g[row].clone()
+
+    gradients.stream(items, None, visit)
+    return found
+
+
+def autograd(model: Any, gradients: LoraGradients, item: Encoded) -> dict[str, torch.Tensor]:
+    """The same gradient by the model's own loss on one sequence, and autograd."""
+    weights = {name: module.weight for name, module in gradients.modules.items()}
+    ids = torch.tensor([item.ids], device=gradients.device)
+    labels = ids.clone()
+    labels[:, : item.prompt_length] = -100
+    try:
+        for weight in weights.values():
+            weight.requires_grad_(True)
+        loss = model(input_ids=ids, labels=labels, use_cache=False).loss
+        taken = torch.autograd.grad(loss, list(weights.values()))
+    finally:
+        for weight in weights.values():
+            weight.requires_grad_(False)
+    return {name: g.detach().float() for name, g in zip(weights, taken, strict=True)}
+
+
+def norm(gradient: Mapping[str, torch.Tensor]) -> float:
+    """|g| over all parameters."""
+    return float(sum(float(g.double().square().sum()) for g in gradient.values())) ** 0.5
+
+
+def distance(got: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> float:
+    """|got − wanted| / |wanted|; 0 where both are zero, infinite where one is not finite."""
+    length = norm(wanted)
+    apart = norm({name: got[name] - g for name, g in wanted.items()})
+    if length == 0.0:
+        return 0.0 if apart == 0.0 else float("inf")
+    return apart / length if apart == apart else float("inf")
+
+
+def _judge(name: str, measured: float, limit: float, detail: str) -> Check:
+    return Check(name, "passed" if measured <= limit else "failed", measured, limit, detail)
+
+
+def _spread(items: Sequence[Encoded]) -> list[Encoded]:
+    """Up to `ITEMS` items from the shortest to the longest."""
+    ranked = sorted(items, key=lambda item: len(item.ids))
+    count = min(ITEMS, len(ranked))
+    return [ranked[round(i * (len(ranked) - 1) / max(1, count - 1))] for i in range(count)]
+
+
+def _against_float32(warm: WarmTarget, chosen: Sequence[Encoded], dtype: torch.dtype) -> Check:
+    name = "compute type vs float32"
+    if dtype == torch.float32:
+        return Check(name, "passed", 0.0, TYPE_LIMIT, "computed in float32")
+    need, free = warm.float32_bytes(), _free_memory(warm.gradients.device)
+    if need > 0.9 * free:
+        return Check(
+            name, "skipped", None, None, f"float32 weights take {gigabytes(need)} more, {gigabytes(free)} are free"
+        )
+    narrow = collect(warm.gradients, chosen)
+    with warm.in_float32():
+        wide = collect(warm.gradients, chosen)
+    worst = max(distance(n, w) for n, w in zip(narrow, wide, strict=True))
+    return _judge(name, worst, TYPE_LIMIT, f"{str(dtype).removeprefix('torch.')}, {len(chosen)} items")
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    return int(psutil.virtual_memory().available)
