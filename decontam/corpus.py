@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from decontam.backend import Ints, Shard, Vectors
+from decontam.backend import Shard, Vectors
 from decontam.tokens import clean
 from harness.errors import InputError
 from harness.models.embedder import Embedder
