@@ -35,6 +35,7 @@ TIMEOUT = 120.0
 
 _ANSWER = ("status", "error", "timed_out", "_shards.failed", "hits.hits.sort")
 _PASSING = frozenset({429, 502, 503, 504})
+_UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)  # what taking an answer apart ends with
 _DISK = ("flood-stage", "flood_stage", "disk usage exceeded", "read-only-allow-delete", "No space left on device")
 
 
@@ -243,7 +244,7 @@ def explain(error: Exception, server: Server, doing: str, *, greeting: bool, tim
         return PrerequisiteError(f"what answers at {server.url} is not Elasticsearch 8 or 9; correct {URL}")
     if isinstance(error, elasticsearch.ApiError | SearchFailed):
         return _explain_status(error, server, doing)
-    if isinstance(error, elasticsearch.SerializationError | KeyError | TypeError | ValueError):
+    if isinstance(error, (elasticsearch.SerializationError, *_UNREADABLE)):
         return StageError(f"{where} gave an answer that cannot be read while {doing}; is a proxy in between?")
     raise error
 

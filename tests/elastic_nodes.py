@@ -1,7 +1,7 @@
 """Live Elasticsearch nodes for tests: started on loopback by the program that `HARNESS_ELASTICSEARCH` names.
 
-The program takes `-v MAJOR -p PORT -d FOLDER -m HEAP`, prints `listening on URL`, and stops on SIGTERM. A node has a heap
-of 512 MB, ends with the test that started it, and ends with the process that started it should that be killed.
+The program takes `-v MAJOR -p PORT -d FOLDER -m HEAP`, prints `listening on URL`, and stops on SIGTERM. A node has a
+heap of 512 MB, ends with the test that started it, and ends with the process that started it should that be killed.
 """
 
 from __future__ import annotations
