@@ -84,14 +84,16 @@ class ElasticBackend:
         self, corpus: Corpus, queries: Vectors, *, floor: float, top: int | None = None, skip: Container[int] = ()
     ) -> Iterator[Neighbours]:
         """Documents near `queries`, one answer per shard; see `decontam.backend.Backend.nearest`."""
-        index = self.prepare(corpus, "vectors", queries.shape[1])
+        # The zero vector of a text without content has no direction and is near nothing; servers refuse it.
+        asked = np.flatnonzero(queries.any(axis=1))
+        index = self.prepare(corpus, "vectors", queries.shape[1]) if len(asked) else None
         pairs = self._pairs(index, (floor, top), queries)
-        batches = _ranges(len(queries), _VECTORS)
+        batches = _ranges(len(asked), _VECTORS)
         for number, (first, last) in enumerate(batches):
-            if not pairs.has(number):
-                document, query, cosine = self._neighbours(index, corpus.size, queries[first:last], floor, top)
-                pairs.write(number, document, query + first, cosine)
-            self._progress("searching vectors", last, len(queries))
+            if index is not None and not pairs.has(number):
+                document, query, cosine = self._neighbours(index, corpus.size, queries[asked[first:last]], floor, top)
+                pairs.write(number, document, asked[first + query], cosine)
+            self._progress("searching vectors", last, len(asked))
         for shard in corpus.shards(skip=skip):
             near = pairs.slice(len(batches), shard.first, shard.first + len(shard.texts))
             yield Neighbours(shard, near["document"], near["query"], near["cosine"])
@@ -108,12 +110,12 @@ class ElasticBackend:
         index.ensure(self._progress)
         return index
 
-    def _pairs(self, index: Index, rules: tuple[float | None, ...], *asked: NDArray[Any] | str) -> Pairs:
+    def _pairs(self, index: Index | None, rules: tuple[float | None, ...], *asked: NDArray[Any] | str) -> Pairs:
         """The files of one question: the same corpus, rules and queries find what an earlier process left."""
         digest = hashlib.sha256()
         for part in asked:
             digest.update(part.encode() if isinstance(part, str) else np.ascontiguousarray(part).tobytes())
-        return Pairs(self._scratch / stable_hash(index.name, list(rules), digest.hexdigest()))
+        return Pairs(self._scratch / stable_hash(index.name if index else None, list(rules), digest.hexdigest()))
 
     def documents(
         self, index: Index, phrases: Sequence[tuple[str, ...]], cap: int | None = None

@@ -231,7 +231,7 @@ def explain(error: Exception, server: Server, doing: str, *, greeting: bool, tim
     if isinstance(error, elasticsearch.ConnectionTimeout):
         return StageError(f"{where} did not answer within {timeout:.0f} s while {doing}; run again to go on")
     if isinstance(error, elasticsearch.ConnectionError):
-        reason = " ".join(str(error.errors[0] if error.errors else error).split())[:200]
+        reason = " ".join(str(error.errors[0] if error.errors else error.message).split())[:200]
         if greeting:
             return PrerequisiteError(
                 f"nothing answers at {server.url} ({reason}); start Elasticsearch there, correct {URL}, "

@@ -93,7 +93,7 @@ class Index:
             try:
                 self._fill(progress)
             except StageError:
-                if not self._is_complete():  # else another process built the same index meanwhile
+                if not self._was_built_meanwhile():
                     raise
             self._finish()
         held = self._count(self.alias)
@@ -106,6 +106,13 @@ class Index:
     def _is_complete(self) -> bool:
         api = self._client.api
         return bool(self._client.call("looking for the index", lambda: api.indices.exists_alias(name=self.alias)))
+
+    def _was_built_meanwhile(self) -> bool:
+        """Whether another process finished this very index, which is why ours can no longer write to it."""
+        try:
+            return bool(self._client.api.indices.exists_alias(name=self.alias))
+        except Exception:  # whatever it is, the failure that led here is the one to tell of
+            return False
 
     def _create(self) -> None:
         api = self._client.api

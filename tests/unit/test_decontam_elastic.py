@@ -128,7 +128,11 @@ def test_zero_vector_is_near_nothing(fake: Fake) -> None:
     vectors = np.eye(3, 4, dtype=np.float32)
     vectors[1] = 0
     corpus = SmallCorpus(["a", "", "c"], 10, vectors)
-    assert set(near(backend(fake).nearest(corpus, np.eye(1, 4, dtype=np.float32), floor=-1.0))) == {(0, 0), (2, 0)}
+    queries = np.zeros((3, 4), np.float32)
+    queries[1, 0] = 1
+    assert set(near(backend(fake).nearest(corpus, queries, floor=-1.0))) == {(0, 1), (2, 1)}
+    answers = list(backend(fake).nearest(corpus, queries[:1], floor=-1.0))
+    assert [len(answer.document) for answer in answers] == [0]
 
 
 def test_index_is_named_by_what_decides_an_answer(fake: Fake) -> None:
