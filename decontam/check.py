@@ -49,11 +49,6 @@ def resolved(settings: DecontamConfig) -> DecontamConfig:
     return settings.model_copy(update=rules)
 
 
-def to_cosine(value: float, settings: DecontamConfig) -> float:
-    """A similarity in the settings' unit as a cosine; Elasticsearch's score is (1 + cos) / 2."""
-    return value if settings.embedding_unit == "cosine" else 2 * value - 1
-
-
 def from_cosine(value: Floats, settings: DecontamConfig) -> Floats:
     """Cosines in the settings' unit."""
     return value if settings.embedding_unit == "cosine" else (1 + value) / 2
@@ -118,7 +113,11 @@ class Check:
         """The cosine from which embedding pairs are recorded."""
         if self.settings.compat == "open-instruct":
             return -1.0
-        return to_cosine(self.settings.embedding_threshold - BELOW, self.settings)
+        return self.to_cosine(self.settings.embedding_threshold - BELOW)
+
+    def to_cosine(self, value: float) -> float:
+        """A similarity in the settings' unit as a cosine; Elasticsearch's score is (1 + cos) / 2."""
+        return value if self.settings.embedding_unit == "cosine" else 2 * value - 1
 
     def queries(self) -> Vectors:
         """One vector per item (its fields joined by a blank); zero for an item without text."""

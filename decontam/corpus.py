@@ -65,32 +65,32 @@ def pieces(row: Mapping[str, Any], fields: Fields, where: str) -> list[Piece]:
             named.append(("prompt", fields.prompt))
         if fields.answer:
             named.append(("answer", fields.answer))
-        for _, name in named:
-            if name not in row:
-                raise InputError(f"{where} has no field '{name}' (fields present: {_present(row)}); name another")
+        for _, wanted in named:
+            if wanted not in row:
+                raise InputError(f"{where} has no field '{wanted}' (fields present: {_present(row)}); name another")
         return [Piece(part, text) for part, name in named if (text := _text(row[name], f"{where}: '{name}'"))]
     for name in ("messages", "conversations", "conversation"):
         if row.get(name) is not None:
             return _turns(row[name], f"{where}: '{name}'")
     found: list[Piece] = []
-    prompt = next((name for name in PROMPT_FIELDS if row.get(name) is not None), None)
+    prompt = next((key for key in PROMPT_FIELDS if row.get(key) is not None), None)
     if prompt is not None:
         text = _text(row[prompt], f"{where}: '{prompt}'")
         if prompt == "instruction" and isinstance(row.get("input"), str):
             text = f"{text}\n{row['input']}".strip()
         found.append(Piece("prompt", text))
-    answer = next((name for name in ANSWER_FIELDS if row.get(name) is not None), None)
+    answer = next((key for key in ANSWER_FIELDS if row.get(key) is not None), None)
     if answer is not None:
         found.append(Piece("answer", _text(row[answer], f"{where}: '{answer}'")))
     if not found:
-        name = next((name for name in TEXT_FIELDS if row.get(name) is not None), None)
-        if name is None:
+        text_field = next((key for key in TEXT_FIELDS if row.get(key) is not None), None)
+        if text_field is None:
             raise InputError(
                 f"{where} has no text: neither messages nor any of {', '.join((*PROMPT_FIELDS, *ANSWER_FIELDS))} or "
                 f"{', '.join(TEXT_FIELDS)} (fields present: {_present(row)}); name them with --prompt-field and "
                 "--answer-field"
             )
-        found.append(Piece("prompt", _text(row[name], f"{where}: '{name}'")))
+        found.append(Piece("prompt", _text(row[text_field], f"{where}: '{text_field}'")))
     return [piece for piece in found if piece.text]
 
 

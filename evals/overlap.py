@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from decontam.text import normalise
+from decontam.tokens import clean, words
 from evals.data import Item, ValidationItem, draw, load_items, load_validation_pool, unlimited
 from evals.read import DataContext
 from evals.suite import Rendering, Suite
@@ -33,6 +33,11 @@ class Keyed(Protocol):
     @property
     def text(self) -> str | None:
         """The text that is compared."""
+
+
+def normalise(text: str) -> str:
+    """`text` as its tokens joined by blanks: case, punctuation and white space folded."""
+    return " ".join(words(clean(text)))
 
 
 @dataclass(frozen=True, slots=True)

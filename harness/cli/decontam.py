@@ -1,0 +1,190 @@
+"""`decontam`: whether training files contain test items, what to remove, and whether the check itself can be trusted."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.cli.command import Command, Parser, emit
+from harness.errors import ConfigError
+
+if TYPE_CHECKING:
+    from decontam.check import Check
+    from harness.config import DecontamConfig
+    from harness.runtime.progress import Progress
+
+_LEFT = (
+    ("cleaned/, removed/", "the training rows, kept and removed, under their files' names"),
+    ("report.html", "the pairs side by side, with what they share marked"),
+    ("evidence.jsonl", "every pair, with its spans"),
+    ("report.json", "all numbers"),
+    ("contamination_results_*.tsv", "share of items found, as open-instruct writes it"),
+)
+
+_CHOICES = {
+    "parts": ("prompt", "answer", "both"),
+    "embedding_unit": ("cosine", "es_score"),
+    "backend": ("embedded", "elasticsearch"),
+    "compat": ("none", "open-instruct"),
+}
+
+_RULES: tuple[tuple[str, str, str, type, str], ...] = (
+    ("--parts", "parts", "KIND", str, "which turns are checked: prompt, answer, both (default)"),
+    ("--ngram", "ngram_size", "N", int, "tokens of an n-gram (default: 5)"),
+    ("--ngram-threshold", "ngram_threshold", "X", float, "remove above this share of an item's tokens (default: 0.3)"),
+    ("--embedding-threshold", "embedding_threshold", "X", float, "remove above this similarity (default: 0.85)"),
+    ("--embedding-unit", "embedding_unit", "UNIT", str, "unit of that threshold: cosine (default) or es_score"),
+    ("--min-tokens", "min_tokens", "N", int, "items of fewer tokens are only reported (default: 8)"),
+    ("--backend", "backend", "NAME", str, "embedded (default), or elasticsearch, by HARNESS_ES_URL"),
+    ("--compat", "compat", "NAME", str, "open-instruct: that toolkit's rules, caps included"),
+    ("--search-size", "search_size", "N", int, "documents per phrase under --compat (default: 100)"),
+)
+
+
+def _configure(parser: Parser) -> None:
+    what = parser.add_argument_group("what to check")
+    what.add_argument("--train", nargs="+", metavar="FILE", default=[], help="training rows: JSONL[.gz], parquet, data set")
+    line = "test items: SUITE, SUITE:BENCHMARK, FILE, or FILE:FIELD,FIELD ('harness suites')"
+    what.add_argument("--against", nargs="+", metavar="NAME", default=[], help=line)
+    what.add_argument("--out", metavar="DIR", help="folder for what the check leaves (default: decontam-TRAIN)")
+    what.add_argument("--selftest", action="store_true", help="inject altered test items and measure what is found")
+    for part in ("prompt", "answer", "source"):
+        line = "the rates are given by its values" if part == "source" else "instead of messages or a usual name"
+        what.add_argument(f"--{part}-field", metavar="NAME", help=f"field of a row that holds its {part}; {line}")
+    rules = parser.add_argument_group("rules (defaults as in 'decontam' of a run's settings)")
+    rules.add_argument("--modes", metavar="LIST", help="text, ngram, embedding, separated by commas (default: text,ngram)")
+    for flag, name, metavar, kind, line in _RULES:
+        rules.add_argument(flag, dest=name, type=kind, metavar=metavar, choices=_CHOICES.get(name), help=line)
+    rules.add_argument("--remove-short", action="store_true", default=None, help="remove for short items too")
+    rules.add_argument("--keep-common", action="store_true", help="count n-grams that stand in many texts like any other")
+    rules.add_argument("--embedder", metavar="ID", help="sentence-transformers name or folder, file of vectors, or lexical")
+    rules.add_argument("--embedder-url", metavar="URL", help="OpenAI-compatible endpoint that serves the embedder")
+    more = parser.add_argument_group("output")
+    more.add_argument("--json", action="store_true", help="print the report as JSON")
+    more.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _settings(args: argparse.Namespace) -> DecontamConfig:
+    from pydantic import ValidationError
+
+    from harness.config import DecontamConfig
+
+    values: dict[str, Any] = {name: value for _, name, *_ in _RULES if (value := getattr(args, name)) is not None}
+    if args.modes:
+        values["modes"] = tuple(mode.strip() for mode in args.modes.split(","))
+    if args.remove_short:
+        values["remove_short"] = True
+    if args.keep_common:
+        values["common_share"] = None
+    try:
+        return DecontamConfig(**values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        name = str(fault["loc"][0])
+        flag = next((flag for flag, key, *_ in _RULES if key == name), f"--{name}")
+        raise ConfigError(f"{flag}: {fault['msg'].removeprefix('Value error, ')}, got {fault['input']!r}") from None
+
+
+def _check(args: argparse.Namespace, settings: DecontamConfig, items: Any, scratch: Path | None, show: Any) -> Check:
+    from pydantic import ValidationError
+
+    from decontam.check import Check
+    from decontam.engines import open_backend
+    from harness.config import EmbedderConfig
+    from harness.models.embedder import open_embedder
+
+    embedder = None
+    if "embedding" in settings.modes:
+        if not args.embedder:
+            raise ConfigError("embedding mode needs --embedder ID (a model, a file of vectors, or lexical)")
+        try:
+            embedder = open_embedder(EmbedderConfig(id=args.embedder, url=args.embedder_url))
+        except ValidationError as error:
+            raise ConfigError(f"--embedder: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+    elif args.embedder or args.embedder_url:
+        raise ConfigError("--embedder is for embedding mode; add it with --modes text,ngram,embedding")
+    return Check(items, settings, open_backend(settings, scratch=scratch, progress=show), embedder)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from evals.against import load_against
+    from evals.read import DataContext
+    from harness.runtime.progress import Progress
+
+    if not args.against:
+        raise ConfigError("name the test items with --against SUITE or FILE; see 'harness decontam --help'")
+    settings = _settings(args)
+    if args.selftest:
+        return _selftest(args, settings)
+    if not args.train:
+        raise ConfigError("name the training files with --train FILE; see 'harness decontam --help'")
+    against = load_against(args.against, DataContext())
+    progress = Progress(quiet=args.quiet or args.json)
+    try:
+        return _check_files(args, settings, against, progress)
+    finally:
+        progress.close()
+
+
+def _check_files(args: argparse.Namespace, settings: DecontamConfig, against: Any, progress: Progress) -> int:
+    from decontam.check import resolved
+    from decontam.corpus import Fields, FileCorpus
+    from decontam.files import check_files
+    from decontam.text_report import render_text
+
+    started = time.perf_counter()
+    fields = Fields(args.prompt_field, args.answer_field, args.source_field)
+    progress.line(f"reading {', '.join(args.train)}")
+    corpus = FileCorpus(args.train, parts=resolved(settings).parts, fields=fields)
+    loaded = time.perf_counter()
+    out = Path(args.out or f"decontam-{Path(args.train[0]).name.partition('.')[0]}")
+    out.mkdir(parents=True, exist_ok=True)
+    check = _check(args, settings, against.items, out, progress.update)
+    try:
+        done = check_files(
+            check,
+            corpus,
+            out,
+            against=args.against,
+            missing=[f"{m.benchmark} ({m.reason})" for m in against.missing],
+            progress=progress.update,
+            say=progress.line,
+        )
+    finally:
+        check.backend.close()
+    progress.close()
+    if args.json:
+        emit(json.dumps(done.report, ensure_ascii=False))
+        return 0
+    emit(render_text(done.report))
+    if done.reused:
+        emit(f"\nThis check was done before; its results are in {out}.")
+    else:
+        took = time.perf_counter()
+        emit(f"\nReading took {loaded - started:.1f} s, the check with its outputs {took - loaded:.1f} s.")
+    width = max(len(name) for name, _ in _LEFT)
+    emit("\n".join([f"What it left in {out}", *(f"  {name:<{width}}  {line}" for name, line in _LEFT)]))
+    return 0
+
+
+def _selftest(args: argparse.Namespace, settings: DecontamConfig) -> int:
+    raise ConfigError("not yet")
+
+
+COMMANDS = (
+    Command(
+        "decontam",
+        "check training files for test items, and write cleaned files with the evidence",
+        _configure,
+        _run,
+        """\
+        harness decontam --train data.jsonl --against medical
+        harness decontam --train data.jsonl --against benchmarks:gsm8k exam.jsonl:question,choices --ngram 8
+        harness decontam --train data.jsonl --against medical --modes text,ngram,embedding --embedder MODEL
+        harness decontam --selftest --against benchmarks:gsm8k""",
+        usage="--train FILE [FILE ...] --against NAME [NAME ...] [options]",
+    ),
+)
