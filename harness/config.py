@@ -206,6 +206,29 @@ class LocalInfluenceConfig(Section):
     learning_rate: float | None = Field(None, gt=0)
 
 
+class LossConfig(Section):
+    """Which target the `loss` signal reads: its last warm-up checkpoint, or the base before any training."""
+
+    checkpoint: Literal["warm", "base"] = "warm"
+
+
+class Bm25Config(Section):
+    """`val_bm25`: how it counts repeated terms (`k1`) and length (`b`), and what it takes over validation items.
+
+    `k1` 1.2 and `b` 0.75 are Lucene's defaults.
+    """
+
+    k1: float = Field(1.2, ge=0)
+    b: float = Field(0.75, ge=0, le=1)
+    aggregate: Literal["mean", "max"] = "mean"
+
+
+class CosineConfig(Section):
+    """`val_cosine`: the mean over validation items, as in influence, or the nearest one (`max`)."""
+
+    aggregate: Literal["mean", "max"] = "mean"
+
+
 class RewardConfig(Section):
     """Shaping, which belongs to the driver: the scale of scores, and what an invalid sample gets."""
 
@@ -360,6 +383,9 @@ class RunConfig(Section):
     warmup: WarmupConfig = WarmupConfig()
     influence: InfluenceConfig = InfluenceConfig()
     local_influence: LocalInfluenceConfig = LocalInfluenceConfig()
+    loss: LossConfig = LossConfig()
+    val_bm25: Bm25Config = Bm25Config()
+    val_cosine: CosineConfig = CosineConfig()
     grpo: GrpoConfig = GrpoConfig()
     select: SelectConfig | None = None
     sft: SftConfig = SftConfig()

@@ -90,8 +90,11 @@ KNOWN = {
 
 
 def known_shape(model_id: str) -> ModelShape | None:
-    """Shape of a hub id by its name, or None for an unknown family or a re-packed (quantised) variant."""
-    name = model_id.rstrip("/").split("/")[-1].removeprefix("Meta-")
+    """Shape of a hub id by its name, or None for an unknown family or a re-packed (quantised) variant.
+
+    Qwen3's embedding models have their family's shape, less a head.
+    """
+    name = model_id.rstrip("/").split("/")[-1].removeprefix("Meta-").replace("-Embedding", "")
     if any(mark in name.lower() for mark in _REPACKED):
         return None
     for family in sorted(KNOWN, key=len, reverse=True):

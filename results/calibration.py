@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from harness.errors import InputError
 from results.statistics import Difference, holm, mean_sd, paired_difference
-from results.text import percent
+from results.text import markdown_table, percent, whole_ranges
 
 Expectation = Literal["above", "below", "equal"]
 """Where an arm's interval should lie: above zero, below zero, or covering it."""
@@ -134,9 +134,9 @@ def render_calibration(calibration: Calibration) -> str:
     c = calibration
     worlds = sorted({world for arm in c.arms for world in arm.worlds})
     lines = [
-        f"Accuracy in percent, mean ± standard deviation over runs (one run per world; worlds {_ranges(worlds)}).",
+        f"Accuracy in percent, mean ± standard deviation over runs (one run per world; worlds {whole_ranges(worlds)}).",
         "",
-        *_table(
+        *markdown_table(
             ["arm", "runs", *c.columns, "useful pairs", "seconds a run"],
             [
                 [
@@ -152,7 +152,7 @@ def render_calibration(calibration: Calibration) -> str:
         "",
         f"Difference to {c.reference} in points, paired by world, with Student's 95 % interval (runs as units).",
         "",
-        *_table(
+        *markdown_table(
             ["arm", "pairs", *c.columns, "p (Holm)", "expected", "met"],
             [_difference_row(c, arm.arm) for arm in c.arms if arm.arm in c.differences],
         ),
@@ -190,24 +190,6 @@ def _interval(d: Difference | None) -> str:
     if d.low is None or d.high is None:
         return mean
     return f"{mean} [{percent(d.low, signed=True)}, {percent(d.high, signed=True)}]"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    cells = [[cell.ljust(w) for cell, w in zip(row, widths, strict=True)] for row in [header, *rows]]
-    lines = ["| " + " | ".join(row) + " |" for row in cells]
-    return [lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]]
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """`100-104, 110` for sorted whole numbers."""
-    groups: list[list[int]] = []
-    for number in numbers:
-        if groups and number == groups[-1][-1] + 1:
-            groups[-1].append(number)
-        else:
-            groups.append([number])
-    return ", ".join(str(g[0]) if len(g) == 1 else f"{g[0]}-{g[-1]}" for g in groups)
 
 
 def write_calibration(calibration: Calibration, rows: Sequence[CalibrationRow], folder: Path) -> list[Path]:

@@ -90,3 +90,22 @@ def shorten(text: str, width: int) -> str:
         return text
     keep = width - 3
     return text[: keep - keep // 2] + "..." + text[len(text) - keep // 2 :]
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table as lines, its cells padded so that the source reads as a table too."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    cells = [[cell.ljust(w) for cell, w in zip(row, widths, strict=True)] for row in [header, *rows]]
+    lines = ["| " + " | ".join(row) + " |" for row in cells]
+    return [lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]]
+
+
+def whole_ranges(numbers: Sequence[int]) -> str:
+    """`100-104, 110` for sorted whole numbers."""
+    groups: list[list[int]] = []
+    for number in numbers:
+        if groups and number == groups[-1][-1] + 1:
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    return ", ".join(str(g[0]) if len(g) == 1 else f"{g[0]}-{g[-1]}" for g in groups)

@@ -1,4 +1,4 @@
-"""`lab build` and `lab calibrate`: make the lab's models, and test the bench itself on worlds of known truth."""
+"""`lab build`, `lab calibrate`, `lab assess`: make the lab's models, and test bench and signals on known truth."""
 
 from __future__ import annotations
 
@@ -87,6 +87,65 @@ def _configure_calibrate(parser: Parser) -> None:
     add_runs_option(parser)
 
 
+def _assess(args: argparse.Namespace) -> int:
+    from harness.config import parse_assignment
+    from harness.runtime.assess import AssessSizes, assess
+
+    sizes = AssessSizes(args.scale, args.per_cell, args.subset, () if args.ranking_only else parse_tilts(args.tilts))
+    emit(
+        assess(
+            parse_worlds(args.worlds),
+            arms=args.arm,
+            sets=dict(map(parse_assignment, args.set or [])),
+            sizes=sizes,
+            runs=args.runs or "runs",
+            out=args.out,
+        )
+    )
+    return 0
+
+
+def parse_tilts(text: str) -> tuple[float, ...]:
+    """The different tilts of `-1.5,0.75`, rising; zero is not among them, because the even subset is always drawn."""
+    try:
+        tilts = sorted({float(part) for part in text.split(",")})
+    except ValueError:
+        tilts = []
+    if not tilts or not all(0 < abs(t) < float("inf") for t in tilts):
+        raise ConfigError(f"--tilts {text!r}: expected numbers other than 0, such as --tilts=-1.5,-0.75,0.75,1.5")
+    return tuple(tilts)
+
+
+def _configure_assess(parser: Parser) -> None:
+    parser.add_argument("--worlds", metavar="LIST", required=True, help=f"{WORLDS_HELP}; at least 10 to say anything")
+    parser.add_argument(
+        "--arm",
+        action="append",
+        metavar="ARM",
+        help="only this arm: a name from the table, or a signal and its settings, such as 'influence "
+        "influence.update=sgd' (repeatable)",
+    )
+    parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="a setting of all arms (repeatable)")
+    parser.add_argument("--ranking-only", action="store_true", help="score the pools, and fine-tune nothing")
+    parser.add_argument(
+        "--tilts",
+        metavar="LIST",
+        default="-1.5,-0.75,0.75,1.5",
+        help="tilts of each arm's subsets, beside an even one (default: %(default)s)",
+    )
+    parser.add_argument("--subset", metavar="N", type=int, help="pairs of a subset (default: a run's data set)")
+    parser.add_argument(
+        "--per-cell",
+        metavar="N",
+        type=int,
+        default=2,
+        help="pairs of the pool for each rule, question type and kind (default: 2, which makes 432)",
+    )
+    parser.add_argument("--scale", metavar="NAME", default="full", help="size of tests and fine-tuning (default: full)")
+    parser.add_argument("--out", metavar="DIR", help="folder for the tables, their numbers and their picture")
+    add_runs_option(parser)
+
+
 def _configure(parser: Parser) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     for command in ACTIONS:
@@ -108,12 +167,19 @@ ACTIONS = (
         _calibrate,
         "harness lab calibrate --worlds 100-104 --jobs 2 --out results",
     ),
+    Command(
+        "assess",
+        "measure how well signals tell useful pairs from useless ones, and what following them is worth",
+        _configure_assess,
+        _assess,
+        "harness lab assess --worlds 100-109 --out results",
+    ),
 )
 
 COMMANDS = (
     Command(
         "lab",
-        "the embedded world of known truth: build its models, calibrate the bench",
+        "the embedded world of known truth: build its models, calibrate the bench, assess signals",
         _configure,
         _build,
         usage="ACTION [options]",

@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,7 @@ def lab_identity(world: World, steps: float = 1.0) -> str:
     return stable_hash(_shared_identity(steps), world.number, own)
 
 
+@lru_cache(maxsize=8)
 def _shared_identity(steps: float) -> str:
     """The wording is hashed by what it yields: a sample of the examples, so that no change of a text is missed."""
     sample = [*corpora.writer_examples(60, 0), *corpora.generator_examples(60, 0, None)]

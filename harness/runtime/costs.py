@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import estimate
-from harness.runtime.needs import Lengths, RoleModel, lengths, role_models
+from harness.runtime.needs import Lengths, RoleModel, embedder_model, lengths, role_models
 
 if TYPE_CHECKING:
     from evals.suite import Suite
@@ -80,6 +80,7 @@ class Estimator:
     writer: RoleModel
     generator: RoleModel
     stages: frozenset[str]
+    embedder: RoleModel | None = None
 
     @property
     def lab(self) -> bool:
@@ -96,7 +97,8 @@ class Estimator:
 def make_estimator(config: RunConfig, suite: Suite, stages: frozenset[str]) -> Estimator:
     """Look up models and count seeds; reads only local files."""
     target, writer, generator = role_models(config)
-    return Estimator(config, suite, count_seeds(config), lengths(config), target, writer, generator, stages)
+    sizes, embedder = lengths(config), embedder_model(config)
+    return Estimator(config, suite, count_seeds(config), sizes, target, writer, generator, stages, embedder)
 
 
 def count_seeds(config: RunConfig) -> int | None:
@@ -211,7 +213,7 @@ def _grpo(e: Estimator) -> Cost | None:
     made = _trajectories(e, count, round(count * SURVIVE), f"{steps} steps of {g.prompts_per_step} x {g.group_size}")
     s = e.sizes
     learn = 4 * _flops(e.writer, count * (s.writer_prompt + s.rubric))
-    score = 3 * _flops(e.target, count * e.sizes.row) if scores_with_target(e.config.signal) else 0.0
+    score = _scoring_flops(e, e.config.signal, count)
     extra = e.seconds(train=learn + score, known=True, lab=LAB_RATES.rollout * count) or 0.0
     seconds = made.seconds
     if seconds is not None:
@@ -257,7 +259,7 @@ def _score(e: Estimator) -> Cost | None:
     if made is None or made.out is None:
         return None
     name = e.config.select.signal if e.config.select and e.config.select.signal else e.config.signal
-    flops = 3 * _flops(e.target, made.out * e.sizes.row) if scores_with_target(name) else 0.0
+    flops = _scoring_flops(e, name, made.out)
     seconds = e.seconds(train=flops, known=e.target.shape is not None, lab=LAB_RATES.scored * made.out)
     return Cost(made.out, made.out, made.out * e.sizes.row, 0, flops, seconds, f"scored by {name}")
 
@@ -307,8 +309,11 @@ def _evaluate(e: Estimator) -> Cost | None:
     return Cost(rows, rows, tokens_in, tokens_out, flops_in + flops_out, seconds, note)
 
 
-def scores_with_target(signal: str) -> bool:
-    """Whether a signal runs the target forward and backward."""
+def _scoring_flops(e: Estimator, signal: str, count: int) -> float:
+    """Operations of scoring `count` pairs: forward passes of target or embedder, a backward pass counting as two."""
     from methods.signals.catalogue import signal_info
 
-    return signal != "none" and signal_info(signal).spec.cost_class in ("forward", "backward")
+    cost = "free" if signal == "none" else signal_info(signal).spec.cost_class
+    if cost == "embedding":
+        return _flops(e.embedder, count * e.sizes.pair) if e.embedder else 0.0
+    return {"forward": 1, "backward": 3}.get(cost, 0) * _flops(e.target, count * e.sizes.row)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import PrerequisiteError
 from harness.estimate import gigabytes
 from harness.runtime import machine
-from harness.runtime.needs import RoleModel, loads, role_models, trains_writer
+from harness.runtime.needs import RoleModel, embedder_model, loads, role_models, trains_writer
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -231,11 +231,11 @@ def check_prerequisites(config: RunConfig) -> list[Problem]:
 
     Raises `InputError` for files that the settings name and that are not there.
     """
-    models = role_models(config)
+    models, embedder = role_models(config), embedder_model(config)
     return [
-        *_missing_packages(),
+        *_missing_packages(embedder),
         *_missing_data(config),
-        *_missing_weights(models),
+        *_missing_weights([*models, *([embedder] if embedder else [])]),
         *_missing_memory(config, models),
         *_missing_disk(config, models),
     ]
@@ -254,9 +254,14 @@ def describe(config: RunConfig, problems: Sequence[Problem]) -> str:
     return "\n".join([f"{head}; nothing was started:", *(f"  - {p}" for p in problems)])
 
 
-def _missing_packages() -> list[Problem]:
+def _missing_packages(embedder: RoleModel | None) -> list[Problem]:
     missing = [r for r in requirements() if machine.package_version(r.name) is None]
-    return [Problem(f"package {r.name}", str(r), "not installed", f"pip install '{r}'") for r in missing]
+    problems = [Problem(f"package {r.name}", str(r), "not installed", f"pip install '{r}'") for r in missing]
+    runs = embedder is not None and embedder.kind in ("hub", "folder")
+    if runs and machine.package_version("sentence-transformers") is None:
+        fix = "pip install 'harness[embed]', or --set models.embedder.id=lexical"
+        problems.append(Problem("package sentence-transformers", "the embedder runs on it", "not installed", fix))
+    return problems
 
 
 def _missing_data(config: RunConfig) -> list[Problem]:
@@ -290,7 +295,7 @@ def _missing_data(config: RunConfig) -> list[Problem]:
 def _missing_weights(models: Sequence[RoleModel]) -> list[Problem]:
     problems = []
     for model in {m.id: m for m in reversed(models)}.values():
-        if model.kind in ("lab", "built-in") or model.folder is not None:
+        if model.kind in ("lab", "built-in", "endpoint", "vectors") or model.folder is not None:
             continue
         size = gigabytes(model.weight_bytes) if model.weight_bytes else "an unknown size"
         roles = " and ".join(m.role for m in models if m.id == model.id)

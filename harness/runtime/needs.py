@@ -155,6 +155,18 @@ def role_models(config: RunConfig) -> tuple[RoleModel, ...]:
     )
 
 
+def embedder_model(config: RunConfig) -> RoleModel | None:
+    """The embedder's model, where something in the run embeds texts."""
+    from harness.config import ModelConfig
+
+    if not any("embedder" in needs for needs in _needs_of_signals(config)):
+        return None
+    own = config.models.embedder
+    if own.kind == "sentence_transformers":
+        return locate("embedder", ModelConfig(id=own.id, revision=own.revision, dtype=own.dtype), 0)
+    return RoleModel("embedder", own.id, own.dtype, "built-in" if own.kind == "lexical" else own.kind, None, None)
+
+
 def trains_writer(config: RunConfig) -> bool:
     """Whether the run trains its writer."""
     from methods.drivers.catalogue import DRIVERS
@@ -162,14 +174,14 @@ def trains_writer(config: RunConfig) -> bool:
     return DRIVERS[config.driver].trains
 
 
-def _reads_target(config: RunConfig) -> bool:
-    """Whether a signal that the run uses runs the target."""
-    from methods.signals.catalogue import signal_info
+def _needs_of_signals(config: RunConfig) -> list[frozenset[str]]:
+    """What each signal that the run uses needs."""
+    from methods.signals.catalogue import signal_needs
 
     used = {config.signal} if trains_writer(config) or config.driver == "best_of_n" else set()
     if config.select:
         used.add(config.select.signal or config.signal)
-    return any(signal_info(name).spec.needs & {"warm_target", "target"} for name in used)
+    return [signal_needs(name, config) for name in sorted(used) if name != "none"]
 
 
 def loads(config: RunConfig) -> tuple[Load, ...]:
@@ -192,7 +204,8 @@ def loads(config: RunConfig) -> tuple[Load, ...]:
         return [Part("target", what, need)]
 
     trains = trains_writer(config)
-    scores = _reads_target(config)
+    needs = frozenset[str]().union(*_needs_of_signals(config))
+    embedder = embedder_model(config)
     result = [
         Load(
             "synthesis",
@@ -202,7 +215,7 @@ def loads(config: RunConfig) -> tuple[Load, ...]:
             ),
         )
     ]
-    if scores:
+    if "warm_target" in needs:
         result.append(Load("warm-up", tuple(lora(1, "LoRA training"))))
     if trains and writer.shape is not None:
         tokens = config.grpo.micro_batch * (size.writer_prompt + size.rubric)
@@ -210,7 +223,9 @@ def loads(config: RunConfig) -> tuple[Load, ...]:
         parts = [Part("writer", "training", full)]
         if config.grpo.kl_coefficient:
             parts.append(Part("writer", "reference", estimate.weight_bytes(writer.shape, writer.dtype)))
-        scoring = lora(1, "scoring") if scores else []
+        scoring = lora(1, "scoring") if "warm_target" in needs else infer(target, 0) if "target" in needs else []
+        if embedder and embedder.shape:
+            scoring.append(Part("embedder", "weights", estimate.weight_bytes(embedder.shape, embedder.dtype)))
         result.append(Load("GRPO", (*parts, *infer(generator, batch * (size.generator_prompt + size.pair)), *scoring)))
     if target.shape is not None:
         micro = config.sft.micro_batch or config.sft.batch_size

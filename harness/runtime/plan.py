@@ -114,6 +114,8 @@ def _meaning(config: RunConfig, suite: Suite, estimator: Estimator) -> list[tupl
     rows.append(("guide", f"{guide.name}: {items}{withheld}; guided columns: {', '.join(guide.guides) or 'none'}"))
     for model in role_models(config):
         rows.append((model.role, _model_line(model)))
+    if estimator.embedder:
+        rows.append(("embedder", _model_line(estimator.embedder)))
     judge = f"{config.models.judge or 'none named'}; its columns stay empty until it has scored them"
     rows.append(("judge", judge if judged else "none needed"))
     known = config.seeds.source == "lab" or Path(config.seeds.source).is_file()
@@ -135,6 +137,8 @@ def _meaning(config: RunConfig, suite: Suite, estimator: Estimator) -> list[tupl
 def _model_line(model: RoleModel) -> str:
     if model.kind == "built-in":
         return f"{model.id}: built-in, no language model"
+    if model.kind in ("endpoint", "vectors"):
+        return f"{model.id}: {'behind an endpoint' if model.kind == 'endpoint' else 'given vectors, no model is run'}"
     size = (
         f"{_parameters(model.shape.parameters)} parameters, {gigabytes(model.weight_bytes or 0)} in {model.dtype}"
         if (model.shape)

@@ -8,7 +8,7 @@ from typing import Protocol
 from harness.errors import ConfigError
 from harness.stage import Stage
 from methods.plan import Plan
-from methods.signals.catalogue import signal_info
+from methods.signals.catalogue import signal_needs
 from methods.stages.dataset import Selection, dataset
 from methods.stages.scoring import score_stage
 from methods.stages.sources import sources
@@ -34,7 +34,7 @@ class Common:
 def common(plan: Plan, signal: str | None, first: Stage | None = None) -> Common:
     """Sources, and the warmed-up target where the signal needs one; `first` replaces the pairs it is warmed up on."""
     source = sources(plan)
-    if signal is not None and signal_info(signal).spec.needs & {"warm_target", "target"}:
+    if signal is not None and "warm_target" in signal_needs(signal, plan.config):
         return Common(source, (source, warmup(plan, first or initial(plan, source))))
     return Common(source, (source,))
 

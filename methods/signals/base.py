@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
-from harness.config import ScoringConfig
+from harness.config import EmbedderConfig, ScoringConfig
 from harness.types import Message, Sample, Score, Seed, Usage
 
 Item: TypeAlias = Sample | Seed
@@ -30,7 +30,7 @@ class SignalSpec:
     direction: Literal["higher", "lower"] = "higher"
     range: tuple[float | None, float | None] = (None, None)
     needs: frozenset[str] = frozenset()
-    cost_class: Literal["free", "forward", "backward", "judge"] = "free"
+    cost_class: Literal["free", "embedding", "forward", "backward", "judge"] = "free"
     unit: Literal["item", "set"] = "item"
     items: frozenset[str] = frozenset({"sample"})
     stateful: bool = False
@@ -87,7 +87,8 @@ class SignalContext:
     settings: Any = None
     lab_world: int | None = None
     batch_size: int = 64
-    scoring: ScoringConfig = ScoringConfig()
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    embedder: EmbedderConfig = field(default_factory=EmbedderConfig)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import ConfigError, suggest
 from methods.signals.base import Signal, SignalSpec
+
+if TYPE_CHECKING:
+    from harness.config import RunConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,35 @@ SIGNALS: Mapping[str, SignalInfo] = MappingProxyType(
                 section="local_influence",
                 needs=frozenset({"warm_target"}),
                 cost_class="backward",
+                reads_validation=True,
+            ),
+            _info(
+                "loss",
+                "control: mean loss of the pair's answer under the target, warmed up or base",
+                "methods.signals.loss:LossSignal",
+                section="loss",
+                range=(0.0, None),
+                needs=frozenset({"warm_target"}),
+                cost_class="forward",
+            ),
+            _info(
+                "val_bm25",
+                "control: word similarity (BM25) to the validation items",
+                "methods.signals.similarity:ValBm25Signal",
+                section="val_bm25",
+                range=(0.0, None),
+                items=_BOTH,
+                reads_validation=True,
+            ),
+            _info(
+                "val_cosine",
+                "control: cosine between the embeddings of item and validation items",
+                "methods.signals.similarity:ValCosineSignal",
+                section="val_cosine",
+                range=(-1.0, 1.0),
+                needs=frozenset({"embedder"}),
+                cost_class="embedding",
+                items=_BOTH,
                 reads_validation=True,
             ),
             _info(
@@ -103,6 +135,14 @@ def signal_info(name: str) -> SignalInfo:
     if name not in SIGNALS:
         raise ConfigError(f"there is no signal '{name}'{suggest(name, SIGNALS)}")
     return SIGNALS[name]
+
+
+def signal_needs(name: str, config: RunConfig) -> frozenset[str]:
+    """What the signal needs under these settings: `loss` of the base target does without a warm-up."""
+    needs = signal_info(name).spec.needs
+    if name == "loss" and config.loss.checkpoint == "base":
+        return needs - {"warm_target"} | {"target"}
+    return needs
 
 
 def make_signal(name: str) -> Signal:

@@ -10,19 +10,19 @@ import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evals.data import Item, load_items
-from evals.evaluate import evaluate
+from evals.data import load_items
 from evals.render import render
-from evals.suite import Benchmark
+from harness.errors import InputError
 from harness.models.open import model_path
 from harness.shards import ShardOutput
 from harness.stage import Stage, StageRun
+from harness.training.chat import Encoded, encode
 from harness.training.sft import finetune
-from harness.types import Message, Sample, derive_seed, stable_hash
+from harness.types import Json, Message, Sample, derive_seed, stable_hash
 from methods.plan import Plan
 from methods.stages.target import sft_recipe
 
@@ -79,10 +79,46 @@ def first_stage(plan: Plan, count: int) -> Stage:
     return Stage("initial", VERSION, settings, (), work)
 
 
-def realised_stage(plan: Plan, pool: Stage, ids: Sequence[str], column: str) -> Stage:
-    """The base target fine-tuned on the pairs `ids` of the pool by the run's own recipe, and measured on `column`.
+@dataclass(frozen=True, slots=True)
+class Exam:
+    """A multiple-choice column in tokens: for every item its choices as completions of its question, and the right one.
 
-    Without ids the target is measured as it is. The row is a `Realised`; the model is not kept.
+    `identity` says which items they are.
+    """
+
+    column: str
+    identity: Json
+    choices: tuple[tuple[Encoded, ...], ...]
+    right: tuple[int, ...]
+
+
+def load_exam(plan: Plan, column: str) -> Exam:
+    """The tokens of a column of the suite that the plan is tested on, as lm-eval would make them.
+
+    Tokenised once and used for every subset. The turn's end is no part of a choice, as in lm-eval's likelihoods.
+    Raises `InputError` for a column whose items have no choices.
+    """
+    from transformers import AutoTokenizer
+
+    benchmark = plan.tests.benchmark(column)
+    target = plan.config.models.target
+    tokenizer = AutoTokenizer.from_pretrained(model_path(target, plan.world), revision=target.revision)
+    choices, right = [], []
+    for item in load_items(benchmark, plan.data, plan.tests.folder):
+        if item.gold is None:
+            raise InputError(f"item '{item.id}' of '{column}' has no choices; subsets are measured on choices")
+        question = Message("user", render(benchmark.template.prompt, item.fields, item.choices, item.gold))
+        end = encode(tokenizer, [question, Message("assistant", "")], target.max_length).completion_length
+        coded = [encode(tokenizer, [question, Message("assistant", c)], target.max_length) for c in item.choices]
+        choices.append(tuple(replace(c, ids=c.ids[: len(c.ids) - end]) for c in coded))
+        right.append(item.gold)
+    return Exam(column, plan.identity_of(plan.tests), tuple(choices), tuple(right))
+
+
+def realised_stage(plan: Plan, pool: Stage, ids: Sequence[str], exam: Exam) -> Stage:
+    """The base target fine-tuned on the pairs `ids` of the pool by the run's own recipe, and examined.
+
+    Without ids the target is examined as it is. The row is a `Realised`; the model is not kept.
     """
     c = plan.config
     settings: dict[str, Any] = {
@@ -90,8 +126,7 @@ def realised_stage(plan: Plan, pool: Stage, ids: Sequence[str], column: str) -> 
         "sft": c.sft.model_dump(mode="json", exclude={"micro_batch"}),
         "seed": c.tuning_seed,
         "pairs": stable_hash(list(ids)),
-        "column": column,
-        "suite": plan.identity_of(plan.tests),
+        "exam": [exam.column, exam.identity],
     }
 
     def work(run: StageRun) -> Mapping[str, Any]:
@@ -110,8 +145,7 @@ def realised_stage(plan: Plan, pool: Stage, ids: Sequence[str], column: str) -> 
                 revision=c.models.target.revision,
             )
             path, usage = run.folder / "model", [tuned.usage]
-        found = evaluate(path, plan.tests, plan.data, batch_size=c.runtime.batch_size, columns=[column])
-        row = Realised(len(ids), found.columns[0].accuracy or 0.0, _answer_loss(path, plan, column))
+        row = examine(path, exam, len(ids), c.models.target.dtype)
         shutil.rmtree(run.folder / "model", ignore_errors=True)
         run.write(0, ShardOutput([row], usage=usage, rows_in=len(ids)), time.perf_counter() - started)
         return {}
@@ -119,19 +153,21 @@ def realised_stage(plan: Plan, pool: Stage, ids: Sequence[str], column: str) -> 
     return Stage("realised", VERSION, settings, (pool,), work)
 
 
-def _answer_loss(path: str | Path, plan: Plan, column: str) -> float:
-    """Mean over the column's items of the mean loss of the right answer's tokens, as the chat that the test asks."""
+def examine(path: str | Path, exam: Exam, pairs: int, dtype: str = "float32") -> Realised:
+    """Accuracy and loss of the model at `path`.
+
+    An item is right when its right choice has the highest likelihood, which is lm-eval's `acc` (ties go to the first).
+    Both are read off the same likelihoods, since accuracy alone moves in ninths: a rule is known or it is not.
+    """
     from harness.models.transformers_backend import load_causal_lm
-    from harness.training.chat import encode
     from harness.training.loss import completion_losses
 
-    benchmark = plan.tests.benchmark(column)
-    model, tokenizer = load_causal_lm(path, plan.config.models.target.dtype)
-    chats = [_chat(benchmark, item) for item in load_items(benchmark, plan.data, plan.tests.folder)]
-    losses = completion_losses(model, [encode(tokenizer, m, plan.config.sft.max_length) for m in chats])
-    return math.fsum(losses) / len(losses)
-
-
-def _chat(benchmark: Benchmark, item: Item) -> tuple[Message, ...]:
-    question = render(benchmark.template.prompt, item.fields, item.choices, item.gold)
-    return (Message("user", question), Message("assistant", str(item.fields["answer"])))
+    model, _ = load_causal_lm(path, dtype)
+    losses = iter(completion_losses(model, [c for item in exam.choices for c in item], batch_size=256))
+    hits, right_losses = 0, []
+    for choices, gold in zip(exam.choices, exam.right, strict=True):
+        means = [next(losses) for _ in choices]
+        totals = [mean * c.completion_length for mean, c in zip(means, choices, strict=True)]
+        hits += totals.index(min(totals)) == gold
+        right_losses.append(means[gold])
+    return Realised(pairs, hits / len(exam.right), math.fsum(right_losses) / len(right_losses))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness.models.embedder import embedder_identity
 from harness.models.open import model_path
 from harness.shards import ShardOutput
 from harness.stage import Stage, StageRun
 from harness.types import Sample
 from methods.plan import Plan
 from methods.signals.base import Archive, Signal, SignalContext, TargetState, WarmCheckpoint
-from methods.signals.catalogue import make_signal, signal_info
+from methods.signals.catalogue import make_signal, signal_info, signal_needs
 from methods.stages.sources import GuideRow
 
 
@@ -23,6 +24,11 @@ def signal_settings(plan: Plan, name: str) -> dict[str, Any]:
         settings[info.section] = getattr(plan.config, info.section).model_dump(mode="json")
     if info.spec.lab_only:
         settings["world"] = plan.world
+    needs, target = signal_needs(name, plan.config), plan.config.models.target
+    if "embedder" in needs:
+        settings["embedder"] = embedder_identity(plan.config.models.embedder)
+    if "target" in needs:
+        settings["target"] = [plan.identity(target), target.dtype, target.max_length]
     return settings
 
 
@@ -36,15 +42,16 @@ def prepare_signal(run: StageRun, plan: Plan, name: str) -> tuple[Signal, Mappin
     spec = info.spec
     signal = make_signal(name)
     target = None
-    if spec.needs & {"warm_target", "target"}:
-        folder = run.input("warmup") / "adapter"
+    needs = signal_needs(name, c)
+    if needs & {"warm_target", "target"}:
+        folder = run.input("warmup") / "adapter" if "warm_target" in needs else None
         target = TargetState(
             model=model_path(c.models.target, plan.world),
             revision=plan.identity(c.models.target),
             max_length=c.models.target.max_length,
             dtype=c.models.target.dtype,
             hub_revision=c.models.target.revision,
-            checkpoints=(WarmCheckpoint(folder, folder / "adam.safetensors"),),
+            checkpoints=(WarmCheckpoint(folder, folder / "adam.safetensors"),) if folder else (),
         )
     guide = [row.example() for row in run.records("sources", GuideRow, "validation")] if spec.reads_validation else []
     context = SignalContext(
@@ -54,6 +61,7 @@ def prepare_signal(run: StageRun, plan: Plan, name: str) -> tuple[Signal, Mappin
         lab_world=plan.world,
         batch_size=c.runtime.batch_size,
         scoring=c.runtime.scoring,
+        embedder=c.models.embedder,
     )
     facts = signal.prepare(context, target)
     run.event("signal_prepared", signal=name, facts=dict(facts))

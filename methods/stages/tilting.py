@@ -2,7 +2,7 @@
 
 Subsets drawn evenly differ too little in worth to show whether a score tells it. So a pair is drawn with a weight
 exp(t·z), z its standardised score and t the tilt: at t = 0 evenly, at t > 0 mostly what the score likes, at t < 0 what
-it does not. Every subset takes the same number from each stratum of question type and length, because both change what a
+it does not. Every subset takes the same number from each stratum of question type and length, since both change what a
 fine-tuning learns and many scores follow them. It gives up what a score gains by preferring a length or a type.
 """
 

@@ -123,7 +123,7 @@ def test_every_declared_signal_loads(name: str) -> None:
     assert signal.name == name
     spec = SIGNALS[name].spec
     assert spec.lab_only == (name in ("oracle", "anti_oracle")) == ("planted" in spec.needs)
-    assert spec.reads_validation == (name == "influence")
+    assert spec.reads_validation == (name in ("influence", "local_influence", "val_bm25", "val_cosine"))
 
 
 READERS = {"methods/signals/planted.py", "harness/runtime/calibrate.py"}

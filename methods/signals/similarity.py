@@ -1,0 +1,138 @@
+"""`val_bm25` and `val_cosine`: how similar an item is to the validation items, by words and by embeddings.
+
+They read the same labelled items as influence and nothing of the target, so they are what influence has to beat: a
+signal that is no better than looking like the validation set needs no gradients. Compared are question and answer, on
+both sides. Withheld validation items are scored beside the value (`parts["withheld"]`) and never enter it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from harness.config import Bm25Config, CosineConfig
+from harness.errors import StageError
+from harness.types import Message, Sample, Score, Usage
+from methods.signals.base import Archive, Item, SignalContext, TargetState
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Matrix: TypeAlias = NDArray[np.float64]
+
+
+def conversation_text(messages: Sequence[Message]) -> str:
+    """The turns of user and assistant, line by line; a system message is the same for all and says nothing."""
+    return "\n".join(m.content for m in messages if m.role != "system")
+
+
+def item_text(item: Item) -> str:
+    """What of an item is compared: a sample's question and answer, a seed's document."""
+    if isinstance(item, Sample):
+        return f"{item.question}\n{item.answer}"
+    return item.text or conversation_text(item.messages or ())
+
+
+class _ValidationSimilarity(ABC):
+    """Similarity of every item to every validation item, and its mean or maximum over them; higher is better."""
+
+    name = ""
+
+    def prepare(self, context: SignalContext, target: TargetState | None) -> Mapping[str, Any]:
+        """Read the validation items: rewarded ones first, then those withheld."""
+        rewarded = [conversation_text(v.messages) for v in context.validation if not v.withheld]
+        withheld = [conversation_text(v.messages) for v in context.validation if v.withheld]
+        if not rewarded:
+            raise StageError(f"{self.name} needs validation items; name a validation set with --guide")
+        self._rewarded = len(rewarded)
+        self._aggregate: str = context.settings.aggregate
+        facts = self._read([*rewarded, *withheld], context)
+        parts = {"rewarded": rewarded, "withheld": withheld}
+        counts = {part: {"validation_items": len(texts)} for part, texts in parts.items() if texts}
+        return {"aggregate": self._aggregate, **counts, **facts}
+
+    def score(self, items: Sequence[Item], archive: Archive) -> list[Score]:
+        """One score per item, `parts` with mean and maximum; an item without text is unscorable."""
+        import numpy as np
+
+        texts = {item.id: text for item in items if (text := item_text(item)).strip()}
+        rows = self._similarities(list(texts.values())) if texts else np.zeros((0, self._rewarded))
+        found = dict(zip(texts, rows, strict=True))
+        return [self._score(item, found.get(item.id)) for item in items]
+
+    def _score(self, item: Item, row: Matrix | None) -> Score:
+        import numpy as np
+
+        if row is None or not np.isfinite(row).all():
+            return Score(item.id, self.name, None, "unscorable", "no words to compare")
+        own, other = row[: self._rewarded], row[self._rewarded :]
+        parts = {"mean": float(own.mean()), "max": float(own.max())}
+        if len(other):
+            parts["withheld"] = float(other.mean() if self._aggregate == "mean" else other.max())
+        return Score(item.id, self.name, parts[self._aggregate], "ok", "", parts)
+
+    def usage(self) -> list[Usage]:
+        """Words cost nothing."""
+        return []
+
+    @abstractmethod
+    def _read(self, validation: Sequence[str], context: SignalContext) -> Mapping[str, Any]:
+        """Keep the validation items' texts, of which the first `_rewarded` enter the value; facts for the manifest."""
+
+    @abstractmethod
+    def _similarities(self, texts: Sequence[str]) -> Matrix:
+        """[texts, validation items]; a row that is not finite could not be measured."""
+
+
+class ValBm25Signal(_ValidationSimilarity):
+    """BM25 of the item as a document for each validation item as a query (`methods.signals.bm25`)."""
+
+    name = "val_bm25"
+
+    def _read(self, validation: Sequence[str], context: SignalContext) -> Mapping[str, Any]:
+        from methods.signals.bm25 import Bm25
+
+        settings: Bm25Config = context.settings
+        self._bm25 = Bm25(validation, settings.k1, settings.b, collection=self._rewarded)
+        return {"k1": settings.k1, "b": settings.b}
+
+    def _similarities(self, texts: Sequence[str]) -> Matrix:
+        return self._bm25.scores(texts)
+
+
+class ValCosineSignal(_ValidationSimilarity):
+    """Cosine between the item's embedding and each validation item's, by the embedder of `models.embedder`."""
+
+    name = "val_cosine"
+
+    def _read(self, validation: Sequence[str], context: SignalContext) -> Mapping[str, Any]:
+        import numpy as np
+
+        from harness.models.embedder import open_embedder
+
+        settings: CosineConfig = context.settings
+        self._aggregate = settings.aggregate
+        self._embedder = open_embedder(context.embedder)
+        self._validation = self._embedder.embed(validation)
+        return {
+            "embedder": self._embedder.name,
+            "embedder_identity": self._embedder.identity,
+            "dimension": int(self._validation.shape[1]),
+            "validation_truncated": self._embedder.truncated,
+            # Length of the mean unit vector: 1 where all validation items point the same way.
+            "validation_coherence": float(np.linalg.norm(self._validation[: self._rewarded].mean(axis=0))),
+        }
+
+    def _similarities(self, texts: Sequence[str]) -> Matrix:
+        import numpy as np
+
+        rows = self._embedder.embed(texts)
+        cosines: Matrix = (rows @ self._validation.T).astype(np.float64)
+        cosines[~rows.any(axis=1)] = np.nan
+        return cosines
+
+    def usage(self) -> list[Usage]:
+        """What embedding has cost since the last call."""
+        return self._embedder.usage()
