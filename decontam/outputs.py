@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,7 +135,7 @@ def write_rows(corpus: FileCorpus, removed: NDArray[np.bool_], folder: Path) -> 
 
 def _write_lines(path: str, wanted: NDArray[np.bool_], temporary: Path) -> None:
     with ExitStack() as stack:
-        stream: IO[bytes]
+        stream: Any
         if path.lower().endswith(".gz"):
             raw = stack.enter_context(open(temporary, "wb"))
             # Without a time stamp, equal rows give equal files.

@@ -195,7 +195,7 @@ def _source_rates(check: Check, verdicts: Verdicts, origin: Origin) -> list[Sour
     rates = []
     for number, name in enumerate(origin.sources):
         mine = origin.source_of == number
-        found = {}
+        found: dict[str, int] = {}
         for kind in kinds_of(check):
             document = pairs.document[pairs.removes & (pairs.kind == KINDS.index(kind))]
             found[kind] = _rows(origin, document[mine[document]])

@@ -14,11 +14,11 @@ def render_text(report: Mapping[str, Any]) -> str:
     items = sum(b["items"] for b in report["benchmarks"])
     lines = [
         report["pair"],
-        f"  {report['rows']:,} rows with {report['documents']:,} texts, {items:,} test items, {report['engine']} engine",
+        f"  {report['rows']:,} rows, {report['documents']:,} texts, {items:,} test items, {report['engine']} engine",
         f"  {report['removed']:,} rows removed ({report['removed'] / report['rows']:.2%})",
     ]
     if report["rows_without_text"]:
-        lines.append(f"  {report['rows_without_text']:,} rows have no text of the parts that were checked, and are kept")
+        lines.append(f"  {report['rows_without_text']:,} rows have no text of the checked parts, and are kept")
     lines += [f"  {note}" for note in report["notes"]]
     lines += ["", "Test items found in the training text", *_benchmarks(report["benchmarks"])]
     lines += ["", "Rows removed, by source", *_sources(report["sources"])]
@@ -73,7 +73,5 @@ def _steps(report: Mapping[str, Any]) -> list[str]:
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
-    ]
+    sides = [str.ljust, *[str.rjust] * (len(widths) - 1)]
+    return ["  ".join(s(cell, w) for s, cell, w in zip(sides, row, widths, strict=True)) for row in rows]

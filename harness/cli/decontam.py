@@ -1,4 +1,4 @@
-"""`decontam`: whether training files contain test items, what to remove, and whether the check itself can be trusted."""
+"""`decontam`: whether training files contain test items, what to remove, and whether the check can be trusted."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ _RULES: tuple[tuple[str, str, str, type, str], ...] = (
 
 def _configure(parser: Parser) -> None:
     what = parser.add_argument_group("what to check")
-    what.add_argument("--train", nargs="+", metavar="FILE", default=[], help="training rows: JSONL[.gz], parquet, data set")
+    line = "training rows: JSONL[.gz], parquet, hub data set"
+    what.add_argument("--train", nargs="+", metavar="FILE", default=[], help=line)
     line = "test items: SUITE, SUITE:BENCHMARK, FILE, or FILE:FIELD,FIELD ('harness suites')"
     what.add_argument("--against", nargs="+", metavar="NAME", default=[], help=line)
     what.add_argument("--out", metavar="DIR", help="folder for what the check leaves (default: decontam-TRAIN)")
@@ -55,12 +56,13 @@ def _configure(parser: Parser) -> None:
         line = "the rates are given by its values" if part == "source" else "instead of messages or a usual name"
         what.add_argument(f"--{part}-field", metavar="NAME", help=f"field of a row that holds its {part}; {line}")
     rules = parser.add_argument_group("rules (defaults as in 'decontam' of a run's settings)")
-    rules.add_argument("--modes", metavar="LIST", help="text, ngram, embedding, separated by commas (default: text,ngram)")
+    rules.add_argument("--modes", metavar="LIST", help="of text, ngram, embedding, by commas (default: text,ngram)")
     for flag, name, metavar, kind, line in _RULES:
         rules.add_argument(flag, dest=name, type=kind, metavar=metavar, choices=_CHOICES.get(name), help=line)
     rules.add_argument("--remove-short", action="store_true", default=None, help="remove for short items too")
-    rules.add_argument("--keep-common", action="store_true", help="count n-grams that stand in many texts like any other")
-    rules.add_argument("--embedder", metavar="ID", help="sentence-transformers name or folder, file of vectors, or lexical")
+    rules.add_argument("--keep-common", action="store_true", help="count n-grams that stand in many texts like others")
+    line = "sentence-transformers name or folder, file of vectors, or lexical"
+    rules.add_argument("--embedder", metavar="ID", help=line)
     rules.add_argument("--embedder-url", metavar="URL", help="OpenAI-compatible endpoint that serves the embedder")
     more = parser.add_argument_group("output")
     more.add_argument("--json", action="store_true", help="print the report as JSON")

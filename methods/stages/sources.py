@@ -15,6 +15,7 @@ from harness.synthesis.seeds import SeedLimits, SeedReport, load_seeds
 from harness.types import Message, Reject
 from methods.plan import Plan
 from methods.signals.base import ValidationExample
+from methods.stages.gate import gate_settings, leaks
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +42,10 @@ def sources(plan: Plan) -> Stage:
     settings = {
         "seeds": origin,
         "guide": c.guide.model_dump(mode="json"),
-        "suite": plan.suite_identity,
+        **gate_settings(plan),
         "seed": c.synthesis_seed,
     }
-    return Stage("sources", 1, settings, (), lambda run: _work(run, plan))
+    return Stage("sources", 2, settings, (), lambda run: _work(run, plan))
 
 
 def _read_seeds(plan: Plan) -> SeedReport:
@@ -75,7 +76,14 @@ def _work(run: StageRun, plan: Plan) -> Mapping[str, Any]:
     c = plan.config
     report = _read_seeds(plan)
     split = split_without_overlaps(
-        plan.suite, c.guide.set, c.guide.n, c.synthesis_seed, report.seeds, plan.data, rendering=c.guide.rendering
+        plan.suite,
+        c.guide.set,
+        c.guide.n,
+        c.synthesis_seed,
+        report.seeds,
+        plan.data,
+        rendering=c.guide.rendering,
+        leaks=lambda rows, columns: leaks(plan, rows, columns),
     )
     withheld = int(len(split.validation) * c.guide.withhold)
     guides = [GuideRow(item.id, item.messages, index < withheld) for index, item in enumerate(split.validation)]
