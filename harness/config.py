@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from harness.errors import ConfigError, suggest
 
@@ -138,7 +138,12 @@ class SynthesisConfig(Section):
 
 
 class WarmupConfig(Section):
-    """LoRA warm-up of the target on a share of the initial pairs; Adam's moments are kept."""
+    """LoRA warm-up of the target on a share of the initial pairs; Adam's moments are kept.
+
+    `keep` says at which points: the end (`last`), or the end of every epoch (`epochs`), which signals then sum over by
+    the epochs' mean learning rates (LESS §2.1). `adapter` names folders of your own LoRA checkpoints, with their
+    optimizer's state, that take the place of training one.
+    """
 
     share: float = Field(0.1, gt=0, le=1)
     batch_size: int = Field(16, ge=1)
@@ -150,6 +155,19 @@ class WarmupConfig(Section):
     lora_alpha: int = Field(512, ge=1)
     lora_dropout: float = Field(0.1, ge=0, lt=1)
     lora_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    keep: Literal["last", "epochs"] = "last"
+    adapter: tuple[str, ...] = ()
+
+    @field_validator("adapter", mode="before")
+    @classmethod
+    def _one_folder(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value or ()
+
+    @model_validator(mode="after")
+    def _one_source(self) -> WarmupConfig:
+        if self.adapter and self.keep == "epochs":
+            raise ValueError("keep=epochs is about our own training; with adapter, name every checkpoint's folder")
+        return self
 
 
 class InfluenceConfig(Section):

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import harness
-from harness.cli import browsing, decontam, lab, listing, planning, running
+from harness.cli import bench, browsing, decontam, lab, listing, planning, running
 from harness.cli.command import Command, Parser, emit
 from harness.errors import HarnessError
 
@@ -22,6 +22,7 @@ GROUPS: tuple[tuple[str, tuple[Command, ...]], ...] = (
     ("Contamination", decontam.COMMANDS),
     ("What there is to choose from", listing.COMMANDS),
     ("The lab", lab.COMMANDS),
+    ("Benchmarks", bench.COMMANDS),
 )
 
 _INTRODUCTION = """\

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import estimate
-from harness.runtime.needs import Lengths, RoleModel, embedder_model, lengths, role_models
+from harness.runtime.needs import Lengths, RoleModel, embedder_model, lengths, role_models, warm
 
 if TYPE_CHECKING:
     from evals.suite import Suite
@@ -134,6 +134,7 @@ def _flops(model: RoleModel, tokens: float) -> float:
 def estimate_stage(e: Estimator, name: str) -> Cost | None:
     """The cost of the stage called `name`; None for one that is not known here."""
     estimators = {
+        "evaluate_guide": _evaluate_guide,
         "sources": _sources,
         "initial": _initial,
         "warmup": _warmup,
@@ -167,8 +168,33 @@ def _trajectories(e: Estimator, count: int, out: int, note: str) -> Cost:
     )
 
 
+def _candidates(e: Estimator) -> int | None:
+    """Items of the validation set before any is chosen; None where their number is not declared."""
+    declared = e.suite.validation_set(e.config.guide.set).rows.expected_count
+    return declared or (e.config.lab.validation_items if e.config.lab else None)
+
+
+def _evaluate_guide(e: Estimator) -> Cost | None:
+    count = _candidates(e)
+    if count is None:
+        return None
+    tokens = count * (EVAL_LAB_PROMPT if e.lab and e.config.suite == "lab" else EVAL_PROMPT)
+    flops = _flops(e.target, tokens)
+    seconds = e.seconds(train=flops, known=e.target.shape is not None, lab=LAB_RATES.tested * count)
+    return Cost(count, count, tokens, 0, flops, seconds, "validation items, to choose among")
+
+
 def _sources(e: Estimator) -> Cost:
-    return Cost(e.seeds, e.seeds, note="documents, before checks")
+    strategy, count = e.config.guide.strategy, _candidates(e)
+    if strategy == "random" or count is None:
+        return Cost(e.seeds, e.seeds, note="documents, before checks")
+    # Choosing compares the embeddings of all candidates.
+    tokens = count * (EVAL_LAB_PROMPT if e.lab and e.config.suite == "lab" else EVAL_PROMPT)
+    model = e.embedder
+    flops = _flops(model, tokens) if model else 0.0
+    known = model is None or model.kind in ("built-in", "vectors") or model.shape is not None
+    seconds = flops / (PEAK_FLOPS * TRAIN_SHARE) if known else None
+    return Cost(e.seeds, e.seeds, tokens, 0, flops, seconds, f"documents; {count:,} items embedded")
 
 
 def _initial_count(e: Estimator) -> int | None:
@@ -193,8 +219,12 @@ def _trained(e: Estimator, count: int, epochs: int, note: str) -> Cost:
 def _warmup(e: Estimator) -> Cost | None:
     count = _initial_count(e)
     w = e.config.warmup
+    if w.adapter:
+        kept = warm(e.config).checkpoints
+        return Cost(kept, kept, note="checkpoints of your own, checked and stored; nothing is trained")
     pairs = max(1, round(count * SURVIVE * w.share)) if count else 0
-    return _trained(e, pairs, w.epochs, f"{_times(w.epochs)} on {w.share:.0%} of the pairs") if pairs else None
+    note = f"{_times(w.epochs)} on {w.share:.0%} of the pairs" + (", each kept" if w.keep == "epochs" else "")
+    return _trained(e, pairs, w.epochs, note) if pairs else None
 
 
 def grpo_steps(e: Estimator) -> int | None:
@@ -215,7 +245,9 @@ def _grpo(e: Estimator) -> Cost | None:
     s = e.sizes
     learn = 4 * _flops(e.writer, count * (s.writer_prompt + s.rubric))
     score = _scoring_flops(e, e.config.signal, count)
-    extra = e.seconds(train=learn + score, known=True, lab=LAB_RATES.rollout * count) or 0.0
+    # A rollout's rate has one backward pass of the target in it.
+    lab = LAB_RATES.rollout * count + LAB_RATES.scored * count * (_times_a_pass(e, e.config.signal) - 1)
+    extra = e.seconds(train=learn + score, known=True, lab=lab) or 0.0
     seconds = made.seconds
     if seconds is not None:
         seconds = extra if e.lab else seconds + extra
@@ -261,8 +293,10 @@ def _score(e: Estimator) -> Cost | None:
         return None
     name = e.config.select.signal if e.config.select and e.config.select.signal else e.config.signal
     flops = _scoring_flops(e, name, made.out)
-    seconds = e.seconds(train=flops, known=e.target.shape is not None, lab=LAB_RATES.scored * made.out)
-    return Cost(made.out, made.out, made.out * e.sizes.row, 0, flops, seconds, f"scored by {name}")
+    lab = LAB_RATES.scored * made.out * _times_a_pass(e, name)
+    seconds = e.seconds(train=flops, known=e.target.shape is not None, lab=lab)
+    tokens = made.out * max(e.sizes.row, _scoring_tokens(e, name)[0])
+    return Cost(made.out, made.out, tokens, 0, flops, seconds, f"scored by {name}")
 
 
 def _samples(e: Estimator) -> int | None:
@@ -317,10 +351,32 @@ def _evaluate(e: Estimator) -> Cost | None:
 
 
 def _scoring_flops(e: Estimator, signal: str, count: int) -> float:
-    """Operations of scoring `count` pairs: forward passes of target or embedder, a backward pass counting as two."""
+    """Operations of scoring `count` pairs by target or embedder."""
     from methods.signals.catalogue import signal_info
 
-    cost = "free" if signal == "none" else signal_info(signal).spec.cost_class
-    if cost == "embedding":
+    if signal != "none" and signal_info(signal).spec.cost_class == "embedding":
         return _flops(e.embedder, count * e.sizes.pair) if e.embedder else 0.0
-    return {"forward": 1, "backward": 3}.get(cost, 0) * _flops(e.target, count * e.sizes.row)
+    read, differentiated = _scoring_tokens(e, signal)
+    return _flops(e.target, count * (read + 2 * differentiated))
+
+
+def _scoring_tokens(e: Estimator, signal: str) -> tuple[int, int]:
+    """Tokens that go through the target to score one pair, and those of them that also come back."""
+    from methods.signals.catalogue import probes_validation, signal_info
+
+    cost = "free" if signal == "none" else signal_info(signal).spec.cost_class
+    row = e.sizes.row
+    if cost != "backward":
+        return (row, 0) if cost == "forward" else (0, 0)
+    lab = e.config.lab.validation_items if e.config.lab else 0
+    guide = e.suite.validation_set(e.config.guide.set)
+    items = e.config.guide.n or guide.count or guide.rows.expected_count or lab
+    probe = items * (EVAL_LAB_PROMPT if e.lab else EVAL_PROMPT) if probes_validation(signal, e.config) else 0
+    many = warm(e.config).checkpoints
+    return many * (row + probe), many * row
+
+
+def _times_a_pass(e: Estimator, signal: str) -> float:
+    """Operations of a score over those of one forward and backward pass on a pair; cheaper ones count as one."""
+    read, differentiated = _scoring_tokens(e, signal)
+    return max(1.0, (read + 2 * differentiated) / (3 * e.sizes.row))

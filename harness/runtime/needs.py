@@ -159,7 +159,7 @@ def embedder_model(config: RunConfig) -> RoleModel | None:
     """The embedder's model, where something in the run embeds texts."""
     from harness.config import ModelConfig
 
-    if not any("embedder" in needs for needs in _needs_of_signals(config)):
+    if config.guide.strategy == "random" and not any("embedder" in needs for needs in _needs_of_signals(config)):
         return None
     own = config.models.embedder
     if own.kind == "sentence_transformers":
@@ -184,29 +184,53 @@ def _needs_of_signals(config: RunConfig) -> list[frozenset[str]]:
     return [signal_needs(name, config) for name in sorted(used) if name != "none"]
 
 
+@dataclass(frozen=True, slots=True)
+class Warm:
+    """The warm-up's LoRA shape, and at how many checkpoints gradients are taken."""
+
+    rank: int
+    modules: tuple[str, ...]
+    checkpoints: int
+
+
+def warm(config: RunConfig) -> Warm:
+    """As the settings say, or as the user's own checkpoints are. Raises `InputError` where those are not there."""
+    w = config.warmup
+    if w.adapter:
+        from harness.training.adapters import given_checkpoints
+
+        given = given_checkpoints(w.adapter)
+        return Warm(given[0].rank, given[0].modules, len(given))
+    return Warm(w.lora_rank, w.lora_modules, w.epochs if w.keep == "epochs" else 1)
+
+
 def loads(config: RunConfig) -> tuple[Load, ...]:
     """Memory of each part of the run, leaving out models of unknown size. Basis: the formulas of `harness.estimate`."""
+    from methods.signals.catalogue import probes_validation
+
     size = lengths(config)
     batch = config.runtime.batch_size
     target, writer, generator = role_models(config)
-    rank, modules = config.warmup.lora_rank, config.warmup.lora_modules
+    own = warm(config)
 
     def infer(model: RoleModel, tokens: int) -> list[Part]:
         if model.shape is None:
             return []
         return [Part(model.role, "weights, cache", estimate.inference_bytes(model.shape, model.dtype, tokens))]
 
-    def lora(micro: int, what: str) -> list[Part]:
+    def lora(micro: int, what: str, dtype: str) -> list[Part]:
         if target.shape is None:
             return []
         tokens = micro * size.row
-        need = estimate.lora_training_bytes(target.shape, target.dtype, tokens, rank, modules, checkpointing=False)
+        need = estimate.lora_training_bytes(target.shape, dtype, tokens, own.rank, own.modules, checkpointing=False)
         return [Part("target", what, need)]
 
     trains = trains_writer(config)
     needs = frozenset[str]().union(*_needs_of_signals(config))
     embedder = embedder_model(config)
+    embedding = infer(embedder, 0) if embedder else []
     result = [
+        Load("choosing validation items", tuple(embedding) if config.guide.strategy != "random" else ()),
         Load(
             "synthesis",
             (
@@ -216,16 +240,19 @@ def loads(config: RunConfig) -> tuple[Load, ...]:
         )
     ]
     if "warm_target" in needs:
-        result.append(Load("warm-up", tuple(lora(1, "LoRA training"))))
+        parts = infer(target, 0) if config.warmup.adapter else lora(1, "LoRA training", target.dtype)
+        result.append(Load("warm-up", tuple(parts)))
     if trains and writer.shape is not None:
         tokens = config.grpo.micro_batch * (size.writer_prompt + size.rubric)
         full = estimate.full_training_bytes(writer.shape, writer.dtype, tokens, checkpointing=False)
         parts = [Part("writer", "training", full)]
         if config.grpo.kl_coefficient:
             parts.append(Part("writer", "reference", estimate.weight_bytes(writer.shape, writer.dtype)))
-        scoring = lora(1, "scoring") if "warm_target" in needs else infer(target, 0) if "target" in needs else []
-        if embedder and embedder.shape:
-            scoring.append(Part("embedder", "weights", estimate.weight_bytes(embedder.shape, embedder.dtype)))
+        scoring = infer(target, 0) if "target" in needs else []
+        if "warm_target" in needs:
+            # A probe's loss differences are below what bfloat16 can tell, so it computes in float32.
+            scoring = lora(1, "scoring", "float32" if probes_validation(config.signal, config) else target.dtype)
+        scoring += embedding if "embedder" in needs else []
         result.append(Load("GRPO", (*parts, *infer(generator, batch * (size.generator_prompt + size.pair)), *scoring)))
     if target.shape is not None:
         micro = config.sft.micro_batch or config.sft.batch_size
@@ -234,7 +261,12 @@ def loads(config: RunConfig) -> tuple[Load, ...]:
             need = estimate.full_training_bytes(target.shape, target.dtype, tokens, checkpointing=False)
         else:
             need = estimate.lora_training_bytes(
-                target.shape, target.dtype, tokens, config.sft.lora_rank, modules, checkpointing=False
+                target.shape,
+                target.dtype,
+                tokens,
+                config.sft.lora_rank,
+                config.warmup.lora_modules,
+                checkpointing=False,
             )
         result.append(Load("fine-tuning", (Part("target", f"{config.sft.tune} training", need),)))
         result.append(Load("evaluation", tuple(infer(target, batch * 1500))))

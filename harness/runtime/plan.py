@@ -88,6 +88,8 @@ def make_plan(resolved: Resolved) -> Plan:
     values = dict(flatten(config.model_dump(mode="json")))
     settings = tuple(Setting(key, value, resolved.origin.get(key, "default")) for key, value in values.items())
     deviations, notes = read_reference(config.method, settings)
+    if config.warmup.adapter:
+        deviations = tuple(d for d in deviations if not d.key.startswith("warmup."))
     return Plan(
         config,
         tuple(_meaning(config, suite, estimator)),
@@ -111,9 +113,13 @@ def _meaning(config: RunConfig, suite: Suite, estimator: Estimator) -> list[tupl
     there = config.guide.n or guide.count or guide.rows.expected_count or (config.lab and config.lab.validation_items)
     items = f"{there:,} items" if there else "all items"
     withheld = f", {config.guide.withhold:.0%} withheld from the reward" if config.guide.withhold else ""
+    chosen = {"random": "", "coverage": f", by coverage ({config.guide.coverage})"}
+    items += chosen.get(config.guide.strategy, ", by the capability tree")
     rows.append(("guide", f"{guide.name}: {items}{withheld}; guided columns: {', '.join(guide.guides) or 'none'}"))
     for model in role_models(config):
         rows.append((model.role, _model_line(model)))
+    if config.warmup.adapter:
+        rows.append(("warm-up", _given_line(config)))
     if estimator.embedder:
         rows.append(("embedder", _model_line(estimator.embedder)))
     judge = f"{config.models.judge or 'none named'}; its columns stay empty until it has scored them"
@@ -132,6 +138,20 @@ def _meaning(config: RunConfig, suite: Suite, estimator: Estimator) -> list[tupl
     rows.append(("budget", f"{config.budget:,.0f} {config.match}, the same line for every arm"))
     rows.append(("seed", f"synthesis {config.synthesis_seed}, fine-tuning {config.tuning_seed}"))
     return rows
+
+
+def _given_line(config: RunConfig) -> str:
+    """The user's own checkpoints that take the warm-up's place."""
+    from harness.training.adapters import given_checkpoints
+
+    given = given_checkpoints(config.warmup.adapter)
+    first = given[0]
+    shape = f"LoRA rank {first.rank}, alpha {first.alpha:g} on {', '.join(first.modules)}"
+    where = "; ".join(
+        f"{g.folder} ({g.moments.name}{f', step {g.step}' if g.step else ''}, weight {g.weight:.3g})" for g in given
+    )
+    weights = f", weights by {first.weighted_by}" if len(given) > 1 else ""
+    return f"not trained here: {shape}, from {where}{weights}"
 
 
 def _model_line(model: RoleModel) -> str:

@@ -94,13 +94,15 @@ def read_moments(path: Path, trained: Sequence[str]) -> Moments:
         if unknown:
             raise InputError(f"{path} has a state for parameter {unknown[0]}, which is in none of its groups")
         states = {names[key]: entry for key, entry in states.items()}
+    group = groups[0]
     return Moments(
         {name: entry["exp_avg"].float() for name, entry in states.items()},
         {name: entry["exp_avg_sq"].float() for name, entry in states.items()},
-        _steps(path, [entry.get("step", groups[0].get("step")) for entry in states.values()]),
-        *(float(beta) for beta in groups[0]["betas"]),
-        float(groups[0]["eps"]),
-        float(groups[0].get("initial_lr", groups[0]["lr"])),
+        _steps(path, [entry.get("step", group.get("step")) for entry in states.values()]),
+        float(group["betas"][0]),
+        float(group["betas"][1]),
+        float(group["eps"]),
+        float(group.get("initial_lr", group["lr"])),
     )
 
 

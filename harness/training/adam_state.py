@@ -35,29 +35,34 @@ class AdamState:
 
 
 def save_adam_state(path: Path, model: Any, optimizer: Any) -> None:
-    """Save `exp_avg` and `exp_avg_sq` of every trainable parameter, in float32, with step and betas."""
-    from safetensors.torch import save_file
-
+    """Save `exp_avg` and `exp_avg_sq` of every trainable parameter, in float32, with step, betas, ε and peak rate."""
     inner = getattr(optimizer, "optimizer", optimizer)
     names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
-    tensors: dict[str, torch.Tensor] = {}
+    first, second = {}, {}
     steps: set[int] = set()
     group = inner.param_groups[0]
     for parameter, state in inner.state.items():
         name = names.pop(id(parameter))
-        tensors[f"first.{name}"] = state["exp_avg"].float().contiguous().cpu()
-        tensors[f"second.{name}"] = state["exp_avg_sq"].float().contiguous().cpu()
+        first[name], second[name] = state["exp_avg"], state["exp_avg_sq"]
         steps.add(int(state["step"]))
     if names or len(steps) != 1:
         raise StageError(f"the warm-up's optimizer holds no state for {len(names)} parameters; did it take a step?")
-    facts = {
-        "step": steps.pop(),
-        "beta1": group["betas"][0],
-        "beta2": group["betas"][1],
-        "eps": group["eps"],
-        # The peak: a schedule has usually taken the rate itself to zero by the end.
-        "learning_rate": group.get("initial_lr", group["lr"]),
-    }
+    beta1, beta2 = group["betas"]
+    # The peak: a schedule has usually taken the rate itself to zero by the end.
+    rate = float(group.get("initial_lr", group["lr"]))
+    write_adam_state(path, AdamState(first, second, steps.pop(), beta1, beta2, group["eps"], rate))
+
+
+def write_adam_state(path: Path, state: AdamState) -> None:
+    """Write moments to a safetensors file that `load_adam_state` reads by name."""
+    from safetensors.torch import save_file
+
+    tensors: dict[str, torch.Tensor] = {}
+    for kind, moments in (("first", state.first), ("second", state.second)):
+        tensors |= {f"{kind}.{name}": tensor.float().contiguous().cpu() for name, tensor in moments.items()}
+    facts = {"step": state.step, "beta1": state.beta1, "beta2": state.beta2, "eps": state.eps}
+    if state.learning_rate is not None:
+        facts["learning_rate"] = state.learning_rate
     save_file(tensors, path, metadata={key: str(value) for key, value in facts.items()})
 
 

@@ -51,13 +51,22 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What a fine-tuning left: usage, mean loss over the last epoch, and how many samples could not be used."""
+    """What a fine-tuning left: usage, mean loss over the last epoch, and how many samples could not be used.
+
+    `epoch_rates` are the mean learning rates of the epochs.
+    """
 
     usage: Usage
     steps: int
     final_loss: float
     truncated: int
     unusable: int
+    epoch_rates: tuple[float, ...] = ()
+
+
+def epoch_name(output: str, epoch: int) -> str:
+    """Name of the folder that holds the state after `epoch`, which was not the last."""
+    return f"{output}-epoch-{epoch}"
 
 
 def finetune(
@@ -72,11 +81,13 @@ def finetune(
     revision: str | None = None,
     save_every: int = 200,
     save_adam: bool = False,
+    keep_epochs: bool = False,
     on_step: Callable[[int, int], None] = lambda step, total: None,
 ) -> Tuned:
     """Fine-tune the model at `model_path` on `samples` and leave it in `folder/output`.
 
     With `recipe.lora` the output is an adapter; with `save_adam` Adam's moments lie beside it as `adam.safetensors`.
+    With `keep_epochs` the state after every epoch but the last is kept too, in `folder/OUTPUT-epoch-K`.
     Raises `StageError` when no sample has a completion token within `recipe.max_length`.
     """
     import torch
@@ -115,23 +126,21 @@ def finetune(
         completion_only_loss=True,
         packing=False,
     )
+
+    def end_epoch(epoch: int) -> None:
+        _save(trainer, tokenizer, folder / epoch_name(output, epoch), save_adam)
+
     trainer = SFTTrainer(
         model=model,
         args=arguments,
         train_dataset=rows,
         processing_class=tokenizer,
         peft_config=_lora(recipe.lora, seed) if recipe.lora else None,
-        callbacks=[callback(on_step)],
+        callbacks=[callback(on_step, on_epoch=end_epoch if keep_epochs else None)],
     )
     parameters = trainer.model.num_parameters()
     train(trainer, folder / SCRATCH)
-    temporary = folder / f".{output}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    trainer.save_model(str(temporary))
-    tokenizer.save_pretrained(temporary)
-    if save_adam:
-        save_adam_state(temporary / "adam.safetensors", trainer.model, trainer.optimizer)
-    publish(temporary, folder / output)
+    _save(trainer, tokenizer, folder / output, save_adam)
     tokens = recipe.epochs * sum(len(e.ids) for e in usable)
     # The trainer's history, unlike a list of our own, is whole after a resume.
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -142,7 +151,26 @@ def finetune(
         final_loss=sum(last) / len(last) if last else float("nan"),
         truncated=sum(e.truncated > 0 for e in encoded),
         unusable=len(encoded) - len(usable),
+        epoch_rates=_epoch_rates(trainer, recipe.epochs),
     )
+
+
+def _save(trainer: Any, tokenizer: Any, final: Path, adam: bool) -> None:
+    temporary = final.with_name(f".{final.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    trainer.save_model(str(temporary))
+    tokenizer.save_pretrained(temporary)
+    if adam:
+        save_adam_state(temporary / "adam.safetensors", trainer.model, trainer.optimizer)
+    publish(temporary, final)
+
+
+def _epoch_rates(trainer: Any, epochs: int) -> tuple[float, ...]:
+    """Mean learning rate of each epoch's steps, from the schedule itself: a resumed trainer has not seen them all."""
+    schedule = trainer.lr_scheduler
+    steps = int(trainer.state.max_steps) // epochs
+    rates = [schedule.base_lrs[0] * schedule.lr_lambdas[0](step) for step in range(steps * epochs)]
+    return tuple(sum(rates[k * steps : (k + 1) * steps]) / steps for k in range(epochs))
 
 
 def _lora(settings: LoraSettings, seed: int) -> Any:

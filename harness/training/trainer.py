@@ -79,13 +79,21 @@ def callback(
     on_step: Callable[[int, int], None],
     before_mark: Callable[[int], None] | None = None,
     on_log: Callable[[int, dict[str, float]], None] | None = None,
+    on_epoch: Callable[[int], None] | None = None,
 ) -> Any:
-    """A trainer callback: reports steps and logged values, and marks checkpoints once they are complete."""
+    """A trainer callback: reports steps and logged values, and marks checkpoints once they are complete.
+
+    `on_epoch(k)` comes after the last step of epoch k, but not after the last step of all. It comes before a checkpoint
+    of that step can count, so that a resumed trainer either has had it or repeats it.
+    """
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             on_step(state.global_step, state.max_steps)
+            steps = state.max_steps // args.num_train_epochs
+            if on_epoch is not None and state.global_step % steps == 0 and state.global_step < state.max_steps:
+                on_epoch(int(state.global_step // steps))
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
             if on_log is not None and logs is not None:

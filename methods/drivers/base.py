@@ -14,7 +14,8 @@ from methods.stages.decontaminate import decontaminate
 from methods.stages.scoring import score_stage
 from methods.stages.sources import sources
 from methods.stages.synthesis import initial, regenerate
-from methods.stages.target import evaluate_stage, finetune_stage, warmup
+from methods.stages.target import evaluate_stage, finetune_stage
+from methods.stages.warmup import given_warmup, warmup
 
 
 class Driver(Protocol):
@@ -36,6 +37,8 @@ def common(plan: Plan, signal: str | None, first: Stage | None = None) -> Common
     """Sources, and the warmed-up target where the signal needs one; `first` replaces the pairs it is warmed up on."""
     source = sources(plan)
     if signal is not None and "warm_target" in signal_needs(signal, plan.config):
+        if plan.config.warmup.adapter:
+            return Common(source, (source, given_warmup(plan)))
         return Common(source, (source, warmup(plan, first or initial(plan, source))))
     return Common(source, (source,))
 

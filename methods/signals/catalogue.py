@@ -145,6 +145,11 @@ def signal_needs(name: str, config: RunConfig) -> frozenset[str]:
     return needs
 
 
+def probes_validation(name: str, config: RunConfig) -> bool:
+    """Whether every single score takes a forward pass over all validation items."""
+    return name == "local_influence" and config.local_influence.form == "exact"
+
+
 def make_signal(name: str) -> Signal:
     """A fresh instance of the signal called `name`."""
     module, _, attribute = signal_info(name).path.partition(":")

@@ -11,9 +11,10 @@ from harness.shards import ShardOutput
 from harness.stage import Stage, StageRun
 from harness.types import Sample
 from methods.plan import Plan
-from methods.signals.base import Archive, Signal, SignalContext, TargetState, WarmCheckpoint
+from methods.signals.base import Archive, Signal, SignalContext, TargetState
 from methods.signals.catalogue import make_signal, signal_info, signal_needs
 from methods.stages.sources import GuideRow
+from methods.stages.warmup import read_checkpoints
 
 
 def signal_settings(plan: Plan, name: str) -> dict[str, Any]:
@@ -44,14 +45,13 @@ def prepare_signal(run: StageRun, plan: Plan, name: str) -> tuple[Signal, Mappin
     target = None
     needs = signal_needs(name, c)
     if needs & {"warm_target", "target"}:
-        folder = run.input("warmup") / "adapter" if "warm_target" in needs else None
         target = TargetState(
             model=model_path(c.models.target, plan.world),
             revision=plan.identity(c.models.target),
             max_length=c.models.target.max_length,
             dtype=c.models.target.dtype,
             hub_revision=c.models.target.revision,
-            checkpoints=(WarmCheckpoint(folder, folder / "adam.safetensors"),) if folder else (),
+            checkpoints=read_checkpoints(run.input("warmup")) if "warm_target" in needs else (),
         )
     guide = [row.example() for row in run.records("sources", GuideRow, "validation")] if spec.reads_validation else []
     context = SignalContext(

@@ -1,4 +1,4 @@
-"""Stages of the target: LoRA warm-up with Adam's moments, the final fine-tuning, and evaluation before and after."""
+"""Stages of the target: the final fine-tuning, and evaluation before and after; and how any stage trains it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 from evals.evaluate import evaluate
 from harness.config import RunConfig
-from harness.errors import StageError
 from harness.models.open import model_path
 from harness.shards import ShardOutput
 from harness.stage import Stage, StageRun
@@ -19,9 +18,18 @@ from harness.types import Sample, derive_seed
 from methods.plan import Plan
 
 
-def _tune(
-    run: StageRun, plan: Plan, samples: Sequence[Sample], recipe: Recipe, *, seed: int, output: str, adam: bool
+def tune(
+    run: StageRun,
+    plan: Plan,
+    samples: Sequence[Sample],
+    recipe: Recipe,
+    *,
+    seed: int,
+    output: str,
+    adam: bool,
+    keep_epochs: bool = False,
 ) -> Tuned:
+    """Train the target into `output` of the stage's folder, and commit the stage's one row."""
     c = plan.config
     started = time.perf_counter()
     tuned = finetune(
@@ -35,6 +43,7 @@ def _tune(
         revision=c.models.target.revision,
         save_every=c.runtime.checkpoint_every * 20,
         save_adam=adam,
+        keep_epochs=keep_epochs,
         on_step=lambda step, total: run.observer.progress(run.stage.name, step, total),
     )
     usage = replace(tuned.usage, seconds=time.perf_counter() - started)
@@ -47,42 +56,9 @@ def _tune(
     return tuned
 
 
-def _micro(config: RunConfig, batch_size: int) -> int:
+def micro_batch(config: RunConfig, batch_size: int) -> int:
+    """How many of a step's samples share a forward pass."""
     return min(batch_size, config.sft.micro_batch or batch_size)
-
-
-def warmup(plan: Plan, initial: Stage) -> Stage:
-    """LoRA warm-up of the target on a share of the initial pairs (OptimSyn §3.1.3, App. D.4)."""
-    c = plan.config
-    settings: dict[str, Any] = {
-        "target": plan.identity(c.models.target),
-        "max_length": c.models.target.max_length,
-        "warmup": c.warmup.model_dump(mode="json"),
-        "seed": c.synthesis_seed,
-    }
-
-    def work(run: StageRun) -> Mapping[str, Any]:
-        pool = run.records("initial", Sample)
-        share = pool[: max(1, round(len(pool) * c.warmup.share))]
-        if not pool:
-            raise StageError("no valid initial pair to warm the target up with; see the rejects of stage initial")
-        w = c.warmup
-        recipe = Recipe(
-            learning_rate=w.learning_rate,
-            epochs=w.epochs,
-            batch_size=w.batch_size,
-            micro_batch=_micro(c, w.batch_size),
-            schedule=w.schedule,
-            warmup_ratio=w.warmup_ratio,
-            weight_decay=0.0,
-            adam_beta2=0.999,
-            max_length=c.models.target.max_length,
-            lora=LoraSettings(w.lora_rank, w.lora_alpha, w.lora_dropout, w.lora_modules),
-        )
-        tuned = _tune(run, plan, share, recipe, seed=c.synthesis_seed, output="adapter", adam=True)
-        return {"pairs": len(share), "of": len(pool), **_notes(tuned)}
-
-    return Stage("warmup", 1, settings, (initial,), work)
 
 
 def sft_recipe(config: RunConfig) -> Recipe:
@@ -92,7 +68,7 @@ def sft_recipe(config: RunConfig) -> Recipe:
         learning_rate=s.learning_rate,
         epochs=s.epochs,
         batch_size=s.batch_size,
-        micro_batch=_micro(config, s.batch_size),
+        micro_batch=micro_batch(config, s.batch_size),
         schedule=s.schedule,
         warmup_ratio=s.warmup_ratio,
         weight_decay=s.weight_decay,
@@ -113,13 +89,14 @@ def finetune_stage(plan: Plan, dataset: Stage) -> Stage:
 
     def work(run: StageRun) -> Mapping[str, Any]:
         samples = run.records("dataset", Sample)
-        tuned = _tune(run, plan, samples, sft_recipe(c), seed=c.tuning_seed, output="model", adam=False)
-        return _notes(tuned)
+        tuned = tune(run, plan, samples, sft_recipe(c), seed=c.tuning_seed, output="model", adam=False)
+        return notes(tuned)
 
     return Stage("finetune", 1, settings, (dataset,), work)
 
 
-def _notes(tuned: Tuned) -> dict[str, Any]:
+def notes(tuned: Tuned) -> dict[str, Any]:
+    """What a stage that trained says of it."""
     return {
         "steps": tuned.steps,
         "final_loss": round(tuned.final_loss, 4),

@@ -38,7 +38,9 @@ Measured on float32 models it is below 1e-6; a module that a stack does not reac
 class Gradients(Protocol):
     """Per-sample gradients: the influence engine's, or `OneByOne`."""
 
-    modules: Mapping[str, Any]
+    @property
+    def modules(self) -> Mapping[str, Any]:
+        """Trained linears, or parameters, by parameter name."""
 
     def stream(self, items: Sequence[Encoded], weights: Sequence[float] | None, visit: Visit) -> None:
         """As `LoraGradients.stream`."""

@@ -72,7 +72,7 @@ class ReferenceLoss:
             ).logits
         finally:
             handle.remove()
-        losses = logits.new_zeros(copies, count, dtype=torch.float64)
+        losses = torch.zeros(copies, count, dtype=torch.float64, device=logits.device)
         for copy, own in enumerate(logits):
             losses[copy].index_add_(0, batch.predicting // width, _token_losses(own, batch.labels) * batch.shares)
         return losses

@@ -1,0 +1,331 @@
+"""`harness bench influence`: what scoring costs against the step that it cannot beat, and how closely it agrees.
+
+On one model and one set of samples, in one run, in turns: a plain batched forward and backward pass of the same LoRA
+model with the same batches, loss and logits (the limit: training does that and then updates), the engine, the
+definition one sample at a time, a LESS-style loop, and bergson where another environment has it. Machines are noisy,
+so a speed is given as a ratio to what ran in the same turn, and the median over turns is reported with its range.
+"""
+
+from __future__ import annotations
+
+import copy
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from harness.bench import oracle
+from harness.bench.less_loop import LessLoop
+from harness.bench.made import BenchSize, make_items, make_model, make_state
+from harness.bench.memory import peak_tensor_bytes
+from harness.config import InfluenceConfig, ScoringConfig
+from harness.training.chat import Encoded
+from methods.signals.influence.batches import batches, collate
+from methods.signals.influence.diagnostics import spearman
+from methods.signals.influence.directions import Guidance, guidance, halves
+from methods.signals.influence.engine import LoraGradients, influence
+from methods.signals.influence.gamma import update_rule
+
+PLAIN, ENGINE, LESS, BARE = "plain step", "engine", "LESS-style loop", "LESS-style loop, projection free"
+Progressed = Callable[..., None]
+"""Told what is going on: a label, steps done, steps in all, a note."""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchPlan:
+    """What to run. `slow` bounds the samples of the contestants that go one by one; `turns` are repetitions."""
+
+    size: BenchSize
+    influence: InfluenceConfig
+    scoring: ScoringConfig
+    batch_size: int = 256
+    turns: int = 5
+    slow: int = 16
+    full_logits: bool = False
+    validation_sizes: tuple[int, ...] = (10, 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One contestant: samples and tokens per second (median turn), and its speed relative to the plain step's.
+
+    `low` and `high` bound the relative speed over turns; `peak` is tensor memory above the loaded model, in bytes, None
+    where it was not measured.
+    """
+
+    name: str
+    samples: int
+    samples_per_second: float
+    tokens_per_second: float
+    relative: float
+    low: float
+    high: float
+    peak: int | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Engine against the definition: largest error over the rms of the definition's scores, and Spearman's ρ."""
+
+    samples: int
+    largest_error_of_rms: float
+    spearman: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class BenchResult:
+    """All that one run measured."""
+
+    machine: dict[str, str]
+    plan: BenchPlan
+    parameters: int
+    adapter_parameters: int
+    rows: tuple[Row, ...]
+    agreement: Agreement
+    seconds_per_candidate: dict[int, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+class InfluenceBench:
+    """The contestants on one model. Engine and plain step share it: they differ in what they ask of autograd."""
+
+    def __init__(self, plan: BenchPlan) -> None:
+        self.plan = plan
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        size = plan.size
+        self.model = make_model(size, self.device)
+        self.items = make_items(size.samples, size, seed=1)
+        self.validation = make_items(size.validation, size, seed=2)
+        self.state = make_state(self.model, self.validation)
+        self.adapter = [p for p in self.model.parameters() if p.requires_grad]
+        self.parameters = sum(p.numel() for p in self.model.parameters())
+        self.gradients = LoraGradients(
+            self.model, 0, plan.batch_size, plan.scoring, restrict_logits=not plan.full_logits
+        )
+        self.rule = update_rule(copy.deepcopy(self.state), plan.influence)
+        self.guidance = self.guide(self.validation)
+
+    def guide(self, items: Sequence[Encoded]) -> Guidance:
+        """The directions of validation items."""
+        count = len(items)
+        parts = halves([f"{i:06}" for i in range(count)], [""] * count, [False] * count)
+        return guidance(self.gradients, items, parts, self.plan.influence.aggregate)
+
+    def plain_step(self) -> None:
+        """Forward and backward of all samples, adapter gradients included, in the engine's batches."""
+        with self.trainable():
+            scoring = self.plan.scoring
+            lengths = [len(item.ids) for item in self.items]
+            for rows in batches(lengths, self.plan.batch_size, scoring.batch_tokens, scoring.layout):
+                items = [self.items[i] for i in rows]
+                batch = collate(items, [1.0] * len(rows), 0, scoring.layout, self.device)
+                self.gradients.loss(batch).backward()
+                for parameter in self.adapter:
+                    parameter.grad = None
+
+    def engine(self) -> torch.Tensor:
+        """Scores of all samples."""
+        return self.score(self.items, self.guidance)
+
+    def score(self, items: Sequence[Encoded], found: Guidance) -> torch.Tensor:
+        """The engine's scores of `items` [N], float64."""
+        aggregate = self.plan.influence.aggregate
+        dots, _ = influence(self.gradients, items, found.vectors, self.rule, cosine=aggregate != "mean_dot")
+        return found.combine(dots, aggregate, ("a", "b")).max(dim=1).values
+
+    def definition(self, items: Sequence[Encoded]) -> list[float]:
+        """The oracle's scores of `items`, in float32 whatever the model's type."""
+        with self.trainable():
+            wide = copy.deepcopy(self.model).float() if self.plan.size.dtype != "float32" else self.model
+            validation = [oracle.gradient(wide, v) for v in self.validation]
+            candidates = [oracle.gradient(wide, item) for item in items]
+            self.model.zero_grad()
+        return oracle.scores(candidates, validation, self.state, self.plan.influence)
+
+    def one_by_one(self) -> None:
+        """What the definition costs: a pass and Γ for every sample, one at a time."""
+        target = {name: v.sum(dim=0).double() for name, v in self.guidance.vectors.items()}
+        with self.trainable():
+            for item in self.items[: self.plan.slow]:
+                gamma = oracle.adam_direction(oracle.gradient(self.model, item), self.state, self.plan.influence)
+                sum(float(target[n] @ g.flatten()) for n, g in gamma.items())
+            self.model.zero_grad()
+
+    def trainable(self) -> _Trainable:
+        """While open, the adapter's weights require gradients."""
+        return _Trainable(self.adapter)
+
+    def synchronise(self) -> None:
+        """Wait for the device."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+
+class _Trainable:
+    """While open, the adapter's weights require gradients, as in training."""
+
+    def __init__(self, adapter: Sequence[torch.nn.Parameter]) -> None:
+        self.adapter = adapter
+
+    def __enter__(self) -> None:
+        for parameter in self.adapter:
+            parameter.requires_grad_(True)
+
+    def __exit__(self, *exception: object) -> None:
+        for parameter in self.adapter:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+
+
+def run_bench(plan: BenchPlan, progress: Progressed = lambda *_: None) -> BenchResult:
+    """Build the model, run all contestants in turns, and compare the engine's scores with the definition's."""
+    bench = InfluenceBench(plan)
+    slow = bench.items[: plan.slow]
+    with bench.trainable():
+        loop = LessLoop(bench.model, bench.validation, bench.state, plan.influence)
+        bench.model.zero_grad()
+
+    def less() -> float:
+        with bench.trainable():
+            return loop.score(slow).seconds_without_projection
+
+    work: dict[str, tuple[Callable[[], Any], Sequence[Encoded]]] = {
+        PLAIN: (bench.plain_step, bench.items),
+        ENGINE: (bench.engine, bench.items),
+        "definition, one by one": (bench.one_by_one, slow),
+        LESS: (less, slow),
+    }
+    for name in (PLAIN, ENGINE):
+        work[name][0]()
+    seconds: dict[str, list[float]] = {name: [] for name in (*work, BARE)}
+    for turn in range(plan.turns):
+        for name, (contestant, _) in work.items():
+            progress("turns", turn, plan.turns, name)
+            bench.synchronise()
+            started = time.perf_counter()
+            outcome = contestant()
+            bench.synchronise()
+            seconds[name].append(time.perf_counter() - started)
+            if name == LESS:
+                seconds[BARE].append(outcome)
+    items = {**{name: of for name, (_, of) in work.items()}, BARE: slow}
+    progress("memory", 0, 1)
+    peaks = {name: peak_tensor_bytes(work[name][0], bench.device) for name in (PLAIN, ENGINE)}
+    rows = [_row(name, seconds, items, peaks.get(name)) for name in items]
+    return BenchResult(
+        machine=_machine(bench.device),
+        plan=plan,
+        parameters=bench.parameters,
+        adapter_parameters=sum(p.numel() for p in bench.adapter),
+        rows=tuple(rows),
+        agreement=_agreement(bench, slow),
+        seconds_per_candidate=_against_validation_size(bench, plan, progress),
+    )
+
+
+def _row(name: str, seconds: dict[str, list[float]], items: dict[str, Sequence[Encoded]], peak: int | None) -> Row:
+    own, count = seconds[name], len(items[name])
+    tokens = sum(len(i.ids) for i in items[name])
+    plain_tokens = sum(len(i.ids) for i in items[PLAIN])
+    # Contestants that see fewer samples are compared by tokens.
+    ratios = [(p / plain_tokens) / (s / tokens) for p, s in zip(seconds[PLAIN], own, strict=True)]
+    middle = statistics.median(own)
+    return Row(name, count, count / middle, tokens / middle, statistics.median(ratios), min(ratios), max(ratios), peak)
+
+
+def _agreement(bench: InfluenceBench, items: Sequence[Encoded]) -> Agreement:
+    wanted = bench.definition(items)
+    got = bench.score(items, bench.guidance).tolist()
+    rms = (sum(w * w for w in wanted) / len(wanted)) ** 0.5
+    worst = max(abs(g - w) for g, w in zip(got, wanted, strict=True))
+    return Agreement(len(items), worst / rms, spearman(got, wanted))
+
+
+def _against_validation_size(
+    bench: InfluenceBench, plan: BenchPlan, progress: Progressed
+) -> dict[int, float]:
+    """Seconds per candidate by number of validation items, in turns; the directions are made before the clock runs.
+
+    The items are short ones, since only their number is in question.
+    """
+    found = {}
+    short = replace(plan.size, length=(8, 16))
+    for count in plan.validation_sizes:
+        progress(f"direction of {count} validation items", 0, 1)
+        found[count] = bench.guide(make_items(count, short, seed=3))
+    taken: dict[int, list[float]] = {count: [] for count in found}
+    for _ in range(plan.turns):
+        for count, guide in found.items():
+            bench.synchronise()
+            started = time.perf_counter()
+            bench.score(bench.items, guide)
+            bench.synchronise()
+            taken[count].append((time.perf_counter() - started) / len(bench.items))
+    return {count: statistics.median(times) for count, times in taken.items()}
+
+
+def _machine(device: str) -> dict[str, str]:
+    from harness.runtime.manifest import hardware
+
+    found = hardware()
+    name = found["gpus"][0] if device == "cuda" else f"{found['processor']}, {found['threads']} threads"
+    packages = {p: version(p) for p in ("torch", "transformers", "peft")}
+    return {"device": name, "python": platform.python_version(), **packages}
+
+
+def render(result: BenchResult) -> str:
+    """The result for a terminal."""
+    size = result.plan.size
+    low, high = size.length
+    logits = "full logits" if result.plan.full_logits else "logits of the completion only"
+    scoring = result.plan.scoring
+    lines = [
+        f"{size.shape}: {result.parameters / 1e6:.1f} M parameters, {size.dtype}, LoRA rank {size.rank} on "
+        f"{' '.join(m.removesuffix('_proj') for m in size.modules)} ({result.adapter_parameters / 1e6:.2f} M)",
+        f"{size.samples} samples of {low} to {high} tokens, half completion; {logits}; {scoring.layout} layout, "
+        f"at most {scoring.batch_tokens} tokens a batch, "
+        f"activations {'recomputed' if scoring.activation_checkpointing else 'kept'}",
+        ", ".join(f"{k} {v}" for k, v in result.machine.items()) + f"; {result.plan.turns} turns",
+        "",
+        f"{'':<34}{'samples':>8}{'samples/s':>11}{'tokens/s':>11}{'speed [range]':>23}{'peak MB':>9}",
+    ]
+    for row in result.rows:
+        speed = f"{row.relative:.3f} [{row.low:.3f}, {row.high:.3f}]"
+        peak = "" if row.peak is None else f"{row.peak / 1e6:.1f}"
+        lines.append(
+            f"{row.name:<34}{row.samples:>8}{row.samples_per_second:>11.2f}{row.tokens_per_second:>11.0f}{speed:>23}"
+            f"{peak:>9}{'  ' + row.note if row.note else ''}"
+        )
+    agreement, rank = result.agreement, result.agreement.spearman
+    lines += [
+        "",
+        "speed: tokens per second relative to the plain step of the same turn, median over turns",
+        f"engine against the definition, {agreement.samples} samples: largest error "
+        f"{agreement.largest_error_of_rms:.1e} of the scores' rms, Spearman "
+        + ("not defined" if rank is None else f"{rank:.4f}"),
+        "milliseconds per candidate by validation items: "
+        + ", ".join(f"{count}: {1000 * s:.2f}" for count, s in result.seconds_per_candidate.items()),
+    ]
+    return "\n".join(lines)
+
+
+def gpu_plan(plan: BenchPlan) -> BenchPlan:
+    """The sizes of a GPU run: LoRA rank 128 on attention, bf16, 512-token samples."""
+    size = replace(
+        plan.size,
+        shape="qwen3-8b",
+        dtype="bfloat16",
+        rank=128,
+        modules=("q_proj", "k_proj", "v_proj", "o_proj"),
+        length=(512, 512),
+    )
+    return replace(plan, size=size)

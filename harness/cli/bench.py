@@ -1,0 +1,115 @@
+"""`bench`: the project's own engines, timed beside what they are compared with, on the same work in the same run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from harness.cli.command import Command, Parser, emit
+from harness.errors import ConfigError
+
+
+def _influence(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from harness.bench.influence import BenchPlan, gpu_plan, render, run_bench
+    from harness.bench.made import BenchSize
+    from harness.config import InfluenceConfig, ScoringConfig
+    from harness.runtime.progress import Progress
+
+    given = {"samples": args.samples, "shape": args.model, "dtype": args.dtype, "rank": args.rank}
+    plan = BenchPlan(
+        size=BenchSize(),
+        influence=InfluenceConfig(preset=args.preset),
+        scoring=ScoringConfig(
+            layout=args.layout, batch_tokens=args.batch_tokens, activation_checkpointing=args.checkpointing
+        ),
+        turns=_positive(args.turns, "--turns"),
+        slow=_positive(args.slow, "--slow"),
+        full_logits=args.full_logits,
+    )
+    if args.model == "qwen3-8b":
+        plan = gpu_plan(plan)
+    size = replace(plan.size, **{key: value for key, value in given.items() if value is not None})
+    if args.length:
+        size = replace(size, length=_length(args.length))
+    if args.modules:
+        size = replace(size, modules=tuple(args.modules.split(",")))
+    plan = replace(plan, size=size)
+    progress = Progress()
+    try:
+        result = run_bench(plan, progress.update)
+    finally:
+        progress.close()
+    emit(json.dumps(result.to_json(), indent=2) if args.json else render(result))
+    return 0
+
+
+def _positive(value: int, name: str) -> int:
+    if value < 1:
+        raise ConfigError(f"{name} {value}: give a number from 1")
+    return value
+
+
+def _length(text: str) -> tuple[int, int]:
+    low, _, high = text.partition("-")
+    try:
+        bounds = int(low), int(high or low)
+    except ValueError:
+        raise ConfigError(f"--length {text!r}: give a number of tokens or a range, such as 512 or 48-160") from None
+    if not 2 <= bounds[0] <= bounds[1]:
+        raise ConfigError(f"--length {text!r}: the least length is 2, and not above the greatest")
+    return bounds
+
+
+def _configure_influence(parser: Parser) -> None:
+    from harness.config import INFLUENCE_PRESETS
+
+    line = "small, qwen3-0.6b or qwen3-8b, with random weights (default: small)"
+    parser.add_argument("--model", metavar="SHAPE", help=line)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="compute type of the model")
+    parser.add_argument("--rank", type=int, metavar="N", help="LoRA rank (default: 16, qwen3-8b: 128)")
+    parser.add_argument("--modules", metavar="LIST", help="LoRA modules, such as q_proj,v_proj (default: all linears)")
+    parser.add_argument("--samples", type=int, metavar="N", help="candidates (default: 96)")
+    parser.add_argument("--length", metavar="N[-N]", help="tokens of a sample (default: 48-160, qwen3-8b: 512)")
+    parser.add_argument("--preset", choices=tuple(INFLUENCE_PRESETS), default="optimsyn-paper", help="update rule")
+    layouts = ("right", "left", "packed")
+    parser.add_argument("--layout", choices=layouts, default="right", help="how batches are laid out")
+    parser.add_argument("--batch-tokens", type=int, default=4096, metavar="N", help="tokens of a batch (default: 4096)")
+    parser.add_argument("--checkpointing", action="store_true", help="recompute activations, in both alike")
+    line = "logits of all tokens, in the engine and the plain step alike"
+    parser.add_argument("--full-logits", action="store_true", help=line)
+    parser.add_argument("--turns", type=int, default=5, metavar="N", help="repetitions (default: 5)")
+    parser.add_argument("--slow", type=int, default=16, metavar="N", help="samples of the one-by-one contestants (16)")
+    parser.add_argument("--json", action="store_true", help="the result as JSON")
+
+
+def _configure(parser: Parser) -> None:
+    actions = parser.add_subparsers(metavar="WHAT", required=True)
+    for command in ACTIONS:
+        command.add_to(actions)
+
+
+ACTIONS = (
+    Command(
+        "influence",
+        "scoring against a plain training step, the definition and a LESS-style loop",
+        _configure_influence,
+        _influence,
+        """
+        harness bench influence
+        harness bench influence --full-logits --json
+        harness bench influence --model qwen3-8b
+        """,
+    ),
+)
+
+COMMANDS = (
+    Command(
+        "bench",
+        "time the project's engines beside what they are compared with",
+        _configure,
+        _influence,
+        usage="WHAT [options]",
+    ),
+)

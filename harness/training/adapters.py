@@ -1,0 +1,157 @@
+"""A user's own LoRA checkpoints in place of a warm-up: found and described from their files, without loading torch.
+
+A checkpoint is a folder as a Hugging Face trainer writes it: the adapter, and its optimizer's state. Several of them
+are summed over by the mean learning rate of the steps that led to each (LESS §2.1), as the trainer logged it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import InputError
+from harness.models.open import file_hash
+from harness.training.adam_files import find_moments
+from harness.training.trainer import checkpoint_step
+from harness.types import stable_hash
+
+FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class GivenCheckpoint:
+    """One checkpoint: its folder, its optimizer's file, LoRA's shape, and its weight (those of a run sum to 1).
+
+    `step` counts the optimizer steps behind it, where its trainer says so. `weighted_by` says where the weights are
+    from.
+    """
+
+    folder: Path
+    moments: Path
+    rank: int
+    alpha: float
+    modules: tuple[str, ...]
+    step: int | None
+    weight: float
+    weighted_by: str
+
+    @property
+    def identity(self) -> str:
+        """Hash of the adapter's and the optimizer's files."""
+        return stable_hash([file_hash(path) for path in (*(self.folder / name for name in FILES), self.moments)])
+
+
+def given_checkpoints(folders: Sequence[str]) -> tuple[GivenCheckpoint, ...]:
+    """The checkpoints in `folders`, in the order of training; a trainer's output folder stands for all in it.
+
+    Raises `InputError` for a folder without a LoRA adapter, and for an optimizer's state that is not there or sharded.
+    """
+    found = [path for folder in folders for path in _expand(Path(folder).expanduser())]
+    if len(set(found)) < len(found):
+        raise InputError(f"warmup.adapter names {next(p for p in found if found.count(p) > 1)} twice")
+    described = [(_config(path), _trainer_state(path), path) for path in found]
+    if all(state for _, state, _ in described):
+        described.sort(key=lambda entry: int(entry[1]["global_step"]))
+    rates = _interval_rates([state for _, state, _ in described])
+    by = "one checkpoint" if len(found) == 1 else "mean learning rates" if rates else "equal"
+    weights = rates or [1.0] * len(found)
+    return tuple(
+        GivenCheckpoint(
+            folder=path,
+            moments=find_moments(path),
+            rank=int(config["r"]),
+            alpha=float(config["lora_alpha"]),
+            modules=_modules(config),
+            step=int(state["global_step"]) if state else None,
+            weight=weight / sum(weights),
+            weighted_by=by,
+        )
+        for (config, state, path), weight in zip(described, weights, strict=True)
+    )
+
+
+def load_adapter(base: Any, folder: Path, target: str) -> Any:
+    """`base` under the adapter at `folder`, trainable. Raises `InputError` where it does not fit the model `target`."""
+    from peft import PeftModel, load_peft_weights
+
+    try:
+        model = PeftModel.from_pretrained(base, str(folder), is_trainable=True)
+        stored = len(load_peft_weights(str(folder), device="cpu"))
+    except Exception as error:  # PEFT, torch and safetensors each raise their own kinds for one cause
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"the adapter at {folder} does not fit the target {target}: {reason[-1].strip()[:160]}"
+        ) from None
+    trained = sum(p.requires_grad for p in model.parameters())
+    if trained != stored:
+        raise InputError(
+            f"the adapter at {folder} holds {stored} tensors and would train {trained} on the target {target}; it "
+            "belongs to another model"
+        )
+    return model
+
+
+def _expand(folder: Path) -> list[Path]:
+    """The folder itself where it holds an adapter, else the checkpoints in it."""
+    if not folder.is_dir():
+        raise InputError(f"warmup.adapter: there is no folder {folder}")
+    if (folder / FILES[0]).is_file():
+        return [folder]
+    inside = [path.parent for path in folder.glob(f"checkpoint-*/{FILES[0]}")]
+    if not inside:
+        raise InputError(f"warmup.adapter: {folder} holds no LoRA adapter ({FILES[0]}), and no checkpoint-N with one")
+    return sorted(inside, key=checkpoint_step)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    config = _read_json(folder / FILES[0])
+    if config.get("peft_type") != "LORA":
+        raise InputError(f"{folder / FILES[0]} is of type {config.get('peft_type')}; influence needs a LoRA adapter")
+    if not (folder / FILES[1]).is_file():
+        raise InputError(f"{folder} has no {FILES[1]}; save the adapter as safetensors")
+    return config
+
+
+def _modules(config: dict[str, Any]) -> tuple[str, ...]:
+    named = config.get("target_modules") or ()
+    return (named,) if isinstance(named, str) else tuple(sorted(named))
+
+
+def _trainer_state(folder: Path) -> dict[str, Any]:
+    path = folder / "trainer_state.json"
+    return _read_json(path) if path.is_file() else {}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {error}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"cannot read {path}: it is no JSON object")
+    return value
+
+
+def _interval_rates(states: Sequence[dict[str, Any]]) -> list[float]:
+    """Mean logged learning rate of the steps up to each checkpoint since the one before; empty where not all are known.
+
+    The last trainer's log covers all of them when they are of one run.
+    """
+    if len(states) < 2 or not all(states):
+        return []
+    steps = [int(state["global_step"]) for state in states]
+    logged = [
+        (int(entry["step"]), float(entry["learning_rate"]))
+        for entry in states[-1].get("log_history", ())
+        if "learning_rate" in entry and "step" in entry
+    ]
+    means = []
+    for before, until in zip([0, *steps], steps, strict=False):
+        rates = [rate for step, rate in logged if before < step <= until]
+        if not rates:
+            return []
+        means.append(sum(rates) / len(rates))
+    return means if sum(means) > 0 else []
