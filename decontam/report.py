@@ -208,7 +208,7 @@ def _rows(origin: Origin, documents: Ints) -> int:
     return len(np.unique(origin.row_of[documents]))
 
 
-def _edges(check: Check, kind: Kind) -> list[float]:
+def threshold_values(check: Check, kind: Kind) -> list[float]:
     """Thresholds that are tabulated, in the settings' unit; the one in force is among them."""
     settings = check.settings
     if kind == "ngram":
@@ -223,7 +223,7 @@ def _steps(check: Check, verdicts: Verdicts, origin: Origin) -> list[Step]:
         mine = pairs.kind == KINDS.index(kind)
         score = shown_score(kind, pairs.score, settings)
         removable = settings.remove_short | ~side.short[pairs.item]
-        for value in _edges(check, kind):
+        for value in threshold_values(check, kind):
             above = mine & (score > value)
             items = np.unique(pairs.item[above])
             counts = np.bincount(side.benchmark_of[items], minlength=len(side.benchmarks))
@@ -236,7 +236,7 @@ def _steps(check: Check, verdicts: Verdicts, origin: Origin) -> list[Step]:
 def _histograms(check: Check, verdicts: Verdicts) -> dict[str, tuple[list[float], list[int]]]:
     found = {}
     for kind in thresholds(check):
-        edges = [0.0, *(e for e in _edges(check, kind) if e > 0), 1.0]
+        edges = [0.0, *(e for e in threshold_values(check, kind) if e > 0), 1.0]
         best: Floats = shown_score(kind, verdicts.best[kind], check.settings)
         # A score at an edge is not above that threshold, so bins are closed on the right.
         bins = np.searchsorted(edges[1:-1], best[~np.isnan(best)], side="left")

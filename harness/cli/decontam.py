@@ -24,6 +24,9 @@ _LEFT = (
     ("contamination_results_*.tsv", "share of items found, as open-instruct writes it"),
 )
 
+SELFTEST_ITEMS = 500
+"""Items that the self-test injects, and as many clean ones."""
+
 _CHOICES = {
     "parts": ("prompt", "answer", "both"),
     "embedding_unit": ("cosine", "es_score"),
@@ -173,7 +176,29 @@ def _check_files(args: argparse.Namespace, settings: DecontamConfig, against: An
 
 
 def _selftest(args: argparse.Namespace, settings: DecontamConfig) -> int:
-    raise ConfigError("not yet")
+    from dataclasses import asdict
+
+    from decontam.selftest import render_selftest, run_selftest, split_items
+    from evals.against import load_against
+    from evals.read import DataContext
+    from harness.runtime.progress import Progress
+
+    if args.train or args.out:
+        raise ConfigError("--selftest makes its own texts and writes nothing; leave --train and --out out")
+    mine, others = split_items(load_against(args.against, DataContext()).items, SELFTEST_ITEMS, seed=0)
+    if len(mine) < 2:
+        raise ConfigError("--selftest needs at least four different items that are not empty; name more with --against")
+    progress = Progress(quiet=args.quiet or args.json)
+    try:
+        check = _check(args, settings, mine, None, progress.update)
+        try:
+            result = run_selftest(check, others)
+        finally:
+            check.backend.close()
+    finally:
+        progress.close()
+    emit(json.dumps(asdict(result)) if args.json else render_selftest(result))
+    return 0
 
 
 COMMANDS = (
