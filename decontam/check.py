@@ -217,13 +217,15 @@ class _Contained:
         self.size = max(side.settings.min_tokens, 1)
         self.tokens = TokenIds(side.vocabulary)
         self.end_at: Ints = np.repeat(side.starts[1:], side.words_length)
-        self.starts: dict[bytes, list[int]] = {}
         ids, size = side.ids, self.size
-        raw, width = ids.tobytes(), ids.itemsize
-        field = np.repeat(np.arange(len(side.words_length)), side.words_length)
-        self.field_at = field
-        for at in np.flatnonzero(field[: len(ids) - size + 1] == field[size - 1 :]) if len(ids) >= size else ():
-            self.starts.setdefault(raw[at * width : (at + size) * width], []).append(int(at))
+        self.field_at: Ints = np.repeat(np.arange(len(side.words_length)), side.words_length)
+        inside = self.field_at[: max(0, len(ids) - size + 1)] == self.field_at[size - 1 :]
+        at = np.flatnonzero(inside)
+        windows = np.lib.stride_tricks.sliding_window_view(ids, size)[at] if len(at) else np.zeros((0, size), np.int32)
+        # Rows as single opaque values, in order, so that a text's first tokens are found by bisection.
+        keys = np.ascontiguousarray(windows).view(f"S{size * ids.itemsize}").ravel()
+        order = np.argsort(keys, kind="stable")
+        self._keys, self._at = keys[order], at[order]
 
     def find(self, shard: Shard) -> tuple[Ints, Ints]:
         """Documents and the items that they stand in."""
@@ -241,8 +243,10 @@ class _Contained:
                 head = ids[start : start + self.size]
             if len(head) < self.size or (head == UNKNOWN).any():
                 continue
-            places = self.starts.get(head.astype(np.int32).tobytes())
-            if places is None:
+            key = np.frombuffer(head.astype(np.int32).tobytes(), self._keys.dtype)
+            low, high = (np.searchsorted(self._keys, key[0], side=edge) for edge in ("left", "right"))
+            places = self._at[low:high]
+            if not len(places):
                 continue
             whole = ids[start:stop] if len(heads[i]) == len(text) else self.tokens.of([text])[0][1:-1]
             found = {

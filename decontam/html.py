@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from math import log1p
 
 from decontam.evidence import Shown
 from decontam.outputs import EVIDENCE, Evidence
@@ -42,7 +43,9 @@ tr.now td{font-weight:700}.zero{color:var(--soft)}
 mark{background:var(--mark);color:inherit;border-radius:2px;padding:0 1px}
 .bar{display:inline-block;height:10px;background:var(--ok);border-radius:2px;vertical-align:middle;min-width:1px}
 td.bars{text-align:left;width:45%}
-@media (max-width:720px){.sides{grid-template-columns:1fr}.side+.side{border-left:0;border-top:1px solid var(--line)}}
+.grid{display:grid;grid-template-columns:1fr 1fr;gap:0 20px}
+summary{cursor:pointer;color:var(--soft);margin:8px 0}
+@media (max-width:720px){.grid{grid-template-columns:1fr}.sides{grid-template-columns:1fr}.side+.side{border-left:0;border-top:1px solid var(--line)}}
 """
 
 NAMES = {
@@ -65,8 +68,7 @@ def render_page(report: Report, shown: Sequence[Evidence], total: int) -> str:
         _benchmarks(report),
         "<h2>Sources: rows removed</h2>",
         _sources(report),
-        *_thresholds(report),
-        *_histograms(report),
+        f'<div class="grid"><div>{"".join(_thresholds(report))}</div><div>{"".join(_histograms(report))}</div></div>',
         *_common(report),
         *_pairs(shown, total),
     ]
@@ -166,9 +168,9 @@ def _histograms(report: Report) -> list[str]:
         most = max([1, *counts])
         rows = []
         for low, high, count in zip(edges, edges[1:], counts, strict=False):
-            bar = f'<span class="bar" style="width:{100 * count / most:.1f}%"></span>'
+            bar = f'<span class="bar" style="width:{100 * log1p(count) / log1p(most):.1f}%"></span>'
             rows.append(f'<tr><td>{low:g} to {high:g}</td>{_number(count)}<td class="bars">{bar}</td></tr>')
-        out += [f"<h2>Test items by their best score: {escape(NAMES[kind])}</h2>", _table(["score", "items", ""], rows)]
+        out += [f"<h2>Test items by their best score: {escape(NAMES[kind])}</h2>", _table(["score", "items", "on a log scale"], rows)]
     return out
 
 
@@ -176,19 +178,18 @@ def _common(report: Report) -> list[str]:
     if report.common_limit is None or not report.common:
         return []
     rows = [f'<tr><td class="wrap">{escape(c.ngram)}</td>{_number(c.documents)}</tr>' for c in report.common]
-    more = ", of which these are in most" if report.common_total > len(report.common) else ""
     return [
         "<h2>Common n-grams, left out</h2>",
-        f'<p class="soft">{report.common_total:,} n-grams stand in more than {report.common_limit:,} texts{more}. They '
+        f'<p class="soft">{report.common_total:,} n-grams stand in more than {report.common_limit:,} texts. They '
         f"count only within a shared run of {report.settings['common_run']} tokens.</p>",
-        _table(["n-gram", "texts"], rows),
+        f"<details><summary>the most common {len(rows)}</summary>{_table(['n-gram', 'texts'], rows)}</details>",
     ]
 
 
 def _pairs(shown: Sequence[Evidence], total: int) -> list[str]:
     if not total:
         return ["<h2>Pairs</h2>", "<p>Nothing was found.</p>"]
-    more = f" The first {len(shown):,} of {total:,}; all are in {EVIDENCE}." if total > len(shown) else ""
+    more = f" The strongest {len(shown):,} of {total:,}; all are in {EVIDENCE}." if total > len(shown) else ""
     out = ["<h2>Pairs</h2>", f'<p class="soft">What both sides share is marked.{more}</p>']
     for one in shown:
         tag, name = ("removed", "tag") if one.removed else ("reported, kept", "tag kept")

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decontam.backend import MAX_PHRASE, Ints, Phrases
-from decontam.tokens import clean, words
+from decontam.tokens import BREAK, TokenIds, clean, words
 from harness.config import DecontamConfig
 from harness.errors import PrerequisiteError
 
@@ -63,30 +63,26 @@ class TestSide:
     def __init__(self, items: Iterable[TestItem], settings: DecontamConfig) -> None:
         self.items: tuple[TestItem, ...] = tuple(items)
         self.settings = settings
-        self._words: list[list[str]] = []
-        self._texts: list[str] = []
-        owners: list[int] = []
-        empty = np.zeros(len(self.items), np.bool_)
-        for number, item in enumerate(self.items):
-            texts = [clean(text) for text in item.fields]
-            found = [words(text) for text in texts]
-            # An item with a field that says nothing cannot be asked for as a whole.
-            empty[number] = not found or not all(found)
-            if not empty[number]:
-                self._words += found
-                self._texts += texts
-                owners += [number] * len(found)
+        self.vocabulary: dict[str, int] = {}
+        texts = [clean(text) for item in self.items for text in item.fields]
+        ids, begin = TokenIds(self.vocabulary, grow=True).of(texts)
+        lengths = np.diff(begin) - 1
+        owner = np.repeat(np.arange(len(self.items)), [len(item.fields) for item in self.items])
+        # An item with a field that says nothing cannot be asked for as a whole.
+        empty = np.ones(len(self.items), np.bool_)
+        empty[owner] = False
+        empty[owner[lengths == 0]] = True
+        kept = ~empty[owner]
         self.empty: NDArray[np.bool_] = empty
-        self.item_of: Ints = np.array(owners, np.int64)
-        self.words_length: Ints = np.array([len(w) for w in self._words], np.int64)
+        self.item_of: Ints = owner[kept]
+        self.words_length: Ints = lengths[kept]
+        self.ids: NDArray[np.int32] = ids[ids != BREAK][np.repeat(kept, lengths)]
+        self.starts: Ints = np.concatenate(([0], np.cumsum(self.words_length))).astype(np.int64)
+        self._texts = [text for text, keep in zip(texts, kept, strict=True) if keep]
         self.tokens: Ints = np.bincount(self.item_of, self.words_length, len(self.items)).astype(np.int64)
         self.fields_of: Ints = np.bincount(self.item_of, minlength=len(self.items))
         self.first_field: Ints = np.concatenate(([0], np.cumsum(self.fields_of)))[:-1]
         self.short: NDArray[np.bool_] = (self.tokens < settings.min_tokens) & ~empty
-        self.vocabulary: dict[str, int] = {}
-        ids = [self.vocabulary.setdefault(w, len(self.vocabulary)) for field in self._words for w in field]
-        self.ids: NDArray[np.int32] = np.array(ids, np.int32)
-        self.starts: Ints = np.concatenate(([0], np.cumsum(self.words_length))).astype(np.int64)
 
     @property
     def benchmarks(self) -> tuple[str, ...]:
@@ -101,7 +97,11 @@ class TestSide:
 
     def field_words(self, field: int) -> list[str]:
         """The tokens of a field."""
-        return self._words[field]
+        return [self._names[t] for t in self.ids[self.starts[field] : self.starts[field + 1]]]
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return list(self.vocabulary)
 
     @cached_property
     def length(self) -> Ints:

@@ -96,21 +96,29 @@ def collect(check: Check, corpus: FileCorpus, verdicts: Verdicts) -> Iterator[Ev
 
 
 def write_evidence(path: Path, found: Iterator[Evidence], keep: int) -> tuple[list[Evidence], int]:
-    """Write one JSON object a line; returns the first `keep` removals and reports, and how many there are."""
+    """Write one JSON object a line; returns the `keep` strongest, and how many there are.
+
+    Whole copies are the strongest, then n-grams, then embeddings, each by falling score; what was removed comes first.
+    """
     kept: list[Evidence] = []
     count = 0
+
+    def strength(one: Evidence) -> tuple[bool, int, float]:
+        return not one.removed, [str(kind) for kind in KINDS].index(one.mode), -one.score
 
     def write(temporary: Path) -> None:
         nonlocal count
         with open(temporary, "w", encoding="utf-8") as stream:
             for one in found:
                 count += 1
-                if len(kept) < keep:
-                    kept.append(one)
+                kept.append(one)
+                if len(kept) >= 2 * keep:
+                    kept.sort(key=strength)
+                    del kept[keep:]
                 stream.write(json.dumps(asdict(one), ensure_ascii=False) + "\n")
 
     replace_into(path, write)
-    return kept, count
+    return sorted(kept, key=strength)[:keep], count
 
 
 def write_rows(corpus: FileCorpus, removed: NDArray[np.bool_], folder: Path) -> None:
