@@ -45,7 +45,8 @@ mark{background:var(--mark);color:inherit;border-radius:2px;padding:0 1px}
 td.bars{text-align:left;width:45%}
 .grid{display:grid;grid-template-columns:1fr 1fr;gap:0 20px}
 summary{cursor:pointer;color:var(--soft);margin:8px 0}
-@media (max-width:720px){.grid{grid-template-columns:1fr}.sides{grid-template-columns:1fr}.side+.side{border-left:0;border-top:1px solid var(--line)}}
+@media (max-width:720px){.grid{grid-template-columns:1fr}
+.sides{grid-template-columns:1fr}.side+.side{border-left:0;border-top:1px solid var(--line)}}
 """
 
 NAMES = {
@@ -170,7 +171,8 @@ def _histograms(report: Report) -> list[str]:
         for low, high, count in zip(edges, edges[1:], counts, strict=False):
             bar = f'<span class="bar" style="width:{100 * log1p(count) / log1p(most):.1f}%"></span>'
             rows.append(f'<tr><td>{low:g} to {high:g}</td>{_number(count)}<td class="bars">{bar}</td></tr>')
-        out += [f"<h2>Test items by their best score: {escape(NAMES[kind])}</h2>", _table(["score", "items", "on a log scale"], rows)]
+        out.append(f"<h2>Test items by their best score: {escape(NAMES[kind])}</h2>")
+        out.append(_table(["score", "items", "on a log scale"], rows))
     return out
 
 
@@ -192,8 +194,8 @@ def _pairs(shown: Sequence[Evidence], total: int) -> list[str]:
     more = f" The strongest {len(shown):,} of {total:,}; all are in {EVIDENCE}." if total > len(shown) else ""
     out = ["<h2>Pairs</h2>", f'<p class="soft">What both sides share is marked.{more}</p>']
     for one in shown:
-        tag, name = ("removed", "tag") if one.removed else ("reported, kept", "tag kept")
-        reason = " (short item)" if one.short else ""
+        tag, name = ("removed", "tag") if one.removes else ("reported", "tag kept")
+        reason = " (short item)" if one.short and not one.removes else ""
         score = "" if one.mode in ("text", "contained") else f" {one.score:.3f} {one.unit}"
         fields = "".join(_side(field) for field in one.fields)
         out.append(

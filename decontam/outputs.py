@@ -31,7 +31,10 @@ EVIDENCE = "evidence.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Why a row was removed, or reported. `row` counts rows of `file` from 1; `score` is in `unit`."""
+    """Why a row was removed, or reported. `row` counts rows of `file` from 1; `score` is in `unit`.
+
+    `removes`: this pair is reason enough. `removed`: the text is gone, for this pair or another.
+    """
 
     file: str
     row: int
@@ -41,6 +44,7 @@ class Evidence:
     score: float
     unit: str
     threshold: float | None
+    removes: bool
     removed: bool
     short: bool
     benchmark: str
@@ -85,6 +89,7 @@ def collect(check: Check, corpus: FileCorpus, verdicts: Verdicts) -> Iterator[Ev
                 score=round(float(shown_score(kind, pairs.score[k : k + 1], settings)[0]), 6),
                 unit=units.get(kind, "whole"),
                 threshold=values.get(kind),
+                removes=bool(pairs.removes[k]),
                 removed=bool(verdicts.removed[document]),
                 short=bool(check.side.short[pairs.item[k]]),
                 benchmark=item.benchmark,
@@ -104,7 +109,7 @@ def write_evidence(path: Path, found: Iterator[Evidence], keep: int) -> tuple[li
     count = 0
 
     def strength(one: Evidence) -> tuple[bool, int, float]:
-        return not one.removed, [str(kind) for kind in KINDS].index(one.mode), -one.score
+        return not one.removes, [str(kind) for kind in KINDS].index(one.mode), -one.score
 
     def write(temporary: Path) -> None:
         nonlocal count

@@ -136,6 +136,13 @@ def split_items(items: Sequence[TestItem], most: int, seed: int) -> tuple[list[T
     return usable[:half], usable[half : 2 * half]
 
 
+def reworded(texts: Sequence[str], seed: int = 0) -> list[tuple[str, str]]:
+    """Texts with their rewordings by rule; those that the rule leaves alone are left out."""
+    rng = random.Random(derive_seed("decontam rewordings", seed))
+    pairs = ((text, _paraphrased(text, rng)) for text in dict.fromkeys(texts))
+    return [(text, other) for text, other in pairs if other != text]
+
+
 def inject(items: Sequence[TestItem], seed: int) -> list[tuple[str, int, str]]:
     """Altered items: alteration, number of the item, text. An alteration that changes nothing is left out."""
     rng = random.Random(derive_seed("decontam alterations", seed))

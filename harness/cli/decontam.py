@@ -14,6 +14,7 @@ from harness.errors import ConfigError
 if TYPE_CHECKING:
     from decontam.check import Check
     from harness.config import DecontamConfig
+    from harness.models.embedder import Embedder
     from harness.runtime.progress import Progress
 
 _LEFT = (
@@ -55,6 +56,10 @@ def _configure(parser: Parser) -> None:
     what.add_argument("--against", nargs="+", metavar="NAME", default=[], help=line)
     what.add_argument("--out", metavar="DIR", help="folder for what the check leaves (default: decontam-TRAIN)")
     what.add_argument("--selftest", action="store_true", help="inject altered test items and measure what is found")
+    line = "what similarities mean under --embedder: quantiles of random pairs of texts and of paraphrases"
+    what.add_argument("--calibrate", action="store_true", help=line)
+    line = "paraphrases for --calibrate: rows of two texts (default: test items reworded by rule)"
+    what.add_argument("--pairs", metavar="FILE", help=line)
     for part in ("prompt", "answer", "source"):
         line = "the rates are given by its values" if part == "source" else "instead of messages or a usual name"
         what.add_argument(f"--{part}-field", metavar="NAME", help=f"field of a row that holds its {part}; {line}")
@@ -93,22 +98,44 @@ def _settings(args: argparse.Namespace) -> DecontamConfig:
         raise ConfigError(f"{flag}: {fault['msg'].removeprefix('Value error, ')}, got {fault['input']!r}") from None
 
 
-def _check(args: argparse.Namespace, settings: DecontamConfig, items: Any, scratch: Path | None, show: Any) -> Check:
+def _embedder(args: argparse.Namespace) -> Embedder:
     from pydantic import ValidationError
 
-    from decontam.check import Check
-    from decontam.engines import open_backend
     from harness.config import EmbedderConfig
     from harness.models.embedder import open_embedder
 
+    if not args.embedder:
+        raise ConfigError("name the embedder with --embedder ID (a model, a file of vectors, or lexical)")
+    try:
+        return open_embedder(EmbedderConfig(id=args.embedder, url=args.embedder_url))
+    except ValidationError as error:
+        raise ConfigError(f"--embedder: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from decontam.calibrate import calibrate, read_pairs, render
+    from decontam.selftest import reworded
+    from evals.against import load_against
+    from evals.read import DataContext
+
+    if args.train or args.out or args.selftest:
+        raise ConfigError("--calibrate takes its texts from --against and writes nothing; leave the others out")
+    embedder = _embedder(args)
+    texts = [item.text for item in load_against(args.against, DataContext()).items]
+    found = calibrate(embedder, texts, read_pairs(args.pairs) if args.pairs else reworded(texts))
+    emit(json.dumps(asdict(found)) if args.json else render(found))
+    return 0
+
+
+def _check(args: argparse.Namespace, settings: DecontamConfig, items: Any, scratch: Path | None, show: Any) -> Check:
+    from decontam.check import Check
+    from decontam.engines import open_backend
+
     embedder = None
     if "embedding" in settings.modes:
-        if not args.embedder:
-            raise ConfigError("embedding mode needs --embedder ID (a model, a file of vectors, or lexical)")
-        try:
-            embedder = open_embedder(EmbedderConfig(id=args.embedder, url=args.embedder_url))
-        except ValidationError as error:
-            raise ConfigError(f"--embedder: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+        embedder = _embedder(args)
     elif args.embedder or args.embedder_url:
         raise ConfigError("--embedder is for embedding mode; add it with --modes text,ngram,embedding")
     return Check(items, settings, open_backend(settings, scratch=scratch, progress=show), embedder)
@@ -122,6 +149,10 @@ def _run(args: argparse.Namespace) -> int:
     if not args.against:
         raise ConfigError("name the test items with --against SUITE or FILE; see 'harness decontam --help'")
     settings = _settings(args)
+    if args.pairs and not args.calibrate:
+        raise ConfigError("--pairs is for --calibrate")
+    if args.calibrate:
+        return _calibrate(args)
     if args.selftest:
         return _selftest(args, settings)
     if not args.train:
@@ -211,7 +242,8 @@ COMMANDS = (
         harness decontam --train data.jsonl --against medical
         harness decontam --train data.jsonl --against benchmarks:gsm8k exam.jsonl:question,choices --ngram 8
         harness decontam --train data.jsonl --against medical --modes text,ngram,embedding --embedder MODEL
-        harness decontam --selftest --against benchmarks:gsm8k""",
+        harness decontam --selftest --against benchmarks:gsm8k
+        harness decontam --calibrate --against benchmarks:medqa --embedder MODEL""",
         usage="--train FILE [FILE ...] --against NAME [NAME ...] [options]",
     ),
 )
