@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import ssl
 import time
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,8 @@ class Server:
         _check_url(url)
         if api_key is not None and (username is not None or password is not None):
             raise ConfigError(f"{API_KEY} and {USERNAME} are both set; unset one of them")
+        if api_key is not None and not api_key.isascii():
+            raise ConfigError(f"{API_KEY} holds characters that no API key has; copy it again")
         if (username is None) != (password is None):
             raise ConfigError(f"{USERNAME} and {PASSWORD} go together; one of them is not set")
         if ca is not None:
@@ -118,7 +121,8 @@ class Client:
         if server.api_key is not None:
             options["api_key"] = server.api_key
         if server.username is not None:
-            options["basic_auth"] = (server.username, server.password)
+            # Encoded here: given the two, the client refuses what is not ASCII.
+            options["basic_auth"] = b64encode(f"{server.username}:{server.password}".encode()).decode()
         if server.ca is not None:
             options["ca_certs"] = str(server.ca)
         self.api = elasticsearch.Elasticsearch(server.url, **options)
@@ -231,7 +235,7 @@ def explain(error: Exception, server: Server, doing: str, *, greeting: bool, tim
     if isinstance(error, elasticsearch.ConnectionTimeout):
         return StageError(f"{where} did not answer within {timeout:.0f} s while {doing}; run again to go on")
     if isinstance(error, elasticsearch.ConnectionError):
-        reason = " ".join(str(error.errors[0] if error.errors else error.message).split())[:200]
+        reason = _reason(error)
         if greeting:
             return PrerequisiteError(
                 f"nothing answers at {server.url} ({reason}); start Elasticsearch there, correct {URL}, "
@@ -249,15 +253,20 @@ def explain(error: Exception, server: Server, doing: str, *, greeting: bool, tim
     raise error
 
 
+def _reason(error: Any) -> str:
+    """What a connection failed with, on one line; the client has it as a cause or in its message."""
+    return " ".join(str(error.errors[0] if error.errors else error.message).split())[:300]
+
+
 def _explain_tls(error: Exception, server: Server) -> HarnessError:
-    reason = " ".join(str(error).split())
+    reason = _reason(error)
     if "CERTIFICATE_VERIFY_FAILED" in reason:
         detail = reason.split("certificate verify failed: ")[-1].split(" (_ssl")[0]
         return PrerequisiteError(
             f"the certificate of {server.url} is not trusted ({detail}); let {CA} name the PEM file of the authority "
             "that signed it"
         )
-    return PrerequisiteError(f"{server.url} does not speak TLS as expected ({reason[:200]}); is it http://?")
+    return PrerequisiteError(f"{server.url} does not speak TLS as expected ({reason}); is it http://?")
 
 
 def _explain_status(error: Exception, server: Server, doing: str) -> HarnessError:

@@ -42,17 +42,18 @@ def make_phrases(phrases: Iterable[Sequence[str]]) -> Phrases:
 
 
 def stand_where(documents: Sequence[Sequence[str]], phrases: Phrases, cap: int | None = None) -> list[tuple[int, int]]:
-    """All (document, phrase) by comparing every phrase with every place of every document's tokens."""
+    """All (document, phrase) by looking every stretch of every document up; `cap` keeps a phrase's first documents."""
+    number = {phrases.words(p): p for p in range(len(phrases))}
+    lengths = sorted({len(words) for words in number})
+    left = [len(documents) if cap is None else cap] * len(phrases)
     found: list[tuple[int, int]] = []
-    for p in range(len(phrases)):
-        words = phrases.words(p)
-        hits = [
-            d
-            for d, tokens in enumerate(documents)
-            if any(tuple(tokens[at : at + len(words)]) == words for at in range(len(tokens) - len(words) + 1))
-        ]
-        found += [(d, p) for d in hits[:cap]]
-    return sorted(found)
+    for d, tokens in enumerate(documents):
+        stretches = {tuple(tokens[at : at + n]) for n in lengths for at in range(len(tokens) - n + 1)}
+        for p in sorted(number[words] for words in stretches if words in number):
+            if left[p] > 0:
+                left[p] -= 1
+                found.append((d, p))
+    return found
 
 
 def pairs(answers: Iterable[Postings]) -> list[tuple[int, int]]:
