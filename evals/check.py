@@ -114,5 +114,6 @@ def _check_validation(v: ValidationSet, suite: Suite, where: str) -> None:
         sorted(template_variables(template.prompt, where) - HELPERS), known, where, f"the prompt of '{v.like}' uses"
     )
     _check_known(list(v.keys.values()), known, where, "'keys' uses")
+    _check_known([v.subtask] if v.subtask else [], known, where, "'subtask' is")
     if v.rendering == "reasoning":
         _check_known(sorted(template_variables(v.reasoning, where) - HELPERS), known, where, "'reasoning' uses")

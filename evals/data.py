@@ -8,10 +8,10 @@ Equal texts under different ids are kept: published tests have them, and the cou
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from decontam.items import TestItem
 from evals.read import DataContext, Raw, find_source, read_rows
@@ -45,12 +45,20 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class ValidationItem:
-    """One labelled item as a chat: the question as the test asks it, the answer as its set renders it."""
+    """One labelled item as a chat: the question as the test asks it, the answer as its set renders it.
+
+    `subtask` is its group, empty where the set declares none.
+    """
 
     id: str
     messages: tuple[Message, ...]
     keys: Mapping[str, str] = field(default_factory=dict)
     text: str = ""
+    subtask: str = ""
+
+
+Chooser: TypeAlias = "Callable[[Sequence[ValidationItem], int], Sequence[ValidationItem]]"
+"""Chooses that many of the items, which come ordered by id."""
 
 
 def as_text(value: Any) -> str:
@@ -130,18 +138,26 @@ def load_validation_pool(
             answer = render(declared.reasoning, item.fields, item.choices, item.gold)
         keys = {name: as_text(item.fields[column]) for name, column in declared.keys.items()}
         messages = (Message("user", question), Message("assistant", answer))
-        out.append(ValidationItem(item.id, messages, keys, item.text))
+        subtask = as_text(item.fields[declared.subtask]) if declared.subtask else ""
+        out.append(ValidationItem(item.id, messages, keys, item.text, subtask))
     return out
 
 
-def draw(items: list[ValidationItem], n: int | None, seed: int, what: str) -> list[ValidationItem]:
-    """`n` of `items` without replacement, a function of `seed` and of the set of ids alone (None: all of them)."""
+def draw(
+    items: list[ValidationItem], n: int | None, seed: int, what: str, choose: Chooser | None = None
+) -> list[ValidationItem]:
+    """`n` of `items` without replacement, a function of `seed` and of the set of ids alone (None: all of them).
+
+    `choose` takes the place of chance; the order of what it chose is then drawn by `seed`, because the first items may
+    be withheld and a greedy order would withhold the most telling ones.
+    """
     if n is None:
         return items
     if not 1 <= n <= len(items):
         raise InputError(f"{what} has {len(items)} items, but {n} are asked for; ask for 1 to {len(items)}.")
     ordered = sorted(items, key=lambda item: item.id)
-    return random.Random(derive_seed("validation", seed)).sample(ordered, n)
+    chance = random.Random(derive_seed("validation", seed))
+    return chance.sample(ordered if choose is None else list(choose(ordered, n)), n)
 
 
 def contamination_items(suite: Suite, context: DataContext, columns: Sequence[str] | None = None) -> Iterator[TestItem]:

@@ -119,6 +119,35 @@ def evaluate(
     return Evaluation(tuple(results), tuple(rows))
 
 
+def evaluate_validation(
+    model_path: str | Path,
+    suite: Suite,
+    set_name: str | None,
+    context: DataContext,
+    *,
+    batch_size: int = 64,
+    apply_chat_template: bool = True,
+    progress: Progress | None = None,
+) -> tuple[ItemResult, ...]:
+    """The model's answers to all items of a validation set, asked as the benchmark asks that the set is like.
+
+    There are no demonstrations: they may come from the very split that the validation set is.
+    """
+    declared = suite.validation_set(set_name)
+    like = suite.benchmark(declared.like)
+    asked = dataclasses.replace(like, rows=declared.rows, shots=0, pool=None, keys={}, cluster_key=None)
+    alone = dataclasses.replace(suite, benchmarks=(asked,))
+    context = dataclasses.replace(context, test_items=context.validation_items, limit=None)
+    return evaluate(
+        model_path,
+        alone,
+        context,
+        batch_size=batch_size,
+        apply_chat_template=apply_chat_template,
+        progress=progress,
+    ).items
+
+
 def _check_pool(b: Benchmark, items: Sequence[Item], pool: Sequence[Item]) -> None:
     """Refuse a pool that is too small, or whose demonstrations are test items: they would show their own answer."""
     if b.shots > len(pool):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from decontam.tokens import clean, words
-from evals.data import Item, ValidationItem, draw, load_items, load_validation_pool, unlimited
+from evals.data import Chooser, Item, ValidationItem, draw, load_items, load_validation_pool, unlimited
 from evals.read import DataContext
 from evals.suite import Rendering, Suite
 from harness.errors import InputError
@@ -108,8 +108,10 @@ def split_without_overlaps(
     *,
     rendering: Rendering | None = None,
     leaks: Leaks | None = None,
+    choose: Chooser | None = None,
 ) -> Splits:
-    """Load tests and validation, drop validation items found in a test, draw `n`, drop seeds found in either.
+    """Load tests and validation, drop validation items found in a test, draw `n` (or let `choose` choose them), drop
+    seeds found in either.
 
     `leaks` is the contamination check: which of the items that are left match test items of the columns that it is
     given, by id, and how.
@@ -135,7 +137,7 @@ def split_without_overlaps(
                 "contain, or declare same_items_as."
             )
     count = declared.count if n is None else n
-    drawn = draw(pool, count, seed, f"After {len(dropped)} overlaps with the tests were dropped, {what}")
+    drawn = draw(pool, count, seed, f"After {len(dropped)} overlaps with the tests were dropped, {what}", choose)
     shared: dict[str, int] = {}
     for name in declared.same_items_as:
         texts = {normalise(item.text) for item in tests.get(name, ())}

@@ -125,7 +125,8 @@ class ValidationSet:
     """Labelled items that may guide a method. `guides` are the columns that they make *guided*.
 
     `like` names the benchmark whose template renders the question. `same_items_as` lists guided columns whose
-    very test items this set is made of, as published; their overlap is declared, not removed.
+    very test items this set is made of, as published; their overlap is declared, not removed. `subtask` is the field
+    that groups the items, for aggregates over subtasks.
     """
 
     __pydantic_config__ = _CLOSED
@@ -138,6 +139,7 @@ class ValidationSet:
     count: int | None = None
     same_items_as: tuple[str, ...] = ()
     keys: Mapping[str, str] = field(default_factory=dict)
+    subtask: str | None = None
     reasoning: str = "{{ reasoning }}\n\nThe answer is {{ answer }}."
     description: str = ""
 

@@ -76,6 +76,8 @@ class EmbedderConfig(Section):
             raise ValueError(f"prompt says nothing to the embedder '{self.id}', which runs no model; leave it out")
         if self.url and self.id == "lexical":
             raise ValueError("url names an endpoint, whose model id has to name")
+        if "@" in (self.url or ""):
+            raise ValueError("url must hold no key, since settings are stored; put it into HARNESS_EMBEDDER_KEY")
         return self
 
 
@@ -113,11 +115,15 @@ class SeedsConfig(Section):
 class GuideConfig(Section):
     """The validation items that signals may read: which set of the suite, how many, and how many are withheld.
 
+    `strategy` says how the `n` are chosen: drawn at random, spread over the embeddings of all (`coverage`, greedily for
+    its objective), or along a tree of capabilities where the base target is weak (docs/validation-sets.md).
     `withhold` is the share that is kept from the reward and scored beside it (over-optimisation check).
     """
 
     set: str
     n: int | None = Field(None, ge=1)
+    strategy: Literal["random", "coverage", "capability_tree"] = "random"
+    coverage: Literal["facility_location", "k_center"] = "facility_location"
     rendering: Literal["letter", "answer", "reasoning"] | None = None
     withhold: float = Field(0.0, ge=0, le=0.9)
 
@@ -190,9 +196,9 @@ class InfluenceConfig(Section):
     @classmethod
     def _from_preset(cls, values: Any) -> Any:
         """What the preset says, for every field that is not given."""
-        if isinstance(values, Mapping) and (name := values.get("preset")) in INFLUENCE_PRESETS:
-            return {**INFLUENCE_PRESETS[name], **values}
-        return values
+        if not isinstance(values, Mapping):
+            return values
+        return {**INFLUENCE_PRESETS.get(str(values.get("preset")), {}), **values}
 
 
 _RELEASED: Mapping[str, Any] = {

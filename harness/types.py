@@ -52,6 +52,11 @@ def chat(messages: Sequence[Message]) -> list[dict[str, str]]:
     return [{"role": m.role, "content": m.content} for m in messages]
 
 
+def conversation_text(messages: Sequence[Message]) -> str:
+    """The turns of user and assistant, line by line; a system message is the same for all and says nothing."""
+    return "\n".join(m.content for m in messages if m.role != "system")
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What one batch of calls cost: tokens, calls, wall seconds, and floating-point operations (0: unknown).

@@ -70,6 +70,7 @@ def render_show(run_folder: Path) -> str:
     lines += ["", "Rows in, kept, rejected by reason", *aligned(_counts(run))]
     lines += _shortened(run)
     lines += _contamination(run)
+    lines += _signal(run)
     lines += ["", "Tokens and seconds by role", *aligned(cost_rows([arm]), left=2)]
     lines += _metrics(run.record.data_metrics) + _outputs(run_folder)
     return "\n".join(lines)
@@ -155,6 +156,30 @@ def _contamination(run: Run) -> list[str]:
     reports = run.record.contamination if run.record else ()
     lines = [line for report in reports for line in wrapped(" ".join(contamination_lines(report)))]
     return ["", "Contamination check, by pair", *lines] if lines else []
+
+
+_DIAGNOSTICS = {
+    "correlation_gradient_norm": "with the gradient's norm",
+    "correlation_length": "with the answer's length",
+    "halves_agreement": "between halves of the validation set",
+}
+
+
+def _signal(run: Run) -> list[str]:
+    """What the signal's preparation and its last scoring say of how far it can be believed."""
+    lines = []
+    for stage, entry in run.manifest.get("signals", {}).items():
+        facts, found = entry["facts"], entry["diagnostics"]
+        coherence = [f"{c['validation_coherence']:.2f}" for c in facts.get("checkpoints", ())]
+        said = [f"length of the mean unit validation gradient {', '.join(coherence)}"] if coherence else []
+        ranks = [f"{words} {found[k]:+.2f}" for k, words in _DIAGNOSTICS.items() if found.get(k) is not None]
+        said += [f"rank correlation {', '.join(ranks)}"] if ranks else []
+        said += [f"{found['unscorable']:.0f} could not be scored"] if found.get("unscorable") else []
+        checks = facts.get("checks", ())
+        said += [f"self-check {sum(c['status'] == 'passed' for c in checks)} of {len(checks)} passed"] if checks else []
+        if said:
+            lines += wrapped(f"Signal {entry['signal'] or 'none'} in stage {stage}: {'; '.join(said)}")
+    return lines
 
 
 def _metrics(metrics: Mapping[str, Any]) -> list[str]:

@@ -25,8 +25,8 @@ from harness.bench.made import BenchSize, make_items, make_model, make_state
 from harness.bench.memory import peak_tensor_bytes
 from harness.config import InfluenceConfig, ScoringConfig
 from harness.training.chat import Encoded
+from methods.signals.diagnostics import spearman
 from methods.signals.influence.batches import batches, collate
-from methods.signals.influence.diagnostics import spearman
 from methods.signals.influence.directions import Guidance, guidance, halves
 from methods.signals.influence.engine import LoraGradients, influence
 from methods.signals.influence.gamma import update_rule
@@ -92,7 +92,15 @@ class BenchResult:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        return {**asdict(self), "plan": _plain(self.plan)}
+
+
+def _plain(plan: BenchPlan) -> dict[str, Any]:
+    return {
+        **{key: value for key, value in asdict(plan).items() if key not in ("influence", "scoring")},
+        "influence": plan.influence.model_dump(),
+        "scoring": plan.scoring.model_dump(),
+    }
 
 
 class InfluenceBench:

@@ -45,11 +45,10 @@ class LessLoop:
         self.model, self.settings = model, settings
         self.device = next(model.parameters()).device
         names = sorted(n for n, p in model.named_parameters() if p.requires_grad)
-        self.state = state and (
-            torch.cat([state.first[n].flatten() for n in names]),
-            torch.cat([state.second[n].flatten() for n in names]),
-            state,
-        )
+        self.state = state
+        self.moments = [
+            torch.cat([moment[n].flatten() for n in names]) for moment in ((state.first, state.second) if state else ())
+        ]
         self.names = names
         rows = [self._rows(validation[i : i + GROUP], plain=True)[0] for i in range(0, len(validation), GROUP)]
         self.validation = torch.cat(rows)
@@ -85,8 +84,7 @@ class LessLoop:
     def _gamma(self, g: torch.Tensor) -> torch.Tensor:
         if self.state is None:
             return g
-        m, v, state = self.state
-        s = self.settings
+        (m, v), state, s = self.moments, self.state, self.settings
         top = state.beta1 * m + (1 - state.beta1) * g if s.momentum else (1 - state.beta1) * g
         bottom = state.beta2 * v + (1 - state.beta2) * g * g if s.own_second_moment else v
         if s.bias_correction:

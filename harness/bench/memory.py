@@ -7,7 +7,8 @@ sees temporaries inside operators too. The process' own size would say little: a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -22,12 +23,16 @@ def peak_tensor_bytes(work: Callable[[], Any], device: str) -> int:
         work()
         torch.cuda.synchronize()
         return int(torch.cuda.max_memory_allocated()) - before
-    # The profiler's library writes two lines to the terminal at its lower levels.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    profiler: Any = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+    with _silent_errors():
+        profiler.start()
+    try:
         work()
+    finally:
+        with _silent_errors():
+            profiler.stop()
     events = profiler.profiler.kineto_results.events()
     changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
     held = peak = 0
@@ -35,3 +40,16 @@ def peak_tensor_bytes(work: Callable[[], Any], device: str) -> int:
         held += change
         peak = max(peak, held)
     return peak
+
+
+@contextmanager
+def _silent_errors() -> Iterator[None]:
+    """The profiler's library writes a line to standard error when it starts and when it stops, at any log level."""
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

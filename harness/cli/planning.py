@@ -7,6 +7,7 @@ import json
 
 from harness.cli.command import Command, Parser, emit
 from harness.cli.options import add_run_options, add_runs_option, resolve_options
+from harness.errors import ConfigError
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -19,11 +20,33 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
+    if args.signal or args.target:
+        return _doctor_signal(args)
     from harness.runtime.doctor import examine, render, to_json
 
     report = examine(args.runs or "runs")
     emit(json.dumps(to_json(report), indent=2, ensure_ascii=False) if args.json else render(report))
     return 1 if report.problems else 0
+
+
+def _doctor_signal(args: argparse.Namespace) -> int:
+    """The self-check of a signal on a target, with the method's adapter."""
+    if not args.signal or not args.target:
+        raise ConfigError("a signal is checked on a target; give both, such as --signal influence --target nano")
+    from dataclasses import asdict
+
+    from harness.config import parse_assignment
+    from harness.runtime.layers import resolve_run
+    from harness.runtime.signal_check import check_signal
+
+    sets = dict(parse_assignment(text) for text in args.sets)
+    checks = check_signal(resolve_run(method="optimsyn", signal=args.signal, target=args.target, sets=sets).config)
+    passed = all(check.status != "failed" for check in checks)
+    if args.json:
+        emit(json.dumps({"ok": passed, "checks": [asdict(check) for check in checks]}, indent=2))
+    else:
+        emit("\n".join([f"signal {args.signal} on target {args.target}", *(f"  {check.line()}" for check in checks)]))
+    return 0 if passed else 1
 
 
 def _configure_plan(parser: Parser) -> None:
@@ -33,6 +56,10 @@ def _configure_plan(parser: Parser) -> None:
 
 def _configure_doctor(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="the findings as JSON")
+    parser.add_argument("--signal", metavar="NAME", help="check a signal's numerics on a target instead: influence")
+    parser.add_argument("--target", metavar="NAME", help="the target that --signal is checked on")
+    line = "a setting of that check by its dotted name; repeatable"
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE", help=line)
     add_runs_option(parser)
 
 
@@ -49,6 +76,13 @@ COMMANDS = (
         "[options] [CONFIG.yaml]",
     ),
     Command(
-        "doctor", "check this installation and machine, with what to do about problems", _configure_doctor, _doctor
+        "doctor",
+        "check this installation and machine, or a signal's numerics, with what to do about problems",
+        _configure_doctor,
+        _doctor,
+        """
+        harness doctor
+        harness doctor --signal influence --target nano
+        """,
     ),
 )

@@ -264,7 +264,8 @@ class _Tilting:
         try:
             chosen = set(tilted(values, self.strata, size, tilt, derive_seed("tilted", self.world)))
         except ValueError as error:
-            raise InputError(f"arm '{name}' in world {self.world}: {error}; lower the subset's size") from None
+            whose = f"arm '{name}'" if name else "the even subset"
+            raise InputError(f"{whose} in world {self.world}: {error}; lower the subset's size") from None
         return [s.id for s in self.samples if s.id in chosen]
 
     def _realise(self, plan: Plan, ids: Sequence[str], note: str) -> Realised:

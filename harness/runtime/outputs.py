@@ -118,6 +118,9 @@ def _flags(assembly: Assembly, by_name: Mapping[str, Summary]) -> list[str]:
             f"leaks unchecked: the data were checked against suite {assembly.suite.name}, and scored on "
             f"{assembly.plan.tests.name}"
         )
+    given = by_name["warmup"].notes.get("given") if "warmup" in by_name else None
+    if given:
+        flags.append(f"own warm-up: the signal read {', '.join(given)}, whose training is in no cost of this run")
     flags += _cut_texts(assembly, by_name)
     if c.eval.limit is not None:
         flags.append(f"partial: only the first {c.eval.limit} items of each benchmark were scored")

@@ -177,7 +177,7 @@ def _carry_out(run: RunFolder, assembly: Assembly, observer: RunObserver) -> Run
 
     record = write_outputs(assembly, store, run.path, summaries)
     observer.event("run_finished")
-    _status(run, "finished", finished=now())
+    _status(run, "finished", finished=now(), signals=_signals(assembly, summaries))
     return record
 
 
@@ -214,6 +214,16 @@ def _models(assembly: Assembly) -> Mapping[str, Any]:
         "writer": assembly.plan.identity(models.writer),
         "generator": assembly.plan.identity(models.generator),
         "judge": models.judge,
+    }
+
+
+def _signals(assembly: Assembly, summaries: Mapping[str, Summary]) -> dict[str, Any]:
+    """By stage: the self-check and facts of its signal's preparation, and the diagnostics of its (last) scoring."""
+    noted = {stage.name: (stage.signal, summaries[stage.identity].notes) for stage in assembly.stages}
+    return {
+        name: {"signal": signal, "facts": notes["facts"], "diagnostics": notes.get("diagnostics", {})}
+        for name, (signal, notes) in noted.items()
+        if "facts" in notes
     }
 
 

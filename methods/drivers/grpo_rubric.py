@@ -28,6 +28,7 @@ from methods.drivers.shaping import shape
 from methods.plan import Plan
 from methods.signals.base import Archive, Signal
 from methods.signals.catalogue import signal_info
+from methods.signals.diagnostics import diagnose
 from methods.stages.scoring import prepare_signal, signal_settings
 from methods.stages.synthesis import add_usage, sampling_of, synthesizer, upstream_usage
 
@@ -117,7 +118,7 @@ class _Training:
             on_step=lambda step, total: self.run.observer.progress("grpo", step, total, self._note(step)),
             on_log=lambda step, logs: self._log(step, logs),
         )
-        return {"facts": dict(facts)}
+        return {"facts": dict(facts), "diagnostics": dict(self.diagnostics)}
 
     def _spend(self, usage: Sequence[Usage]) -> None:
         """Into the run's ledger now, into the stage's own account with the next shard."""
@@ -240,7 +241,10 @@ class _Training:
             "unscorable": sum(s.value is None for s in scores.values()),
         }
         types = Tally(a.question_type or "none" for a in attempts)
-        self.run.event("grpo_step", step=step, **self.last, question_types=dict(types))
+        self.diagnostics = diagnose(list(scores.values()))
+        self.run.event(
+            "grpo_step", step=step, **self.last, question_types=dict(types), diagnostics=dict(self.diagnostics)
+        )
 
     def _note(self, step: int) -> str:
         value = self.last["mean_value"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from harness.config import Bm25Config, CosineConfig
 from harness.errors import StageError
-from harness.types import Message, Sample, Score, Usage
+from harness.types import Sample, Score, Usage, conversation_text
 from methods.signals.base import Archive, Item, SignalContext, TargetState
 
 if TYPE_CHECKING:
@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Matrix: TypeAlias = NDArray[np.float64]
-
-
-def conversation_text(messages: Sequence[Message]) -> str:
-    """The turns of user and assistant, line by line; a system message is the same for all and says nothing."""
-    return "\n".join(m.content for m in messages if m.role != "system")
 
 
 def item_text(item: Item) -> str:

@@ -145,7 +145,7 @@ def realised_stage(plan: Plan, pool: Stage, ids: Sequence[str], exam: Exam) -> S
                 revision=c.models.target.revision,
             )
             path, usage = run.folder / "model", [tuned.usage]
-        row = examine(path, exam, len(ids), c.models.target.dtype)
+        row = examine(path, exam, len(ids), c.runtime.scoring.batch_tokens, c.models.target.dtype)
         shutil.rmtree(run.folder / "model", ignore_errors=True)
         run.write(0, ShardOutput([row], usage=usage, rows_in=len(ids)), time.perf_counter() - started)
         return {}
@@ -153,17 +153,18 @@ def realised_stage(plan: Plan, pool: Stage, ids: Sequence[str], exam: Exam) -> S
     return Stage("realised", VERSION, settings, (pool,), work)
 
 
-def examine(path: str | Path, exam: Exam, pairs: int, dtype: str = "float32") -> Realised:
-    """Accuracy and loss of the model at `path`.
+def examine(path: str | Path, exam: Exam, pairs: int, batch_tokens: int, dtype: str = "float32") -> Realised:
+    """Accuracy and loss of the model at `path`, in forward passes of at most `batch_tokens`.
 
     An item is right when its right choice has the highest likelihood, which is lm-eval's `acc` (ties go to the first).
     Both are read off the same likelihoods, since accuracy alone moves in ninths: a rule is known or it is not.
     """
     from harness.models.transformers_backend import load_causal_lm
-    from harness.training.loss import completion_losses
+    from methods.signals.local_influence.reference import ReferenceLoss
 
-    model, _ = load_causal_lm(path, dtype)
-    losses = iter(completion_losses(model, [c for item in exam.choices for c in item], batch_size=256))
+    model, tokenizer = load_causal_lm(path, dtype)
+    measure = ReferenceLoss(model.eval(), tokenizer.pad_token_id, batch_tokens)
+    losses = iter(measure.plain([c for item in exam.choices for c in item]).tolist())
     hits, right_losses = 0, []
     for choices, gold in zip(exam.choices, exam.right, strict=True):
         means = [next(losses) for _ in choices]

@@ -7,12 +7,13 @@ from typing import Any
 
 from harness.models.embedder import embedder_identity
 from harness.models.open import model_path
-from harness.shards import ShardOutput
+from harness.shards import ShardOutput, read_records
 from harness.stage import Stage, StageRun
-from harness.types import Sample
+from harness.types import Sample, Score
 from methods.plan import Plan
 from methods.signals.base import Archive, Signal, SignalContext, TargetState
 from methods.signals.catalogue import make_signal, signal_info, signal_needs
+from methods.signals.diagnostics import diagnose
 from methods.stages.sources import GuideRow
 from methods.stages.warmup import read_checkpoints
 
@@ -80,6 +81,9 @@ def score_stage(plan: Plan, name: str, samples: Stage, inputs: Sequence[Stage]) 
             return ShardOutput(signal.score(items, Archive()), usage=signal.usage())
 
         run.map_shards(pool, plan.config.synthesis.shard_size, shard)
-        return {"facts": dict(facts)}
+        # Read back: shards of an earlier process count as well.
+        diagnostics = dict(diagnose(read_records(run.folder, Score)))
+        run.event("signal_diagnostics", signal=name, **diagnostics)
+        return {"facts": dict(facts), "diagnostics": diagnostics}
 
     return Stage("score", 1, settings, (samples, *inputs), work, signal=name)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.overlap import split_without_overlaps
+from harness.models.embedder import embedder_identity
 from harness.models.open import file_hash
 from harness.shards import ShardOutput
 from harness.stage import Stage, StageRun
@@ -16,6 +17,7 @@ from harness.types import Message, Reject
 from methods.plan import Plan
 from methods.signals.base import ValidationExample
 from methods.stages.gate import gate_settings, leaks
+from methods.stages.guide import check_guide, guide_answers, guide_choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,27 +27,32 @@ class GuideRow:
     id: str
     messages: tuple[Message, ...]
     withheld: bool
+    subtask: str
 
     def example(self) -> ValidationExample:
         """The form that signals take."""
-        return ValidationExample(self.id, self.messages, self.withheld)
+        return ValidationExample(self.id, self.messages, self.withheld, self.subtask)
 
 
 def sources(plan: Plan) -> Stage:
-    """Seeds as main table, validation items as side table `validation`."""
+    """Seeds as main table; validation items as side table `validation`, and `capabilities` where a tree chose them."""
     c = plan.config
+    check_guide(plan)
     origin: Any = c.seeds.model_dump(mode="json")
     if c.seeds.source == "lab":
         origin = {"lab": plan.world, "n": c.lab.seeds if c.lab else 0}
     elif Path(c.seeds.source).is_file():
         origin = {**origin, "source": file_hash(Path(c.seeds.source))}
-    settings = {
+    settings: dict[str, Any] = {
         "seeds": origin,
         "guide": c.guide.model_dump(mode="json"),
         **gate_settings(plan),
         "seed": c.synthesis_seed,
     }
-    return Stage("sources", 2, settings, (), lambda run: _work(run, plan))
+    if c.guide.strategy != "random":
+        settings["embedder"] = embedder_identity(c.models.embedder)
+    inputs = (guide_answers(plan),) if c.guide.strategy == "capability_tree" else ()
+    return Stage("sources", 3, settings, inputs, lambda run: _work(run, plan))
 
 
 def _read_seeds(plan: Plan) -> SeedReport:
@@ -75,6 +82,7 @@ def _key_names(plan: Plan) -> tuple[str, ...]:
 def _work(run: StageRun, plan: Plan) -> Mapping[str, Any]:
     c = plan.config
     report = _read_seeds(plan)
+    choice = guide_choice(run, plan)
     split = split_without_overlaps(
         plan.suite,
         c.guide.set,
@@ -84,15 +92,17 @@ def _work(run: StageRun, plan: Plan) -> Mapping[str, Any]:
         plan.data,
         rendering=c.guide.rendering,
         leaks=lambda rows, columns: leaks(plan, rows, columns),
+        choose=choice,
     )
     withheld = int(len(split.validation) * c.guide.withhold)
-    guides = [GuideRow(item.id, item.messages, index < withheld) for index, item in enumerate(split.validation)]
+    guides = [GuideRow(v.id, v.messages, index < withheld, v.subtask) for index, v in enumerate(split.validation)]
     by_id = {seed.id: seed for seed in report.seeds}
     rejects = list(report.rejects)
     for overlap in split.dropped_seeds:
         seed = by_id[overlap.id]
         rejects.append(Reject(seed.id, "overlap", seed.text or "", f"shares {overlap.reason} with {overlap.other_id}"))
-    output = ShardOutput(split.seeds, rejects, tables={"validation": guides}, rows_in=report.read)
+    tables = {"validation": guides, "capabilities": choice.table if choice else ()}
+    output = ShardOutput(split.seeds, rejects, choice.usage() if choice else (), tables, rows_in=report.read)
     run.write(0, output, 0.0)
     run.observer.progress("sources", 1, 1, report.summary())
     return {
@@ -100,4 +110,5 @@ def _work(run: StageRun, plan: Plan) -> Mapping[str, Any]:
         "withheld": withheld,
         "validation_dropped_overlaps": len(split.dropped_validation),
         "declared_overlaps": dict(split.declared_overlaps),
+        **(choice.facts if choice else {}),
     }

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from evals.evaluate import evaluate, standard_error
+from evals.evaluate import evaluate, evaluate_validation, standard_error
 from evals.read import DataContext
-from evals.suite import Suite, load_suite
+from evals.suite import Suite, ValidationSet, load_suite
 from harness.errors import InputError, PrerequisiteError, StageError
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -257,3 +257,18 @@ def test_supergpqa_rows_run(model: Path, tmp_path: Path) -> None:
     )
     result = evaluate(model, dataclasses.replace(suite, benchmarks=(column,)), context)
     assert (result.columns[0].n, result.columns[0].unparsed) == (3, 3)
+
+
+def test_a_validation_set_is_asked_as_its_benchmark_without_demonstrations(
+    suite_of: Callable[..., Suite], model: Path
+) -> None:
+    """Equal items give equal answers, whichever set they stand in; ids and number are the validation set's."""
+    suite = suite_of(CHOICE, cluster_key="group", keys={"group": "group"})
+    (column,) = suite.benchmarks
+    declared = ValidationSet("cv", column.rows, ("exam",), "exam")
+    with_pool = dataclasses.replace(column, shots=1, pool=column.rows)
+    guided = dataclasses.replace(suite, benchmarks=(with_pool,), validation=(declared,))
+    answers = evaluate_validation(model, guided, "cv", DataContext(limit=2), apply_chat_template=False)
+    plain = evaluate(model, suite, DataContext(), apply_chat_template=False).items
+    assert [(a.item_id, a.correct, a.answer) for a in answers] == [(p.item_id, p.correct, p.answer) for p in plain]
+    assert len(answers) == 6 and 0 < sum(a.correct for a in answers) < 6

@@ -22,7 +22,7 @@ from harness.training.chat import encode
 from harness.training.sft import LoraSettings, Recipe, finetune
 from harness.types import Message, Sample, Score, Seed
 from methods.signals.base import Archive, SignalContext, TargetState, ValidationExample, WarmCheckpoint
-from methods.signals.influence.diagnostics import diagnose
+from methods.signals.diagnostics import diagnose
 from methods.signals.influence.signal import InfluenceSignal
 
 LENGTH = 96

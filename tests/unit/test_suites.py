@@ -15,6 +15,7 @@ from evals.overlap import drop_overlaps, split_without_overlaps
 from evals.read import DataContext, read_jsonl
 from evals.suite import Suite, list_suites, load_suite
 from harness.errors import ConfigError, InputError, PrerequisiteError
+from harness.lab.world import World
 from harness.types import Seed
 
 DOCS = Path(__file__).parents[2] / "docs" / "suites.md"
@@ -259,6 +260,14 @@ def test_overlaps_by_key_and_by_text(exam: Path) -> None:
         drop_overlaps(seeds[:2], others, "the seeds", "the test")
 
 
+def test_a_validation_set_may_name_its_subtasks(exam: Path) -> None:
+    path = edited(exam, "    rendering: letter", "    rendering: letter\n    subtask: aera")
+    with pytest.raises(ConfigError, match="'subtask' is 'aera', which is not a field; did you mean 'area'"):
+        load_suite(path)
+    edited(exam, "subtask: aera", "subtask: area")
+    assert {v.subtask for v in load_validation_pool(load_suite(path), None, DataContext())} == {"torts", "contracts"}
+
+
 def test_a_validation_set_that_is_the_test_stops(exam: Path) -> None:
     path = edited(exam, "file: practice.jsonl", "file: exam.jsonl")
     edited(exam, ", reasoning: why", "")
@@ -277,6 +286,7 @@ def test_lab_suite_follows_the_world() -> None:
         things = {i.cluster for i in columns["lab_asked"]}
         guide = load_validation(suite, "asked", 5, 0, context)
         assert not things & {v.keys["thing"] for v in guide}
+        assert {v.subtask for v in load_validation(suite, "asked", None, 0, context)} <= World(context.world).asked
     first, second = (load_items(suite.benchmarks[0], DataContext(world=w), suite.folder) for w in (3, 4))
     assert [i.item_hash for i in first] != [i.item_hash for i in second]
 

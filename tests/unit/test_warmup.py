@@ -18,13 +18,14 @@ from transformers import TrainerCallback
 from harness.config import RunConfig
 from harness.errors import ConfigError, HarnessError, InputError
 from harness.models.transformers_backend import load_causal_lm
+from harness.runtime import outputs
 from harness.runtime.assemble import assemble
 from harness.runtime.costs import estimate_stage, make_estimator
 from harness.runtime.execute import execute
 from harness.runtime.layers import resolve_run
 from harness.runtime.plan import make_plan
 from harness.runtime.plan_text import render
-from harness.shards import ShardOutput
+from harness.shards import ShardOutput, Summary
 from harness.stage import Stage, stage_folder
 from harness.training import sft, trainer
 from harness.training.adam_state import AdamState, load_adam_state
@@ -296,6 +297,14 @@ class TestGiven:
         (line,) = [stage for stage in plan.stages if stage.name == "warmup"]
         assert line.cost is not None and (line.cost.rows, line.cost.flops) == (2, 0.0)
         assert "initial" not in {stage.name for stage in plan.stages}
+
+    def test_the_record_says_that_its_training_is_uncounted(self, given: Run) -> None:
+        assembly = assemble(settings(base_of(given), **{"warmup.adapter": str(given.checkpoint)}))
+        done = {name: Summary(1, 1, {}, [], 0.0, {"columns": []}) for name in ("evaluate", "dataset", "regenerate")}
+        own = {"warmup": Summary(1, 1, {}, [], 0.0, {"given": ["/my/checkpoint-6"]})}
+        said = "own warm-up: the signal read /my/checkpoint-6, whose training is in no cost of this run"
+        assert said in outputs._flags(assembly, {**done, **own})
+        assert not any(flag.startswith("own") for flag in outputs._flags(assembly, done))
 
     def test_what_cannot_be_used_is_one_line_before_anything_runs(self, given: Run, tmp_path: Path) -> None:
         def refused(match: str, *folders: Path, kind: type[HarnessError] = InputError) -> None:

@@ -7,6 +7,8 @@ items show it in seconds. The limits lie far above rounding and far below such f
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -129,7 +131,7 @@ def autograd(model: Any, gradients: LoraGradients, item: Encoded) -> dict[str, t
 
 def norm(gradient: Mapping[str, torch.Tensor]) -> float:
     """|g| over all parameters."""
-    return float(sum(float(g.double().square().sum()) for g in gradient.values())) ** 0.5
+    return math.sqrt(sum(float(g.double().square().sum()) for g in gradient.values()))
 
 
 def distance(got: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> float:
@@ -171,6 +173,4 @@ def _against_float32(warm: WarmTarget, chosen: Sequence[Encoded], dtype: torch.d
 def _free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    import psutil
-
-    return int(psutil.virtual_memory().available)
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,7 +1,7 @@
 """The two forms of local data influence at one checkpoint, on the same gradients and the same step.
 
 With θ the warm adapter, Δ(z) the one AdamW step on sample z and L_ref the mean over reference items of each one's mean
-loss per completion token (Montessori-Instruct, §3.2, Eq. 3):
+loss per completion token (Montessori-Instruct, local data influence):
 
     exact          I(z) = L_ref(θ) − L_ref(θ + Δ(z))
     first order    I(z) ≈ −⟨∇L_ref(θ), Δ(z)⟩

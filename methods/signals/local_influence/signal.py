@@ -112,6 +112,8 @@ class LocalInfluenceSignal:
         from methods.signals.local_influence.warm import put
 
         reference = ReferenceLoss(model, self._tokenizer.pad_token_id, self._context.scoring.batch_tokens)
+        # The same losses from other shapes of batch: what differs is rounding, below which no score says anything.
+        alone = ReferenceLoss(model, self._tokenizer.pad_token_id, 1)
         stacked = facts["gradients"] == "batched"
         if stacked:
             try:
@@ -124,7 +126,7 @@ class LocalInfluenceSignal:
         for point in self._points:
             put(point.adapter, self._gradients.modules)
             self._before.append(self._probe.before(point))
-            means = self._means(self._before[-1][None]), self._means(reference.plain(self._items)[None])
+            means = self._means(self._before[-1][None]), self._means(alone.plain(self._items)[None])
             spread.append(float((means[0] - means[1]).abs().max()))
         facts["reference_loss"] = [float(self._means(b[None])[0, 0]) for b in self._before]
         facts["reference_loss_rounding"] = spread

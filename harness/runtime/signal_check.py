@@ -1,0 +1,105 @@
+"""`doctor --signal influence`: the engine's self-check on a target before any run, with a made-up adapter.
+
+A run repeats it on its own warmed-up adapter and validation items. Here a fresh adapter of the run's shape gets random
+weights, since one whose B is zero has no gradient in A, and a few sentences stand in for the validation set: what is
+tested (hooks, padding, types, attention) does not depend on either.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import ConfigError, PrerequisiteError
+from harness.models.open import model_path
+from harness.runtime.doctor import check_prerequisites
+from harness.types import Message
+
+if TYPE_CHECKING:
+    from harness.config import RunConfig
+    from methods.signals.influence.selfcheck import Check
+
+CHECKED = ("influence",)
+"""Signals that have a self-check."""
+
+CONVERSATIONS = (
+    ("What is two plus two?", "Four."),
+    ("Name the largest planet of the solar system.", "Jupiter is the largest planet of the solar system."),
+    (
+        "A patient has had a fever for three days and a stiff neck since this morning. What has to be ruled out first?",
+        "Meningitis: blood cultures and a lumbar puncture should not wait, and neither should antibiotics.",
+    ),
+    ("Which war ended with the Peace of Westphalia?", "The Thirty Years' War, in 1648."),
+)
+
+
+def check_signal(config: RunConfig) -> list[Check]:
+    """The self-check of `config.signal` on `config.models.target`.
+
+    Raises `ConfigError` for a signal without one, and `PrerequisiteError` where the target cannot be loaded here.
+    """
+    if config.signal not in CHECKED:
+        raise ConfigError(f"signal '{config.signal}' has no self-check; those that have one: {', '.join(CHECKED)}")
+    missing = [p for p in check_prerequisites(config) if p.what.startswith("weights") and "target" in p.what]
+    if missing:
+        raise PrerequisiteError(f"the self-check computes with the target, and it is not here: {missing[0]}")
+    from harness.training.trainer import quiet_libraries
+    from methods.signals.base import TargetState, WarmCheckpoint
+    from methods.signals.influence.selfcheck import self_check
+    from methods.signals.influence.warm_target import WarmTarget
+
+    quiet_libraries()
+    world = _build(config)
+    target = config.models.target
+    path = model_path(target, world)
+    with tempfile.TemporaryDirectory() as folder:
+        _adapter(config, path, Path(folder))
+        state = TargetState(
+            path,
+            "",
+            target.max_length,
+            target.dtype,
+            target.revision,
+            (WarmCheckpoint(Path(folder), Path(folder)),),
+        )
+        warm = WarmTarget(state, config.runtime.batch_size, config.runtime.scoring)
+    texts = [(Message("user", question), Message("assistant", answer)) for question, answer in CONVERSATIONS]
+    items = [warm.encode(text) for text in texts]
+    return self_check(warm, [item for item in items if item.completion_length])
+
+
+def _build(config: RunConfig) -> int | None:
+    """The lab's world, with its models built, where the target is one of the lab's."""
+    if not config.models.target.id.startswith("lab:"):
+        return None
+    from harness.lab.build import ensure_lab
+    from harness.lab.world import World
+
+    world = config.lab.world if config.lab else 0
+    ensure_lab(World(world))
+    return world
+
+
+def _adapter(config: RunConfig, path: Any, folder: Path) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from harness.models.transformers_backend import load_causal_lm
+
+    base, _ = load_causal_lm(path, config.models.target.dtype, config.models.target.revision)
+    w = config.warmup
+    lora = LoraConfig(
+        r=w.lora_rank,
+        lora_alpha=w.lora_alpha,
+        lora_dropout=w.lora_dropout,
+        target_modules=list(w.lora_modules),
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(base, lora)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(std=0.02)
+    model.save_pretrained(folder)

@@ -1,0 +1,123 @@
+"""How a run's validation items are chosen: at random, to cover an embedding space, or along a tree of capabilities.
+
+The strategies are in `evals`; here they get what they compare items by. The tree also needs the base target's answers
+to all candidate items: a stage of its own, stored once and shared by every run that starts from the same target. Its
+cost is the method's, so it is booked as such, unlike an evaluation's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evals import capability_tree, coverage
+from evals.data import ValidationItem
+from evals.evaluate import ItemResult, evaluate_validation
+from harness import estimate
+from harness.config import GuideConfig
+from harness.errors import ConfigError
+from harness.models.embedder import Embedder, open_embedder
+from harness.models.open import model_path
+from harness.shards import ShardOutput
+from harness.stage import Stage, StageRun
+from harness.types import Usage, conversation_text
+from methods.plan import Plan
+
+
+def check_guide(plan: Plan) -> None:
+    """Refuse a strategy that has nothing to choose, or whose questions have no verdict without a judge."""
+    guide = plan.config.guide
+    declared = plan.suite.validation_set(guide.set)
+    if guide.strategy == "random":
+        return
+    if guide.n is None and declared.count is None:
+        raise ConfigError(
+            f"guide.strategy is '{guide.strategy}', but all items of validation set '{declared.name}' are taken, so "
+            f"there is nothing to choose; say how many of them: --guide {declared.name}:N"
+        )
+    if guide.strategy == "capability_tree" and plan.suite.benchmark(declared.like).scorer == "judge":
+        raise ConfigError(
+            "guide.strategy=capability_tree needs to know which items the target answers rightly, and "
+            f"'{declared.like}' is scored by a judge; use random or coverage"
+        )
+
+
+def guide_answers(plan: Plan) -> Stage:
+    """The base target's answers to all items of the validation set, as `ItemResult`s."""
+    c = plan.config
+    settings = {
+        "suite": plan.suite_identity,
+        "set": c.guide.set,
+        "target": plan.identity(c.models.target),
+        "dtype": c.models.target.dtype,
+        "chat": c.eval.apply_chat_template,
+    }
+
+    def work(run: StageRun) -> Mapping[str, Any]:
+        started = time.perf_counter()
+        path = model_path(c.models.target, plan.world)
+        items = evaluate_validation(
+            path,
+            plan.suite,
+            c.guide.set,
+            plan.data,
+            batch_size=c.runtime.batch_size,
+            apply_chat_template=c.eval.apply_chat_template,
+            progress=lambda label, done, total: run.observer.progress(run.stage.name, done, total, label),
+        )
+        seconds = time.perf_counter() - started
+        folder = Path(path)
+        shape = estimate.shape_from_folder(folder) if folder.is_dir() else estimate.known_shape(str(path))
+        tokens = sum(item.tokens for item in items)
+        flops = estimate.forward_flops(shape, tokens) if shape else 0.0
+        usage = [Usage("target", "evaluate_guide", tokens, 0, len(items), seconds, flops)]
+        run.write(0, ShardOutput(items, usage=usage, rows_in=len(items)), seconds)
+        return {"correct": sum(item.correct for item in items), "of": len(items)}
+
+    return Stage("evaluate_guide", 1, settings, (), work)
+
+
+def guide_choice(run: StageRun, plan: Plan) -> GuideChoice | None:
+    """The run's way of choosing, ready to use in a stage whose input is `guide_answers` where a tree needs it."""
+    guide = plan.config.guide
+    if guide.strategy == "random":
+        return None
+    answers = run.records("evaluate_guide", ItemResult) if guide.strategy == "capability_tree" else []
+    return GuideChoice(guide, open_embedder(plan.config.models.embedder), answers)
+
+
+class GuideChoice:
+    """Chooses validation items by a strategy other than chance, and keeps what it saw: `facts`, `table`."""
+
+    def __init__(self, guide: GuideConfig, embedder: Embedder, answers: Sequence[ItemResult]) -> None:
+        self._guide, self._embedder = guide, embedder
+        self._correct = {item.item_id: item.correct for item in answers}
+        self.facts: dict[str, Any] = {"strategy": guide.strategy}
+        self.table: list[capability_tree.Capability] = []
+
+    def usage(self) -> list[Usage]:
+        """What embedding the candidates has cost."""
+        return self._embedder.usage()
+
+    def __call__(self, items: Sequence[ValidationItem], n: int) -> list[ValidationItem]:
+        """`n` of the items, compared by the embeddings of question and answer."""
+        texts = [conversation_text(item.messages) for item in items]
+        vectors = self._embedder.embed(texts, ids=[item.id for item in items])
+        if self._guide.strategy == "capability_tree":
+            chosen, self.table = capability_tree.choose(vectors, [self._correct[item.id] for item in items], n)
+            self.facts["capabilities"] = len(self.table)
+        elif self._guide.coverage == "k_center":
+            chosen = coverage.k_center(vectors, n)
+        else:
+            chosen = coverage.facility_location(vectors, n)
+        nearest = coverage.nearest_cosines(vectors, chosen)
+        self.facts |= {
+            "embedder": self._embedder.identity,
+            "embedder_truncated": self._embedder.truncated,
+            "candidates": len(items),
+            "mean_nearest_cosine": round(float(nearest.mean()), 4),
+            "least_nearest_cosine": round(float(nearest.min()), 4),
+        }
+        return [items[i] for i in chosen]

@@ -1,0 +1,74 @@
+"""Scoring, killed and interrupted: it goes on at the next unscored shard, and the scores are the same to the bit."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from commands import Done, Harness, events, finished, rows, run_folders, stage_folder
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A run whose scoring was stopped twice, the one that nothing stopped, and what the interrupt printed."""
+
+    stopped: Path
+    whole: Path
+    interrupted: Done
+
+
+@pytest.fixture(scope="module")
+def scored(lab: None, settings: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Scored:
+    base = tmp_path_factory.mktemp("scored")
+    method = ("--method", "optimsyn", "--driver", "best_of_n")
+    arm = (*method, *settings, "--budget", "12", "--set", "best_of=3", "--quiet")
+    runs = base / "stopped"
+    assert Harness(["run", *arm, "--runs", str(runs)], base, ("score-[0-9a-f]+/part-00000001", 1)).wait().status == -9
+    (folder,) = run_folders(runs)
+    process = Harness(["resume", folder.name, "--runs", str(runs), "--quiet"], base)
+    process.until(lambda: 1 in _scored_shards(folder))
+    interrupted = process.kill(signal.SIGINT)
+    finished(["resume", folder.name, "--runs", str(runs), "--quiet"], base)
+    finished(["run", *arm, "--runs", str(base / "whole")], base)
+    return Scored(folder, run_folders(base / "whole")[0], interrupted)
+
+
+def _scored_shards(folder: Path) -> list[int]:
+    return [e["index"] for e in events(folder) if e["event"] == "shard" and e["stage"] == "score"]
+
+
+def test_an_interrupt_says_how_to_go_on(scored: Scored) -> None:
+    assert scored.interrupted.status == 130
+    assert "harness resume" in scored.interrupted.err and "Traceback" not in scored.interrupted.err
+
+
+def test_the_scores_are_those_of_an_uninterrupted_run(scored: Scored) -> None:
+    mine, theirs = (rows(stage_folder(folder, "score")) for folder in (scored.stopped, scored.whole))
+    assert len(theirs) > 24 and any(row["value"] is not None for row in theirs)
+    assert mine == theirs
+
+
+def test_every_shard_was_scored_once(scored: Scored) -> None:
+    found = _scored_shards(scored.stopped)
+    assert found == sorted(set(found)) and len(found) >= 3
+    assert len([e for e in events(scored.stopped) if e["event"] == "signal_prepared"]) == 3
+
+
+def test_the_manifest_holds_the_self_check_and_the_diagnostics(scored: Scored) -> None:
+    manifests = [json.loads((f / "run.json").read_text(encoding="utf-8")) for f in (scored.stopped, scored.whole)]
+    mine, theirs = (m["signals"]["score"] for m in manifests)
+    assert mine == theirs
+    assert {c["status"] for c in mine["facts"]["checks"]} == {"passed"}
+    diagnostics = mine["diagnostics"]
+    assert diagnostics["scored"] + diagnostics["unscorable"] == len(rows(stage_folder(scored.stopped, "score")))
+    assert -1.0 <= diagnostics["halves_agreement"] <= 1.0
+
+
+def test_show_says_how_far_the_signal_can_be_believed(scored: Scored) -> None:
+    out = finished(["show", str(scored.whole)], scored.whole.parent).out
+    assert "Signal influence in stage score: length of the mean unit validation gradient" in " ".join(out.split())

@@ -1,0 +1,106 @@
+"""The influence benchmark at a tiny size: its contestants do the same work, and its figures are what they say."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from influence_reference import assert_close
+
+from harness.bench import influence as bench_module
+from harness.bench import made, oracle
+from harness.bench.influence import ENGINE, PLAIN, BenchPlan, InfluenceBench, render, run_bench
+from harness.bench.less_loop import LessLoop
+from harness.bench.made import BenchSize
+from harness.bench.memory import peak_tensor_bytes
+from harness.cli.main import main
+from harness.config import InfluenceConfig, ScoringConfig
+
+TINY = {
+    "vocab_size": 120,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(made.SHAPES, "tiny", TINY)
+
+
+def plan(**changes: object) -> BenchPlan:
+    size = BenchSize("tiny", rank=4, samples=8, validation=4, length=(6, 20))
+    base = BenchPlan(size, InfluenceConfig(), ScoringConfig(batch_tokens=64), turns=2, slow=3, validation_sizes=(2, 40))
+    return bench_module.replace(base, **changes)
+
+
+def test_one_run_compares_all_on_the_same_work() -> None:
+    result = run_bench(plan())
+    rows = {row.name: row for row in result.rows}
+    assert rows[PLAIN].relative == 1.0 and rows[PLAIN].samples == rows[ENGINE].samples == 8
+    assert all(row.samples == 3 for name, row in rows.items() if name not in (PLAIN, ENGINE))
+    assert all(0 < row.low <= row.relative <= row.high for row in result.rows)
+    assert result.agreement.largest_error_of_rms < 1e-4
+    assert set(result.seconds_per_candidate) == {2, 40}
+    assert "peak MB" in render(result) and json.dumps(result.to_json())
+
+
+def test_the_engine_leaves_the_model_trainable_for_the_plain_step() -> None:
+    """Both share the model: the plain step must build weight gradients, and the engine must not."""
+    bench = InfluenceBench(plan())
+    before = bench.engine()
+    grads: list[bool] = []
+    for parameter in bench.adapter:
+        parameter.register_hook(lambda g: grads.append(True)) if parameter.requires_grad else None
+    with bench.trainable():
+        handles = [p.register_hook(lambda g: grads.append(True)) for p in bench.adapter]
+        bench.plain_step()
+    for handle in handles:
+        handle.remove()
+    assert len(grads) >= len(bench.adapter)
+    assert_close(bench.engine().tolist(), before.tolist(), 1e-6)
+
+
+def test_the_less_style_loop_approximates_the_definition() -> None:
+    """Rademacher projections to 8192 dimensions keep a cosine to about 1/√8192."""
+    bench = InfluenceBench(plan(influence=InfluenceConfig(preset="optimsyn-code")))
+    with bench.trainable():
+        loop = LessLoop(bench.model, bench.validation, bench.state, bench.plan.influence)
+        got = loop.score(bench.items)
+        candidates = [oracle.gradient(bench.model, item) for item in bench.items]
+        validation = [oracle.gradient(bench.model, item) for item in bench.validation]
+    wanted = torch.tensor(oracle.scores(candidates, validation, bench.state, bench.plan.influence))
+    assert float((got.scores - wanted).abs().max()) < 5 / 8192**0.5
+    assert float(wanted.abs().min()) > 10 / 8192**0.5
+    assert got.seconds > got.seconds_without_projection > 0
+
+
+def test_peak_memory_counts_what_is_held_at_once() -> None:
+    def work() -> None:
+        first = torch.zeros(250_000)
+        second = first + 1
+        del first, second
+        torch.zeros(100)
+
+    assert peak_tensor_bytes(work, "cpu") == pytest.approx(2_000_000, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "qwen9"], "no model shape 'qwen9'"),
+        (["--length", "long"], "--length 'long'"),
+        (["--length", "9-4"], "not above the greatest"),
+        (["--turns", "0"], "--turns 0"),
+    ],
+)
+def test_bad_options_get_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "influence", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1

@@ -1,0 +1,60 @@
+"""`doctor --signal influence`: the self-check of a target before any run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny import make_tiny_model
+
+from harness.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("target"))
+
+
+def doctor(model: Path, *more: str) -> list[str]:
+    options = ["--signal", "influence", "--target", "nano", "--set", f"models.target.id={model}"]
+    return ["doctor", *options, "--set", "warmup.lora_rank=4", *more]
+
+
+def test_every_check_is_printed_and_passes(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(doctor(model)) == 0
+    out = capsys.readouterr().out
+    for name in ("hook coverage", "hooks against autograd", "alone against batched", "compute type vs float32"):
+        assert any(line.strip().startswith(name) and "passed" in line for line in out.splitlines())
+
+
+def test_half_precision_is_compared_with_float32(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(doctor(model, "--set", "models.target.dtype=bfloat16", "--json")) == 0
+    found = json.loads(capsys.readouterr().out)
+    check = next(c for c in found["checks"] if c["name"] == "compute type vs float32")
+    assert found["ok"] and 1e-4 < check["measured"] < check["limit"]
+
+
+def test_a_failing_check_is_an_exit_status(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from methods.signals.influence import selfcheck
+
+    monkeypatch.setitem(selfcheck.LIMITS, selfcheck.torch.float32, -1.0)
+    assert main(doctor(model)) == 1
+    assert "failed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--signal", "random", "--target", "nano"], "has no self-check"),
+        (["--signal", "influence"], "give both"),
+        (["--signal", "influence", "--target", "nano", "--set", "models.target.id=/nowhere"], "weights of the target"),
+    ],
+)
+def test_what_cannot_be_checked_gets_one_line(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", *arguments]) == 2
+    assert said in capsys.readouterr().err
