@@ -49,11 +49,12 @@ class Pairs:
         """Pairs of the documents from `first` up to but not `last`, of all batches, sorted by (document, query)."""
         found = []
         for batch in range(batches):
-            pairs = np.load(self._path(batch), mmap_mode="r")
-            start, end = np.searchsorted(pairs["document"], (first, last))
-            found.append(np.array(pairs[start:end]))
-        pairs = np.concatenate(found) if found else np.zeros(0, _PAIR)
-        return pairs[np.lexsort((pairs["query"], pairs["document"]))]
+            stored = np.load(self._path(batch), mmap_mode="r")
+            start, end = np.searchsorted(stored["document"], (first, last))
+            found.append(np.array(stored[start:end]))
+        pairs: NDArray[np.void] = np.concatenate(found) if found else np.zeros(0, _PAIR)
+        order = np.lexsort((pairs["query"], pairs["document"]))
+        return np.take(pairs, order)
 
     def delete(self) -> None:
         """Remove everything: the answers have been read."""
