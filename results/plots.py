@@ -80,17 +80,18 @@ def _plot_gains(axes: Any, assessment: Assessment) -> None:
     for y, arm in enumerate(assessment.arms):
         drawn = [s for s in assessment.subsets if s.arm == arm.arm and s.tilt == highest and s.world in even]
         points = [100 * (s.accuracy - even[s.world]) for s in drawn]
-        axes.plot(points, [y] * len(points), "o", color="0.6", markersize=3.5, label="one world" if y == 0 else None)
+        label = "one world" if y == 0 else None
+        axes.plot(points, [y] * len(points), "o", color="0.3", markersize=3, zorder=3, label=label)
         if arm.gain is None:
             continue
         d = arm.gain.mean
         if d.low is not None and d.high is not None:
-            axes.plot([100 * d.low, 100 * d.high], [y, y], color="C0", linewidth=2)
+            axes.plot([100 * d.low, 100 * d.high], [y, y], color="C0", linewidth=2, alpha=0.6)
         axes.plot([100 * d.mean], [y], "D", color="C0", markersize=6, label="mean, 95 % interval" if y == 0 else None)
     axes.set_ylim(len(assessment.arms) - 0.5, -0.5)
     axes.set_yticks(range(len(assessment.arms)), [""] * len(assessment.arms))
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("points of accuracy")
+    axes.set_xlabel("points of accuracy", labelpad=1)
     axes.set_title(f"fine-tuned on pairs of tilt {highest:g}, above evenly drawn pairs", fontsize=10)
-    axes.legend(loc="upper right", frameon=False, fontsize=8)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncol=2, frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
