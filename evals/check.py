@@ -60,7 +60,7 @@ def _check_known(names: list[str], known: set[str], where: str, what: str) -> No
 
 
 def _check_benchmark(b: Benchmark, where: str) -> None:
-    needed = {"id", "question"} if b.scorer == "judge" else {"id", "question", "answer"}
+    needed = {"id", "question", "answer"} if b.scorer == "lm_eval" else {"id", "question"}
     _check_rows(b.rows, where, needed)
     known = _fields(b.rows)
     template = b.template
@@ -70,6 +70,8 @@ def _check_benchmark(b: Benchmark, where: str) -> None:
     _check_known(list(b.keys.values()), known, where, "'keys' uses")
     if not b.contamination:
         raise ConfigError(f"{where}: 'contamination' is empty; list the fields that are test text.")
+    if b.scorer == "none":
+        return
     if template.output == "multiple_choice":
         if b.metric == "exact_match":
             raise ConfigError(f"{where}: the metric exact_match needs 'output: generate_until'; use acc or acc_norm.")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from decontam.text import TestText
+from decontam.items import TestItem
 from evals.read import DataContext, Raw, find_source, read_rows
 from evals.render import letters, render
 from evals.suite import Benchmark, Rendering, Rows, Source, Suite, Template
@@ -160,7 +160,7 @@ def draw(
     return chance.sample(ordered if choose is None else list(choose(ordered, n)), n)
 
 
-def contamination_texts(suite: Suite, context: DataContext, columns: Sequence[str] | None = None) -> Iterator[TestText]:
+def contamination_items(suite: Suite, context: DataContext, columns: Sequence[str] | None = None) -> Iterator[TestItem]:
     """The test text of `columns` of `suite`, by their declared contamination fields; all items, whatever the limit.
 
     None means every column that evaluation measures: judge-scored ones, whose data may be gated, are then left out
@@ -168,14 +168,14 @@ def contamination_texts(suite: Suite, context: DataContext, columns: Sequence[st
     """
     names = [b.id for b in suite.benchmarks if b.scorer == "lm_eval"] if columns is None else columns
     for benchmark in map(suite.benchmark, names):
-        yield from benchmark_texts(benchmark, load_items(benchmark, unlimited(context), suite.folder))
+        yield from benchmark_items(benchmark, load_items(benchmark, unlimited(context), suite.folder))
 
 
-def benchmark_texts(benchmark: Benchmark, items: Iterable[Item]) -> Iterator[TestText]:
-    """One `TestText` per item: its contamination fields, line by line."""
+def benchmark_items(benchmark: Benchmark, items: Iterable[Item]) -> Iterator[TestItem]:
+    """The contamination fields of every item, each by itself."""
     for item in items:
-        parts = [as_text(item.choices if f == "choices" else item.fields[f]) for f in benchmark.contamination]
-        yield TestText(benchmark.id, item.id, "\n".join(parts))
+        parts = (as_text(item.choices if f == "choices" else item.fields[f]) for f in benchmark.contamination)
+        yield TestItem(benchmark.id, item.id, tuple(parts))
 
 
 def _load(rows: Rows, benchmark: Benchmark, what: str, context: DataContext, folder: Path, count: int) -> list[Item]:

@@ -110,7 +110,7 @@ def evaluate(
     for done, b in enumerate(chosen):
         if progress:
             progress(b.id, done, len(chosen))
-        if b.scorer == "judge":
+        if b.scorer != "lm_eval":
             results.append(_unmeasured(b))
             continue
         column, items = _column(model, b, tests[b.id], pools[b.id], seed, apply_chat_template)
@@ -165,6 +165,8 @@ def _check_pool(b: Benchmark, items: Sequence[Item], pool: Sequence[Item]) -> No
 
 
 def _unmeasured(b: Benchmark) -> ColumnResult:
+    if b.scorer == "none":
+        return ColumnResult(b.id, b.metric, 0, 0, None, None, "not measured", "declared as test text alone")
     access = ", and its data are gated" if b.gated else ""
     reason = f"answers are scored by a judge model, which evaluation does not run{access}"
     return ColumnResult(b.id, b.metric, 0, 0, None, None, "not measured", reason)

@@ -7,11 +7,11 @@ overlaps are the contamination gate's work; this gives exact, cheap and explaina
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from decontam.text import normalise
+from decontam.tokens import clean, words
 from evals.data import Chooser, Item, ValidationItem, draw, load_items, load_validation_pool, unlimited
 from evals.read import DataContext
 from evals.suite import Rendering, Suite
@@ -35,6 +35,11 @@ class Keyed(Protocol):
         """The text that is compared."""
 
 
+def normalise(text: str) -> str:
+    """`text` as its tokens joined by blanks: case, punctuation and white space folded."""
+    return " ".join(words(clean(text)))
+
+
 @dataclass(frozen=True, slots=True)
 class Overlap:
     """One removed row, the row that it shares something with, and what: `key:NAME` or `text`."""
@@ -45,6 +50,7 @@ class Overlap:
 
 
 T = TypeVar("T", bound=Keyed)
+Leaks = Callable[[Sequence[ValidationItem], Sequence[str]], Mapping[str, str]]
 
 
 def drop_overlaps(rows: Sequence[T], others: Iterable[Keyed], what: str, other: str) -> tuple[list[T], list[Overlap]]:
@@ -101,10 +107,14 @@ def split_without_overlaps(
     context: DataContext,
     *,
     rendering: Rendering | None = None,
+    leaks: Leaks | None = None,
     choose: Chooser | None = None,
 ) -> Splits:
     """Load tests and validation, drop validation items found in a test, draw `n` (or let `choose` choose them), drop
     seeds found in either.
+
+    `leaks` is the contamination check: which of the items that are left match test items of the columns that it is
+    given, by id, and how.
 
     Tests are loaded whole, whatever the context's limit. Judge-scored benchmarks are left out: they may be gated,
     and their cells stay empty anyway.
@@ -117,6 +127,15 @@ def split_without_overlaps(
     pool: list[ValidationItem] = load_validation_pool(suite, set_name, context, rendering=rendering)
     strict = [item for name, items in tests.items() if name not in declared.same_items_as for item in items]
     pool, dropped = drop_overlaps(pool, strict, what, "the tests")
+    if leaks is not None:
+        found = leaks(pool, [name for name in tests if name not in declared.same_items_as])
+        dropped += [Overlap(i.id, found[i.id].partition(" ")[2], found[i.id]) for i in pool if i.id in found]
+        pool = [item for item in pool if item.id not in found]
+        if not pool:
+            raise InputError(
+                f"Nothing is left of {what}: all of its items match test items; use items that the tests do not "
+                "contain, or declare same_items_as."
+            )
     count = declared.count if n is None else n
     drawn = draw(pool, count, seed, f"After {len(dropped)} overlaps with the tests were dropped, {what}", choose)
     shared: dict[str, int] = {}

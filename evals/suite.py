@@ -95,23 +95,26 @@ class Template:
 class Benchmark:
     """One column of a suite. `contamination` lists the fields that are test text for decontamination.
 
+    In text mode all of them have to stand in one training text, in n-gram mode their coverages are averaged, and for
+    embeddings they are joined, so a field that says little by itself belongs in the list only beside one that does.
     `keys` maps the name of an identifier that other data share (for example `pmid`) to a field;
     `cluster_key` names the field whose equal values are not independent. `scorer: judge` marks answers that
-    need a judge: the cell stays empty until one has scored them.
+    need a judge: the cell stays empty until one has scored them. `scorer: none` declares test text alone: nothing is
+    evaluated, and neither template nor answer is needed.
     """
 
     __pydantic_config__ = _CLOSED
 
     id: str
     rows: Rows
-    template: Template
     contamination: tuple[str, ...]
+    template: Template = Template(prompt="{{ question }}")
     metric: Metric = "acc"
     shots: int = 0
     pool: Rows | None = None
     cluster_key: str | None = None
     keys: Mapping[str, str] = field(default_factory=dict)
-    scorer: Literal["lm_eval", "judge"] = "lm_eval"
+    scorer: Literal["lm_eval", "judge", "none"] = "lm_eval"
     licence: str = ""
     gated: bool = False
     description: str = ""

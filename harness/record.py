@@ -22,7 +22,8 @@ SCHEMA_VERSION = 1
 class ColumnScore:
     """One benchmark's score: `accuracy` in [0, 1] and its standard error over items (clustered where declared).
 
-    `guided` marks a benchmark whose items, of any split, guided the run.
+    `guided` marks a benchmark whose items, of any split, guided the run. The `clean_` fields are of the items that
+    nothing which was used for the run matches (data set, validation items); None where that is not known.
     """
 
     column: str
@@ -33,6 +34,9 @@ class ColumnScore:
     status: str = "measured"
     reason: str = ""
     guided: bool = False
+    clean_n: int | None = None
+    clean_accuracy: float | None = None
+    clean_stderr: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,10 @@ class StageCount:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """A run in numbers. `columns` are of the fine-tuned target, `base_columns` of the target before it."""
+    """A run in numbers. `columns` are of the fine-tuned target, `base_columns` of the target before it.
+
+    `contamination` holds the reports of the contamination check (`decontam/report.py`), one for every pair.
+    """
 
     run: str
     method: str
@@ -89,6 +96,7 @@ class RunRecord:
     counts: Sequence[StageCount]
     validity_flags: Sequence[str]
     data_metrics: Mapping[str, Any] = field(default_factory=dict)
+    contamination: Sequence[Mapping[str, Any]] = ()
     schema: int = SCHEMA_VERSION
 
     def write(self, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +37,10 @@ class Plan:
     suite: Suite
     policy: tuple[str, Path] | None = None
     other_tests: Suite | None = None
+
+    def with_config(self, **changes: Any) -> Plan:
+        """The plan with some sections of its settings replaced."""
+        return dataclasses.replace(self, config=self.config.model_copy(update=changes))
 
     @property
     def tests(self) -> Suite:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.record import ColumnScore, RunRecord
+from results.contamination import any_unclean, clean_cell
 from results.runs import BASE, TUNED, Items
 from results.statistics import paired_items
 from results.text import count, percent
@@ -80,6 +81,8 @@ def accuracy_rows(arms: Sequence[Arm], base_title: str = "base") -> list[list[st
         base = next((b for b in bases if b is not None), None) if same_base else None
         cells = [score_cell(s, s is not None and s.guided) for s in scores]
         rows.append([name, str(shown.n) if shown and shown.n else "", score_cell(base), *cells])
+        if any_unclean([arm.record for arm in arms if arm.record]):
+            rows.append(["  clean items", "", "", *[clean_cell(s) for s in scores]])
         rows.append(["  minus base", "", "", *[difference_cell(arm, arm, BASE, name) for arm in arms]])
         if len(arms) > 1:
             others = [difference_cell(arm, first, TUNED, name) for arm in arms[1:]]

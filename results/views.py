@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.errors import InputError
 from results.compare import render_compare
+from results.contamination import any_unclean, clean_cell, contamination_lines
 from results.export import OUTPUTS, describe, export_run
 from results.runs import Run, last_event, load_items, load_run, run_folders
 from results.tables import GUIDED_MARK, GUIDED_NOTE, Arm, cost_rows, difference_cell, score_cell
@@ -68,6 +69,7 @@ def render_show(run_folder: Path) -> str:
     lines.append(ONE_DRAW)
     lines += ["", "Rows in, kept, rejected by reason", *aligned(_counts(run))]
     lines += _shortened(run)
+    lines += _contamination(run)
     lines += _signal(run)
     lines += ["", "Tokens and seconds by role", *aligned(cost_rows([arm]), left=2)]
     lines += _metrics(run.record.data_metrics) + _outputs(run_folder)
@@ -107,11 +109,15 @@ def _facts(run: Run) -> list[str]:
 def _accuracy(arm: Arm) -> list[list[str]]:
     rows = [["column", "items", "base", "tuned", "difference"]]
     assert arm.record is not None
+    if clean := any_unclean([arm.record]):
+        rows[0].append("tuned, clean items")
     for column in arm.record.columns:
         difference = difference_cell(arm, arm, "base", column.column)
         base = score_cell(arm.base(column.column))
         items = str(column.n) if column.n else ""
         rows.append([column.column, items, base, score_cell(column, column.guided), difference])
+        if clean:
+            rows[-1].append(clean_cell(column))
     return rows
 
 
@@ -143,6 +149,13 @@ def _shortened(run: Run) -> list[str]:
     counts = run.record.counts if run.record else ()
     cut = [kept_together(f"{c.stage} {count(c.shortened)} of {count(c.rows_in)}") for c in counts if c.shortened]
     return wrapped(f"Documents shortened to fit a model's context: {', '.join(cut)}") if cut else []
+
+
+def _contamination(run: Run) -> list[str]:
+    """What was found between each pair of texts that the run checked."""
+    reports = run.record.contamination if run.record else ()
+    lines = [line for report in reports for line in wrapped(" ".join(contamination_lines(report)))]
+    return ["", "Contamination check, by pair", *lines] if lines else []
 
 
 _DIAGNOSTICS = {

@@ -107,6 +107,41 @@ def _configure_grpo(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="the result as JSON")
 
 
+def _decontam(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from evals.against import load_against
+    from evals.read import DataContext
+    from harness.bench.decontam import render, run_bench
+
+    items = load_against(args.against, DataContext()).items if args.against else ()
+    try:
+        sizes = [_positive(int(size), "--sizes") for size in args.sizes.split(",") if size.strip()]
+    except ValueError:
+        raise ConfigError(f"--sizes {args.sizes!r}: give numbers of documents, such as 10000,300000") from None
+    result = run_bench(
+        train=args.train,
+        items=items,
+        documents=_positive(args.documents, "--documents"),
+        count=_positive(args.items, "--items"),
+        sizes=sizes,
+    )
+    emit(json.dumps(asdict(result), indent=2) if args.json else render(result))
+    return 0
+
+
+def _configure_decontam(parser: Parser) -> None:
+    line = "training rows, cut into pieces of 200 words (default: made-up texts)"
+    parser.add_argument("--train", nargs="+", metavar="FILE", default=[], help=line)
+    line = "test items, as for 'harness decontam' (default: made-up items)"
+    parser.add_argument("--against", nargs="+", metavar="NAME", default=[], help=line)
+    parser.add_argument("--documents", type=int, metavar="N", default=26_000, help="documents (default: 26000)")
+    parser.add_argument("--items", type=int, metavar="N", default=3000, help="test items (default: 3000)")
+    line = "numbers of made-up documents that cost and memory are shown for (default: 10000,30000,100000,300000)"
+    parser.add_argument("--sizes", metavar="LIST", default="10000,30000,100000,300000", help=line)
+    parser.add_argument("--json", action="store_true", help="the result as JSON")
+
+
 def _configure(parser: Parser) -> None:
     actions = parser.add_subparsers(metavar="WHAT", required=True)
     for command in ACTIONS:
@@ -120,6 +155,16 @@ ACTIONS = (
         _configure_grpo,
         _grpo,
         "harness bench grpo --steps 10 --turns 5",
+    ),
+    Command(
+        "decontam",
+        "the contamination check against one server request per n-gram (HARNESS_ES_URL), and as documents grow",
+        _configure_decontam,
+        _decontam,
+        """
+        harness bench decontam
+        harness bench decontam --train data.jsonl --against benchmarks:medqa --sizes 10000
+        """,
     ),
     Command(
         "influence",

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import harness
-from harness.cli import bench, browsing, lab, listing, planning, running
+from harness.cli import bench, browsing, decontam, lab, listing, planning, running
 from harness.cli.command import Command, Parser, emit
 from harness.errors import HarnessError
 
@@ -19,6 +19,7 @@ GROUPS: tuple[tuple[str, tuple[Command, ...]], ...] = (
     ("Running", running.COMMANDS),
     ("Before a run", planning.COMMANDS),
     ("Results", browsing.COMMANDS),
+    ("Contamination", decontam.COMMANDS),
     ("What there is to choose from", listing.COMMANDS),
     ("The lab", lab.COMMANDS),
     ("Benchmarks", bench.COMMANDS),

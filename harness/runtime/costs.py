@@ -172,6 +172,7 @@ def estimate_stage(e: Estimator, name: str) -> Cost | None:
         "warmup": _warmup,
         "grpo": _grpo,
         "regenerate": _regenerate,
+        "decontaminate": _decontaminate,
         "score": _score,
         "dataset": _dataset,
         "finetune": _finetune,
@@ -369,6 +370,12 @@ def _samples(e: Estimator) -> int | None:
     if (many := _draws_per_seed(e)) > 1:
         return round(draws / many)
     return round(draws * SURVIVE * (e.config.select.keep if e.config.select else 1.0))
+
+
+def _decontaminate(e: Estimator) -> Cost | None:
+    made = _regenerate(e)
+    modes = ", ".join(e.config.decontam.modes)
+    return Cost(made.out, made.out, note=f"duplicates and test text ({modes}) go") if made else None
 
 
 def _dataset(e: Estimator) -> Cost | None:

@@ -11,9 +11,11 @@ from typing import Any
 
 from harness.record import ColumnScore, RunRecord, StageCost, StageCount
 from harness.runtime.assemble import Assembly
+from harness.runtime.clean import with_clean_scores
 from harness.shards import Summary, read_records, read_rows, write_table, write_text
 from harness.stage import Stage, stage_folder
 from harness.types import Sample, Seed, chat
+from results.contamination import contamination_lines
 
 
 def write_outputs(assembly: Assembly, store: Path, folder: Path, summaries: Mapping[str, Summary]) -> RunRecord:
@@ -21,7 +23,7 @@ def write_outputs(assembly: Assembly, store: Path, folder: Path, summaries: Mapp
     by_name = {stage.name: stage for stage in assembly.stages}
     samples = read_records(stage_folder(store, by_name["dataset"]), Sample)
     seeds = read_records(stage_folder(store, by_name["sources"]), Seed)
-    record = _record(assembly, folder, summaries, samples)
+    record = _record(assembly, store, folder, summaries, samples)
     lines = [json.dumps({"messages": chat(s.messages), "id": s.id}, ensure_ascii=False) for s in samples]
     write_text(folder / "dataset.jsonl", "\n".join(lines) + "\n")
     write_text(folder / "README.md", _card(assembly, record, samples, seeds, by_name, summaries))
@@ -54,7 +56,18 @@ def _columns(assembly: Assembly, summary: Summary) -> list[ColumnScore]:
     ]
 
 
-def _record(assembly: Assembly, folder: Path, summaries: Mapping[str, Summary], samples: Sequence[Sample]) -> RunRecord:
+def _scores(assembly: Assembly, store: Path, by_name: Mapping[str, Summary], stage: str) -> list[ColumnScore]:
+    """A model's columns, with their scores on clean items where the data were checked against these very tests."""
+    columns = _columns(assembly, by_name[stage])
+    if assembly.plan.other_tests is not None:
+        return columns
+    found = next(s for s in assembly.stages if s.name == stage)
+    return with_clean_scores(columns, read_rows(stage_folder(store, found)), by_name["decontaminate"].notes["touched"])
+
+
+def _record(
+    assembly: Assembly, store: Path, folder: Path, summaries: Mapping[str, Summary], samples: Sequence[Sample]
+) -> RunRecord:
     c = assembly.plan.config
     by_name = {stage.name: summaries[stage.identity] for stage in assembly.stages}
     cost = [
@@ -82,12 +95,13 @@ def _record(assembly: Assembly, folder: Path, summaries: Mapping[str, Summary], 
         budget=c.budget,
         reads_validation=assembly.reads_validation,
         guided_columns=assembly.guided_columns,
-        columns=_columns(assembly, by_name["evaluate"]),
-        base_columns=_columns(assembly, by_name["evaluate_base"]),
+        columns=_scores(assembly, store, by_name, "evaluate"),
+        base_columns=_scores(assembly, store, by_name, "evaluate_base"),
         cost=cost,
         counts=counts,
         validity_flags=_flags(assembly, by_name),
         data_metrics=_data_metrics(samples),
+        contamination=by_name["decontaminate"].notes["contamination"],
     )
 
 
@@ -201,13 +215,14 @@ def _card(
         "## Filters",
         "",
     ]
-    for name in ("sources", "initial", "regenerate", "dataset"):
+    for name in ("sources", "initial", "regenerate", "decontaminate", "dataset"):
         if name in by_name:
             lines.append(f"- {name}: {summaries[by_name[name].identity].line()}")
     lines += [
         "",
-        "Contamination: pairs that contain a test question of the suite, or are contained in one (exact text, from 8 "
-        "tokens), were removed and are counted above.",
+        "## Contamination",
+        "",
+        *[f"- {line}" for report in record.contamination for line in contamination_lines(report)],
         "",
         "## Data",
         "",

@@ -10,6 +10,7 @@ from harness.stage import Stage
 from methods.plan import Plan
 from methods.signals.catalogue import signal_needs
 from methods.stages.dataset import Selection, dataset
+from methods.stages.decontaminate import decontaminate
 from methods.stages.scoring import score_stage
 from methods.stages.sources import sources
 from methods.stages.synthesis import initial, regenerate
@@ -43,12 +44,13 @@ def common(plan: Plan, signal: str | None, first: Stage | None = None) -> Common
 
 
 def finish(plan: Plan, base: Common, signal: str, policy: Stage | None, *, per_seed: int, best: bool) -> list[Stage]:
-    """Regenerate, select where asked, gate, fine-tune and evaluate: the tail that all drivers share."""
+    """Regenerate, gate, select where asked, fine-tune and evaluate: the tail that all drivers share."""
     select = plan.config.select
     if select and best:
         raise ConfigError(f"driver '{plan.config.driver}' selects already; drop select, or use another driver")
     keep = select.keep if select else 1.0
-    samples = regenerate(plan, base.source, policy, per_seed=per_seed, keep=keep, best=best)
+    generated = regenerate(plan, base.source, policy, per_seed=per_seed, keep=keep, best=best)
+    samples = decontaminate(plan, generated, base.source)
     scores: Stage | None = None
     selection: Selection = "none"
     if best or select:

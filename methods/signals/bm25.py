@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from decontam.text import normalise
+from decontam.tokens import clean
+from decontam.tokens import words as tokens
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +35,7 @@ class Bm25:
         from scipy.sparse import csr_matrix
 
         self._k1, self._b = k1, b
-        words = [normalise(text).split() for text in queries]
+        words = [tokens(clean(text)) for text in queries]
         own = words[: collection if collection is not None else len(words)]
         self._average = max(1.0, sum(map(len, own)) / max(1, len(own)))
         self._terms = {term: i for i, term in enumerate(sorted({t for item in words for t in item}))}
@@ -50,7 +51,7 @@ class Bm25:
 
         saturated = np.zeros((len(self._terms), len(documents)))
         for column, text in enumerate(documents):
-            words = normalise(text).split()
+            words = tokens(clean(text))
             scale = self._k1 * (1 - self._b + self._b * len(words) / self._average)
             for term, count in Counter(words).items():
                 if term in self._terms:

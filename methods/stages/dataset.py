@@ -1,4 +1,4 @@
-"""`dataset`: what is trained on: the survivors of duplicate removal, contamination gate and selection, to the line."""
+"""`dataset`: what is trained on: of the pairs that passed the gate, the selected ones, to the line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from harness.stage import Stage, StageRun
 from harness.types import Reject, Sample, Score
 from methods.plan import Plan
 from methods.signals.catalogue import signal_info
-from methods.stages.gate import Gate
 from methods.stages.lengths import Weigh, line_settings, weigher
 
 Selection = Literal["none", "top_share", "best_of_seed"]
@@ -24,18 +23,16 @@ def dataset(plan: Plan, samples: Stage, scores: Stage | None, selection: Selecti
         "selection": selection,
         "keep": c.select.keep if c.select and selection == "top_share" else None,
         **line_settings(plan),
-        "suite": plan.suite_identity,
     }
 
     def work(run: StageRun) -> Mapping[str, Any]:
-        pool = run.records("regenerate", Sample)
-        gated = Gate(plan).accept(pool)
+        pool = run.records(samples.name, Sample)
         values: dict[str, float | None] = {}
         if scores:
             sign = 1.0 if signal_info(scores.signal).spec.direction == "higher" else -1.0
             found = run.records("score", Score)
             values = {s.item_id: None if s.value is None else sign * s.value for s in found}
-        chosen, dropped = choose(gated.kept, values, selection, c.select.keep if c.select else 1.0)
+        chosen, dropped = choose(pool, values, selection, c.select.keep if c.select else 1.0)
         weigh = weigher(plan)
         kept, beyond = trim(chosen, weigh, c.budget)
         if chosen and not kept and weigh is not None:
@@ -45,8 +42,8 @@ def dataset(plan: Plan, samples: Stage, scores: Stage | None, selection: Selecti
             )
         if not kept:
             raise BudgetError(
-                f"no sample is left for the data set of {len(pool)} generated; see the rejects of stages regenerate "
-                "and dataset with 'harness show'"
+                f"no sample is left for the data set of {len(pool)} that passed the gate; see the rejects of stages "
+                "regenerate, decontaminate and dataset with 'harness show'"
             )
         notes: dict[str, Any] = {"samples": len(kept)}
         if weigh is not None and not beyond and (size := sum(map(weigh, kept))) < c.budget:
@@ -57,11 +54,10 @@ def dataset(plan: Plan, samples: Stage, scores: Stage | None, selection: Selecti
                     "lower --budget, or set allow_shortfall, which trims the comparison"
                 )
             notes["shortfall"] = round(1 - size / c.budget, 4)
-        rejects = [*gated.rejects, *dropped, *beyond]
-        run.write(0, ShardOutput(kept, rejects, rows_in=len(pool)), 0.0)
+        run.write(0, ShardOutput(kept, [*dropped, *beyond], rows_in=len(pool)), 0.0)
         return notes
 
-    return Stage("dataset", 1, settings, (samples, scores) if scores else (samples,), work)
+    return Stage("dataset", 2, settings, (samples, scores) if scores else (samples,), work)
 
 
 def choose(

@@ -16,6 +16,7 @@ from harness.synthesis.seeds import SeedLimits, SeedReport, load_seeds
 from harness.types import Message, Reject
 from methods.plan import Plan
 from methods.signals.base import ValidationExample
+from methods.stages.gate import gate_settings, leaks
 from methods.stages.guide import check_guide, guide_answers, guide_choice
 
 
@@ -45,13 +46,13 @@ def sources(plan: Plan) -> Stage:
     settings: dict[str, Any] = {
         "seeds": origin,
         "guide": c.guide.model_dump(mode="json"),
-        "suite": plan.suite_identity,
+        **gate_settings(plan),
         "seed": c.synthesis_seed,
     }
     if c.guide.strategy != "random":
         settings["embedder"] = embedder_identity(c.models.embedder)
     inputs = (guide_answers(plan),) if c.guide.strategy == "capability_tree" else ()
-    return Stage("sources", 2, settings, inputs, lambda run: _work(run, plan))
+    return Stage("sources", 3, settings, inputs, lambda run: _work(run, plan))
 
 
 def _read_seeds(plan: Plan) -> SeedReport:
@@ -90,6 +91,7 @@ def _work(run: StageRun, plan: Plan) -> Mapping[str, Any]:
         report.seeds,
         plan.data,
         rendering=c.guide.rendering,
+        leaks=lambda rows, columns: leaks(plan, rows, columns),
         choose=choice,
     )
     withheld = int(len(split.validation) * c.guide.withhold)

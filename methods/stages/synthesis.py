@@ -27,7 +27,7 @@ from harness.synthesis.validity import ValiditySettings
 from harness.types import Sample, Seed, Usage, derive_seed
 from methods.plan import Plan
 from methods.stages.dataset import kept_count
-from methods.stages.gate import Gate
+from methods.stages.gate import Gate, gate_settings
 from methods.stages.lengths import Weigh, line_settings, weigher
 
 
@@ -157,13 +157,13 @@ def regenerate(plan: Plan, source: Stage, policy: Stage | None, *, per_seed: int
         "passes": c.synthesis.max_passes,
         "allow_shortfall": c.allow_shortfall,
         "shard": c.synthesis.shard_size,
-        "suite": plan.suite_identity,
+        **gate_settings(plan),
         "seed": c.synthesis_seed,
     }
     inputs = (source, policy) if policy else (source,)
     return Stage(
         "regenerate",
-        1,
+        2,
         settings,
         inputs,
         lambda run: _regenerate(run, plan, policy, per_seed=per_seed, keep=keep, best=best),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from commands import finished, run_folders
+from elastic_nodes import VERSIONS, Node, start_node
 
 SETTINGS = (
     *("--target", "nano", "--scale", "smoke", "--seed", "3"),
@@ -48,3 +50,11 @@ def reference(lab: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("reference")
     finished(["run", *OPTIMSYN, "--runs", str(base / "runs"), "--quiet"], base)
     return run_folders(base / "runs")[0]
+
+
+@pytest.fixture(scope="session", params=VERSIONS)
+def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A live Elasticsearch node of each major version, one at a time."""
+    running = start_node(request.param, tmp_path_factory.mktemp(f"elasticsearch-{request.param}"))
+    yield running
+    running.stop()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from evals.data import contamination_texts, load_items, load_validation, load_validation_pool
+from evals.data import contamination_items, load_items, load_validation, load_validation_pool
 from evals.overlap import drop_overlaps, split_without_overlaps
 from evals.read import DataContext, read_jsonl
 from evals.suite import Suite, list_suites, load_suite
@@ -53,7 +53,7 @@ def items_of(path: Path) -> list[object]:
 
 
 def test_packaged_suites_load_and_name_their_guides() -> None:
-    assert list_suites() == ["lab", "medical", "pubmedqa"]
+    assert list_suites() == ["benchmarks", "lab", "medical", "pubmedqa"]
     assert load_suite("lab").guided_columns("asked") == ("lab_asked",)
     medical = load_suite("medical")
     assert len(medical.benchmarks) == 6
@@ -64,7 +64,7 @@ def test_packaged_suites_load_and_name_their_guides() -> None:
 
 def test_loading_a_suite_imports_no_model_library() -> None:
     code = (
-        "import sys; from evals.suite import load_suite; import decontam.text, evals.data; load_suite('medical');"
+        "import sys; from evals.suite import load_suite; import decontam.check, evals.data; load_suite('medical');"
         "print([m for m in ('torch', 'transformers', 'lm_eval', 'datasets', 'pandas') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -85,8 +85,8 @@ def test_documented_example(exam: Path) -> None:
     assert pool[0].messages[1].content == (
         "Negligence is a breach of a duty of care; it needs no intention.\n\nThe answer is An intention."
     )
-    texts = list(contamination_texts(suite, DataContext(limit=1)))
-    assert [t.item_id for t in texts] == ["1", "2", "3"], "the limit of evaluation does not limit decontamination"
+    texts = list(contamination_items(suite, DataContext(limit=1)))
+    assert [t.id for t in texts] == ["1", "2", "3"], "the limit of evaluation does not limit decontamination"
 
 
 def test_draw_depends_on_the_seed_alone(exam: Path) -> None:

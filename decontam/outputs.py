@@ -1,0 +1,203 @@
+"""What a check of files leaves: cleaned and removed rows, evidence, numbers, a table in open-instruct's shape, a page.
+
+Kept rows of JSONL are copied byte by byte. Everything is written under a temporary name and renamed, and `report.json`
+comes last: where it lies, the folder is complete.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from decontam.check import Check
+from decontam.corpus import PARTS, FileCorpus
+from decontam.evidence import Shown, evidence
+from decontam.report import Report
+from decontam.verdict import KINDS, Pairs, Verdicts, shown_score
+from harness.shards import replace_into, write_text
+from harness.synthesis.tables import read_rows
+
+REPORT = "report.json"
+EVIDENCE = "evidence.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Why a row was removed, or reported. `row` counts rows of `file` from 1; `score` is in `unit`.
+
+    `removes`: this pair is reason enough. `removed`: the text is gone, for this pair or another.
+    """
+
+    file: str
+    row: int
+    source: str
+    part: str
+    mode: str
+    score: float
+    unit: str
+    threshold: float | None
+    removes: bool
+    removed: bool
+    short: bool
+    benchmark: str
+    item: str
+    document: Shown
+    fields: tuple[Shown, ...]
+
+
+def strongest(check: Check, pairs: Pairs) -> Pairs:
+    """Of the hits, the best pair of each document, kind and benchmark."""
+    hits = pairs.select(pairs.hit)
+    benchmark = check.side.benchmark_of[hits.item]
+    # Within a document and kind, pairs come by falling score, so the first of a benchmark is its best.
+    _, first = np.unique(np.stack((hits.document, hits.kind, benchmark)), axis=1, return_index=True)
+    keep = np.zeros(len(hits), np.bool_)
+    keep[first] = True
+    return hits.select(keep)
+
+
+def collect(check: Check, corpus: FileCorpus, verdicts: Verdicts) -> Iterator[Evidence]:
+    """Evidence for all hits, in order of documents; reads the corpus once more."""
+    pairs = strongest(check, verdicts.pairs)
+    settings = check.settings
+    bounds = np.concatenate(([0], np.cumsum(corpus.rows_in)))
+    values = {"ngram": settings.ngram_threshold, "embedding": settings.embedding_threshold}
+    units = {"ngram": "share of tokens", "embedding": settings.embedding_unit}
+    begin = 0
+    for shard in corpus.shards():
+        end = int(np.searchsorted(pairs.document, shard.first + len(shard.texts)))
+        for k in range(begin, end):
+            document, item = int(pairs.document[k]), check.side.items[pairs.item[k]]
+            kind = KINDS[pairs.kind[k]]
+            shown, sides = evidence(kind, shard.text(document), item.fields, settings.ngram_size)
+            row = int(corpus.row_of[document])
+            file = int(np.searchsorted(bounds, row, side="right")) - 1
+            yield Evidence(
+                file=corpus.paths[file],
+                row=row - int(bounds[file]) + 1,
+                source=corpus.sources[corpus.source_of[document]],
+                part=PARTS[corpus.part_of[document]],
+                mode=kind,
+                score=round(float(shown_score(kind, pairs.score[k : k + 1], settings)[0]), 6),
+                unit=units.get(kind, "whole"),
+                threshold=values.get(kind),
+                removes=bool(pairs.removes[k]),
+                removed=bool(verdicts.removed[document]),
+                short=bool(check.side.short[pairs.item[k]]),
+                benchmark=item.benchmark,
+                item=item.id,
+                document=shown,
+                fields=sides,
+            )
+        begin = end
+
+
+def write_evidence(path: Path, found: Iterator[Evidence], keep: int) -> tuple[list[Evidence], int]:
+    """Write one JSON object a line; returns the `keep` strongest, and how many there are.
+
+    Whole copies are the strongest, then n-grams, then embeddings, each by falling score; what was removed comes first.
+    """
+    kept: list[Evidence] = []
+    count = 0
+
+    def strength(one: Evidence) -> tuple[bool, int, float]:
+        return not one.removes, [str(kind) for kind in KINDS].index(one.mode), -one.score
+
+    def write(temporary: Path) -> None:
+        nonlocal count
+        with open(temporary, "w", encoding="utf-8") as stream:
+            for one in found:
+                count += 1
+                kept.append(one)
+                if len(kept) >= 2 * keep:
+                    kept.sort(key=strength)
+                    del kept[keep:]
+                stream.write(json.dumps(asdict(one), ensure_ascii=False) + "\n")
+
+    replace_into(path, write)
+    return sorted(kept, key=strength)[:keep], count
+
+
+def write_rows(corpus: FileCorpus, removed: NDArray[np.bool_], folder: Path) -> None:
+    """Every file's rows, kept ones in `cleaned/`, the others in `removed/`, under the file's name."""
+    gone = np.zeros(corpus.rows, np.bool_)
+    gone[corpus.row_of[removed]] = True
+    before = 0
+    names: set[str] = set()
+    for path, count in zip(corpus.paths, corpus.rows_in, strict=True):
+        mine = gone[before : before + count]
+        before += count
+        name = Path(path).name if Path(path).is_file() else path.replace("/", "--").partition(":")[0] + ".jsonl"
+        number = 2
+        while name in names:
+            name, number = f"{number}-{Path(path).name}", number + 1
+        names.add(name)
+        write = _write_parquet if name.lower().endswith(".parquet") else _write_lines
+        # The removed file first: a cleaned file without it would hide what is gone.
+        replace_into(folder / "removed" / name, lambda p, mine=mine, path=path, write=write: write(path, mine, p))  # type: ignore[misc]
+        replace_into(folder / "cleaned" / name, lambda p, mine=mine, path=path, write=write: write(path, ~mine, p))  # type: ignore[misc]
+
+
+def _write_lines(path: str, wanted: NDArray[np.bool_], temporary: Path) -> None:
+    with ExitStack() as stack:
+        stream: Any
+        if path.lower().endswith(".gz"):
+            raw = stack.enter_context(open(temporary, "wb"))
+            # Without a time stamp, equal rows give equal files.
+            stream = stack.enter_context(gzip.GzipFile("", "wb", fileobj=raw, mtime=0))
+        else:
+            stream = stack.enter_context(open(temporary, "wb"))
+        for number, line in enumerate(_lines(path)):
+            if wanted[number]:
+                stream.write(line if line.endswith(b"\n") else line + b"\n")
+
+
+def _lines(path: str) -> Iterator[bytes]:
+    """The rows of a file as their bytes, or of a data set as JSON."""
+    if not Path(path).is_file():
+        for _, row in read_rows(path)[1]:
+            yield json.dumps(row, default=str).encode() + b"\n"
+        return
+    opener: Any = gzip.open if path.lower().endswith(".gz") else open
+    with opener(path, "rb") as stream:
+        yield from (line for line in stream if line.strip())
+
+
+def _write_parquet(path: str, wanted: NDArray[np.bool_], temporary: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as source, pq.ParquetWriter(temporary, source.schema_arrow) as target:
+        before = 0
+        for batch in source.iter_batches(batch_size=1024):
+            target.write_batch(batch.filter(pa.array(wanted[before : before + len(batch)])))
+            before += len(batch)
+
+
+def write_table(report: Report, folder: Path) -> None:
+    """One table per mode as open-instruct's `contamination_results.tsv`: the share of items found, by benchmark."""
+    name = "; ".join(report.train)
+    for mode in report.settings["modes"]:
+        cells = []
+        for rate in report.benchmarks:
+            asked = rate.items - rate.empty
+            cells.append(f"{rate.found.get(mode, 0) / asked:.4f}" if asked else "")
+        lines = ["\t".join(["", *report.against]), "\t".join([name, *cells])]
+        write_text(folder / f"contamination_results_{mode}.tsv", "\n".join(lines) + "\n")
+
+
+def read_report(folder: Path) -> Mapping[str, Any] | None:
+    """The report of a complete folder, as JSON; None where there is none."""
+    path = folder / REPORT
+    if not path.is_file():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found

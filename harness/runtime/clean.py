@@ -1,0 +1,31 @@
+"""Scores on the clean part of each benchmark: the test items that nothing which was used for the run matches."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from evals.evaluate import standard_error
+from harness.record import ColumnScore
+
+
+def with_clean_scores(
+    columns: Sequence[ColumnScore], rows: Sequence[Mapping[str, Any]], touched: Mapping[str, Collection[str]]
+) -> list[ColumnScore]:
+    """`columns` with the score over the items of `rows` (`task`, `item_id`, `correct`, `cluster`) not in `touched`."""
+    scored = []
+    for column in columns:
+        mine = [row for row in rows if row["task"] == column.column]
+        clean = [row for row in mine if row["item_id"] not in touched.get(column.column, ())]
+        if column.accuracy is None or not mine:
+            scored.append(column)
+        elif not clean:
+            scored.append(replace(column, clean_n=0))
+        else:
+            correct = [bool(row["correct"]) for row in clean]
+            error = standard_error(correct, [row["cluster"] or "" for row in clean])
+            scored.append(
+                replace(column, clean_n=len(clean), clean_accuracy=sum(correct) / len(correct), clean_stderr=error)
+            )
+    return scored

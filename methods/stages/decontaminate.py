@@ -1,0 +1,49 @@
+"""`decontaminate`: the gate applied to the generated pairs, with its evidence and a report of both pairs by name.
+
+The pairs are the data against the benchmarks, and the validation items against the benchmarks: who reads a score has to
+know of either. Test items that something which was used still matches are listed, so that each benchmark can be scored
+on the others too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from decontam.engines import open_backend
+from harness.shards import ShardOutput
+from harness.stage import Stage, StageRun
+from harness.types import Sample
+from methods.plan import Plan
+from methods.stages.gate import Gate, gate_settings, prompt_gate
+from methods.stages.sources import GuideRow
+
+
+def decontaminate(plan: Plan, samples: Stage, source: Stage) -> Stage:
+    """The generated pairs that passed the gate as main table, what matched as side table `evidence`."""
+
+    def work(run: StageRun) -> Mapping[str, Any]:
+        pool = run.records(samples.name, Sample)
+        guides = run.records(source.name, GuideRow, "validation")
+        backend = open_backend(plan.config.decontam, scratch=run.folder)
+        try:
+            gate = Gate(plan, backend=backend)
+            gated = gate.accept(pool)
+        finally:
+            backend.close()
+        usage = gate.embedder.usage() if gate.embedder else []
+        guide = f"validation set {plan.config.guide.set}"
+        guide_check = prompt_gate(plan, None).look(guides, guide) if guides else None
+        checks = [c for c in (gated.checked, guide_check) if c is not None]
+        evidence = [hit for c in checks for hit in c.hits]
+        run.write(0, ShardOutput(gated.kept, gated.rejects, usage, {"evidence": evidence}, rows_in=len(pool)), 0.0)
+        touched: dict[str, set[str]] = {}
+        for found in (c.kept_touched if c is gated.checked else c.report.touched for c in checks):
+            for benchmark, items in found.items():
+                touched.setdefault(benchmark, set()).update(items)
+        return {
+            "contamination": [c.report.to_json() for c in checks],
+            "touched": {name: sorted(items) for name, items in touched.items()},
+        }
+
+    return Stage("decontaminate", 1, gate_settings(plan), (samples, source), work)
