@@ -10,6 +10,7 @@ seconds. What this gives up: several addresses of one cluster, and cloud ids.
 from __future__ import annotations
 
 import logging
+import re
 import ssl
 import time
 from base64 import b64encode
@@ -207,7 +208,7 @@ def _passing(error: Exception) -> bool:
         return False
     if isinstance(error, elasticsearch.ConnectionError | elasticsearch.ConnectionTimeout):
         return True
-    return _status(error) in _PASSING
+    return _status(error) in _PASSING and not _disk_is_full(_cause(error)[1])
 
 
 def _cause(error: Exception) -> tuple[str, str]:
@@ -221,7 +222,7 @@ def _cause(error: Exception) -> tuple[str, str]:
         kind = str(body.get("type") or roots[0].get("type", ""))
         reason = str(roots[0].get("reason") or body.get("reason") or body)
     elif body:
-        reason = str(body)
+        reason = re.sub(r"<[^>]*>", " ", str(body))  # a proxy answers with a page
     return kind, " ".join(reason.split())[:300]
 
 
@@ -253,6 +254,11 @@ def explain(error: Exception, server: Server, doing: str, *, greeting: bool, tim
     raise error
 
 
+def _disk_is_full(reason: str) -> bool:
+    """Servers answer a write to a full disk with 429 or 403, like what passes and what is forbidden."""
+    return any(mark in reason for mark in _DISK)
+
+
 def _reason(error: Any) -> str:
     """What a connection failed with, on one line; the client has it as a cause or in its message."""
     return " ".join(str(error.errors[0] if error.errors else error.message).split())[:300]
@@ -277,7 +283,7 @@ def _explain_status(error: Exception, server: Server, doing: str) -> HarnessErro
         if server.credentials:
             return PrerequisiteError(f"{where} refuses the credentials (HTTP 401); check {server.credentials}")
         return PrerequisiteError(f"{where} wants credentials (HTTP 401); set {API_KEY}, or {USERNAME} and {PASSWORD}")
-    if any(mark in reason for mark in _DISK):
+    if _disk_is_full(reason):
         return DiskFullError(f"the disk of {where} is full; free some space there, then run again ({reason})")
     if status == 403:
         return PrerequisiteError(

@@ -172,9 +172,6 @@ class Index:
             self._actions(shard),
             chunk_size=_BULK_DOCUMENTS,
             max_chunk_bytes=_BULK_BYTES,
-            max_retries=5,
-            initial_backoff=0.5,
-            max_backoff=8,
             raise_on_error=False,
             require_alias=True,
         )

@@ -265,7 +265,7 @@ def refusal(environment: dict[str, str], without: str = "", **changed: str) -> s
     environment = {k: v for k, v in environment.items() if k != without} | changed
     with pytest.raises(PrerequisiteError) as error:
         Client(Server.from_environment(environment))
-    assert PASSWORD not in str(error.value) and "wrong" not in str(error.value)
+    assert PASSWORD not in str(error.value) and "another" not in str(error.value)
     return line(error)
 
 
@@ -283,7 +283,7 @@ def test_untrusted_certificate(proxied: dict[str, str]) -> None:
 
 
 def test_wrong_credentials(proxied: dict[str, str]) -> None:
-    said = refusal(proxied, HARNESS_ES_PASSWORD="wrong")
+    said = refusal(proxied, HARNESS_ES_PASSWORD="another")
     assert "refuses the credentials (HTTP 401); check HARNESS_ES_USERNAME and HARNESS_ES_PASSWORD" in said
 
 
