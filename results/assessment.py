@@ -197,15 +197,17 @@ def render_assessment(assessment: Assessment) -> str:
 
 def _realised(assessment: Assessment) -> list[str]:
     tilts = sorted({s.tilt for s in assessment.subsets})
+    worlds = sorted({s.world for s in assessment.subsets})
     return [
-        "Spearman correlation of a subset's mean score with what fine-tuning on it gave: mean over worlds with",
-        f"Student's 95 % interval. `own`: over the arm's own subsets (tilts {', '.join(f'{t:g}' for t in tilts)});",
-        "`all`: over all subsets of the world, whoever tilted them. Loss: the drop of the right answers' mean loss.",
+        "Spearman correlation of a subset's mean score with what fine-tuning on it gave: mean over worlds [lowest,",
+        f"highest world]; worlds {whole_ranges(worlds)}. `own`: over the arm's own subsets (tilts",
+        f"{', '.join(f'{t:g}' for t in tilts)}); `all`: over all subsets of the world, whoever tilted them.",
+        "Loss: the drop of the right answers' mean loss.",
         "",
         *markdown_table(
             ["arm", "own, accuracy", "own, loss", "all, accuracy", "all, loss"],
             [
-                [a.arm, *[_mean_interval(side.get(k)) for side in (a.own, a.across) for k in ("accuracy", "loss_drop")]]
+                [a.arm, *[_signed(side.get(k)) for side in (a.own, a.across) for k in ("accuracy", "loss_drop")]]
                 for a in assessment.arms
             ],
         ),
@@ -236,12 +238,9 @@ def _interval(s: Spread | None) -> str:
     return "" if s is None or s.mean.low is None or s.mean.high is None else f"{s.mean.low:.2f} to {s.mean.high:.2f}"
 
 
-def _mean_interval(s: Spread | None) -> str:
-    if s is None:
-        return ""
-    if s.mean.low is None or s.mean.high is None:
-        return f"{s.mean.mean:+.2f}"
-    return f"{s.mean.mean:+.2f} [{s.mean.low:+.2f}, {s.mean.high:+.2f}]"
+def _signed(s: Spread | None) -> str:
+    """A correlation: its interval over worlds would not know the bound at 1."""
+    return "" if s is None else f"{s.mean.mean:+.2f} [{s.lowest:+.2f}, {s.highest:+.2f}]"
 
 
 def _points(s: Spread | None) -> str:

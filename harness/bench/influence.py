@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from harness.bench import oracle
+from harness.bench.bergson import Bergson, BergsonScores, bergson_scores, find_bergson
 from harness.bench.less_loop import LessLoop
 from harness.bench.made import BenchSize, make_items, make_model, make_state
 from harness.bench.memory import peak_tensor_bytes
@@ -29,7 +30,7 @@ from methods.signals.diagnostics import spearman
 from methods.signals.influence.batches import batches, collate
 from methods.signals.influence.directions import Guidance, guidance, halves
 from methods.signals.influence.engine import LoraGradients, influence
-from methods.signals.influence.gamma import update_rule
+from methods.signals.influence.gamma import UpdateRule, update_rule
 
 PLAIN, ENGINE, LESS, BARE = "plain step", "engine", "LESS-style loop", "LESS-style loop, projection free"
 Progressed = Callable[..., None]
@@ -38,7 +39,10 @@ Progressed = Callable[..., None]
 
 @dataclass(frozen=True, slots=True)
 class BenchPlan:
-    """What to run. `slow` bounds the samples of the contestants that go one by one; `turns` are repetitions."""
+    """What to run. `slow` bounds the samples of the contestants that go one by one; `turns` are repetitions.
+
+    `bergson` is the Python of an environment that has it.
+    """
 
     size: BenchSize
     influence: InfluenceConfig
@@ -48,6 +52,7 @@ class BenchPlan:
     slow: int = 16
     full_logits: bool = False
     validation_sizes: tuple[int, ...] = (10, 1000)
+    bergson: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +149,10 @@ class InfluenceBench:
         """Scores of all samples."""
         return self.score(self.items, self.guidance)
 
-    def score(self, items: Sequence[Encoded], found: Guidance) -> torch.Tensor:
-        """The engine's scores of `items` [N], float64."""
+    def score(self, items: Sequence[Encoded], found: Guidance, rule: UpdateRule | None = None) -> torch.Tensor:
+        """The engine's scores of `items` [N], float64, under the plan's update rule or another."""
         aggregate = self.plan.influence.aggregate
-        dots, _ = influence(self.gradients, items, found.vectors, self.rule, cosine=aggregate != "mean_dot")
+        dots, _ = influence(self.gradients, items, found.vectors, rule or self.rule, cosine=aggregate != "mean_dot")
         return found.combine(dots, aggregate, ("a", "b")).max(dim=1).values
 
     def definition(self, items: Sequence[Encoded]) -> list[float]:
@@ -196,7 +201,9 @@ class _Trainable:
 
 def run_bench(plan: BenchPlan, progress: Progressed = lambda *_: None) -> BenchResult:
     """Build the model, run all contestants in turns, and compare the engine's scores with the definition's."""
+    bergson = find_bergson(plan.bergson) if plan.bergson else None
     bench = InfluenceBench(plan)
+    by_bergson = _run_bergson(bench, bergson, progress) if bergson else None
     slow = bench.items[: plan.slow]
     with bench.trainable():
         loop = LessLoop(bench.model, bench.validation, bench.state, plan.influence)
@@ -229,6 +236,8 @@ def run_bench(plan: BenchPlan, progress: Progressed = lambda *_: None) -> BenchR
     progress("memory", 0, 1)
     peaks = {name: peak_tensor_bytes(work[name][0], bench.device) for name in (PLAIN, ENGINE)}
     rows = [_row(name, seconds, items, peaks.get(name)) for name in items]
+    if bergson and by_bergson:
+        rows.append(_bergson_row(bench, bergson, by_bergson, statistics.median(seconds[PLAIN])))
     return BenchResult(
         machine=_machine(bench.device),
         plan=plan,
@@ -250,12 +259,52 @@ def _row(name: str, seconds: dict[str, list[float]], items: dict[str, Sequence[E
     return Row(name, count, count / middle, tokens / middle, statistics.median(ratios), min(ratios), max(ratios), peak)
 
 
+def _run_bergson(bench: InfluenceBench, bergson: Bergson, progress: Progressed) -> BergsonScores:
+    plan = bench.plan
+    progress(f"bergson {bergson.version}", 0, 1)
+    return bergson_scores(
+        bergson,
+        bench.model,
+        bench.items,
+        bench.validation,
+        plan.scoring,
+        batch_size=plan.batch_size,
+        turns=plan.turns,
+    )
+
+
+def _bergson_row(bench: InfluenceBench, bergson: Bergson, found: BergsonScores, plain: float) -> Row:
+    """bergson's row, its speed relative to `plain`, the plain step's median seconds on the same samples."""
+    engine = bench.score(bench.items, bench.guidance, UpdateRule(True, {}, {})).tolist()
+    same = _compare(found.scores, engine)
+    rank = "not defined" if same.spearman is None else f"{same.spearman:.4f}"
+    note = (
+        f"cosine of plain gradients, in a process of its own (torch {found.torch}) and not in turns; with the engine's "
+        f"scores under update=sgd: Spearman {rank}, largest difference {same.largest_error_of_rms:.1e} of their rms"
+    )
+    count, tokens = len(bench.items), sum(len(item.ids) for item in bench.items)
+    middle = statistics.median(found.seconds)
+    ratios = [plain / taken for taken in found.seconds]
+    return Row(
+        f"bergson {bergson.version}",
+        count,
+        count / middle,
+        tokens / middle,
+        plain / middle,
+        min(ratios),
+        max(ratios),
+        note=note,
+    )
+
+
 def _agreement(bench: InfluenceBench, items: Sequence[Encoded]) -> Agreement:
-    wanted = bench.definition(items)
-    got = bench.score(items, bench.guidance).tolist()
+    return _compare(bench.score(items, bench.guidance).tolist(), bench.definition(items))
+
+
+def _compare(got: Sequence[float], wanted: Sequence[float]) -> Agreement:
     rms = (sum(w * w for w in wanted) / len(wanted)) ** 0.5
     worst = max(abs(g - w) for g, w in zip(got, wanted, strict=True))
-    return Agreement(len(items), worst / rms, spearman(got, wanted))
+    return Agreement(len(wanted), worst / rms, spearman(got, wanted))
 
 
 def _against_validation_size(
@@ -311,12 +360,13 @@ def render(result: BenchResult) -> str:
         peak = "" if row.peak is None else f"{row.peak / 1e6:.1f}"
         lines.append(
             f"{row.name:<34}{row.samples:>8}{row.samples_per_second:>11.2f}{row.tokens_per_second:>11.0f}{speed:>23}"
-            f"{peak:>9}{'  ' + row.note if row.note else ''}"
+            f"{peak:>9}"
         )
     agreement, rank = result.agreement, result.agreement.spearman
     lines += [
         "",
         "speed: tokens per second relative to the plain step of the same turn, median over turns",
+        *(f"{row.name}: {row.note}" for row in result.rows if row.note),
         f"engine against the definition, {agreement.samples} samples: largest error "
         f"{agreement.largest_error_of_rms:.1e} of the scores' rms, Spearman "
         + ("not defined" if rank is None else f"{rank:.4f}"),

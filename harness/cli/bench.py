@@ -29,6 +29,7 @@ def _influence(args: argparse.Namespace) -> int:
         turns=_positive(args.turns, "--turns"),
         slow=_positive(args.slow, "--slow"),
         full_logits=args.full_logits,
+        bergson=args.bergson,
     )
     if args.model == "qwen3-8b":
         plan = gpu_plan(plan)
@@ -82,6 +83,8 @@ def _configure_influence(parser: Parser) -> None:
     parser.add_argument("--full-logits", action="store_true", help=line)
     parser.add_argument("--turns", type=int, default=5, metavar="N", help="repetitions (default: 5)")
     parser.add_argument("--slow", type=int, default=16, metavar="N", help="samples of the one-by-one contestants (16)")
+    line = "the Python of an environment with bergson, to compare with it too"
+    parser.add_argument("--bergson", metavar="PYTHON", help=line)
     parser.add_argument("--json", action="store_true", help="the result as JSON")
 
 
@@ -175,6 +178,7 @@ ACTIONS = (
         harness bench influence
         harness bench influence --full-logits --json
         harness bench influence --model qwen3-8b
+        harness bench influence --bergson ~/bergson/bin/python
         """,
     ),
 )

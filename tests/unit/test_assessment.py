@@ -203,7 +203,7 @@ def test_rankings_alone_are_a_table_and_two_of_one_world_are_refused(tmp_path: P
 def test_files(tmp_path: Path) -> None:
     markdown, values, plot = write_assessment(assess_arms(*made(), settings={"worlds": [1, 2]}), tmp_path / "out")
     text = markdown.read_text()
-    assert "worlds 1-2" in text and "+35.0 [-28.5, +98.5]" in text and "tilts -1, 0, 1" in text
+    assert "worlds 1-2" in text and "+35.0 [-28.5, +98.5]" in text and "-1, 0, 1); `all`" in text
     loaded = json.loads(values.read_text())
     assert len(loaded["subsets"]) == 10 and len(loaded["rankings"]) == 4 and loaded["settings"] == {"worlds": [1, 2]}
     assert plot.read_bytes().startswith(b"\x89PNG")
