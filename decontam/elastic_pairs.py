@@ -54,7 +54,8 @@ class Pairs:
             found.append(np.array(stored[start:end]))
         pairs: NDArray[np.void] = np.concatenate(found) if found else np.zeros(0, _PAIR)
         order = np.lexsort((pairs["query"], pairs["document"]))
-        return np.take(pairs, order)
+        sorted_pairs: NDArray[np.void] = np.take(pairs, order)
+        return sorted_pairs
 
     def delete(self) -> None:
         """Remove everything: the answers have been read."""
