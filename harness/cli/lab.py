@@ -88,8 +88,8 @@ def _configure_calibrate(parser: Parser) -> None:
 
 
 def _assess(args: argparse.Namespace) -> int:
-    from harness.config import parse_assignment
     from harness.runtime.assess import AssessSizes, assess
+    from harness.settings import parse_assignment
 
     sizes = AssessSizes(args.scale, args.per_cell, args.subset, () if args.ranking_only else parse_tilts(args.tilts))
     emit(

@@ -13,7 +13,7 @@ from harness.errors import ConfigError
 
 if TYPE_CHECKING:
     from harness.cli.command import Parser
-    from harness.config import Resolved
+    from harness.settings import Resolved
 
 ENGINES = ("local", "ray")
 MATCHES = ("samples", "sft_tokens", "teacher_tokens", "flops")
@@ -81,8 +81,8 @@ def resolve_options(args: argparse.Namespace) -> Resolved:
     if not args.method and not config_file:
         raise ConfigError("name a method, for example --method optimsyn, or a settings file; see 'harness methods'")
 
-    from harness.config import parse_assignment
     from harness.runtime.layers import resolve_run
+    from harness.settings import parse_assignment
 
     sets: dict[str, Any] = dict(parse_assignment(text) for text in args.sets)
     if args.runs:

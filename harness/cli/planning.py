@@ -40,9 +40,9 @@ def _doctor_signal(args: argparse.Namespace) -> int:
         raise ConfigError("a signal is checked on a target; give both, such as --signal influence --target nano")
     from dataclasses import asdict
 
-    from harness.config import parse_assignment
     from harness.runtime.layers import resolve_run
     from harness.runtime.signal_check import check_signal
+    from harness.settings import parse_assignment
 
     sets = dict(parse_assignment(text) for text in args.sets)
     checks = check_signal(resolve_run(method="optimsyn", signal=args.signal, target=args.target, sets=sets).config)

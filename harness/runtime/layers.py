@@ -12,7 +12,7 @@ from harness.runtime.registry import drivers, find, methods, preset_settings, si
 from harness.runtime.targets import find_target
 
 if TYPE_CHECKING:
-    from harness.config import Layer, Resolved
+    from harness.settings import Layer, Resolved
 
 _MODEL_IDS = tuple(f"models.{role}.id" for role in ("target", "writer", "generator"))
 
@@ -40,7 +40,7 @@ def resolve_run(
 
     A config file may name method, preset, target and scale too; flags win over it. Raises `ConfigError`.
     """
-    from harness.config import Layer, read_config_file, resolve
+    from harness.settings import Layer, read_config_file, resolve
 
     file = read_config_file(config_file) if config_file else Layer("file", {})
     sets = {key: full_id(str(v)) if key in _MODEL_IDS else v for key, v in (sets or {}).items()}
@@ -125,7 +125,7 @@ def _target_layers(aim: Any, size: str, suite: str | None, source: str | None) -
 
     Outside the lab is where another suite is the test, or where the documents are not the lab's.
     """
-    from harness.config import Layer
+    from harness.settings import Layer
 
     layers = [Layer(f"target {aim.name}", {"target": aim.name, "suite": aim.suite, **aim.settings})]
     other_suite = suite is not None and suite != aim.suite
@@ -154,7 +154,7 @@ def _guide(text: str | None) -> dict[str, Any]:
 
 
 def _value(layers: list[Layer], key: str) -> Any:
-    from harness.config import flatten
+    from harness.settings import flatten
 
     value = None
     for layer in layers:
@@ -165,7 +165,7 @@ def _value(layers: list[Layer], key: str) -> Any:
 def _guide_layer(layers: list[Layer]) -> Layer:
     """The suite's first validation set and its domain, where nothing names one."""
     from evals.suite import load_suite
-    from harness.config import Layer
+    from harness.settings import Layer
 
     name = _value(layers, "guide.set")
     declared = load_suite(str(_value(layers, "suite"))).validation_set(name)
@@ -174,7 +174,7 @@ def _guide_layer(layers: list[Layer]) -> Layer:
 
 def _check_pairing(layers: list[Layer], explicit_signal: str | None) -> None:
     """Driver and signal must exist and fit; a driver without feedback takes the signal `none`."""
-    from harness.config import Layer
+    from harness.settings import Layer
 
     driver = find("driver", str(_value(layers, "driver")), drivers())
     if not driver.uses_signal:

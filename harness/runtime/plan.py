@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.config import Resolved, RunConfig, flatten
+from harness.config import RunConfig
 from harness.estimate import gigabytes
 from harness.runtime.costs import Cost, Estimator, estimate_stage, make_estimator
 from harness.runtime.doctor import check_prerequisites
@@ -29,6 +29,7 @@ from harness.runtime.sizing import (
     tokens_by_model,
 )
 from harness.runtime.targets import find_target
+from harness.settings import Resolved, flatten
 
 if TYPE_CHECKING:
     from evals.suite import Suite

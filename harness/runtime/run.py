@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.config import Resolved, RunConfig, RuntimeConfig, dump_yaml, flatten, read_config_file, resolve
+from harness.config import RunConfig, RuntimeConfig
 from harness.errors import ConfigError, HarnessError, InputError
 from harness.executor import Executor, LocalExecutor
 from harness.models.endpoint.calls import CallLog
@@ -31,6 +31,7 @@ from harness.runtime.progress import Progress
 from harness.runtime.registry import methods
 from harness.runtime.revisions import pin_revisions
 from harness.runtime.targets import short_name
+from harness.settings import Resolved, dump_yaml, flatten, read_config_file, resolve
 from harness.shards import Summary, write_text
 from harness.types import Usage, stable_hash
 from results.runs import LOCK, MANIFEST, find_run, load_run

@@ -12,10 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness.config import flatten, nest
 from harness.errors import ConfigError, InputError, suggest
 from harness.models.known import KnownModel, by_id, is_hub_id, known_models
 from harness.runtime.registry import TargetInfo, targets
+from harness.settings import flatten, nest
 
 PRECISIONS = {"float32": 4.0, "bfloat16": 2.0, "8 bit": 1.0, "4 bit": 0.5}
 """Bytes per weight, scales of quantised formats left out. Runs train and score in the first two."""

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.config import (
+from harness.config import RunConfig
+from harness.errors import ConfigError
+from harness.settings import (
     Layer,
     Resolved,
-    RunConfig,
     dump_yaml,
     flatten,
     known_keys,
@@ -21,7 +22,6 @@ from harness.config import (
     read_config_file,
     resolve,
 )
-from harness.errors import ConfigError
 
 REQUIRED = {
     "method": "optimsyn",

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from harness.config import Resolved
 from harness.errors import ConfigError
 from harness.runtime.layers import resolve_run
 from harness.runtime.run import identity_settings, run_name
+from harness.settings import Resolved
 
 KEY = "sk-planted-0123456789abcdef"
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from harness.config import Resolved, dump_yaml
 from harness.errors import ConfigError
 from harness.runtime.layers import resolve_run
+from harness.settings import Resolved, dump_yaml
 
 
 def _run(**options: Any) -> Resolved:

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from harness.cli import main as cli
-from harness.config import Resolved, flatten
 from harness.runtime.assemble import assemble, store_of
 from harness.runtime.layers import resolve_run
 from harness.runtime.plan import make_plan, same, to_json
 from harness.runtime.plan_text import count, duration, render
+from harness.settings import Resolved, flatten
 from harness.stage import DONE
 
 

@@ -83,7 +83,7 @@ def test_a_cached_model_is_pinned_to_its_commit(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_run_file_resolves_to_itself(tmp_path: Path) -> None:
-    from harness.config import dump_yaml
+    from harness.settings import dump_yaml
 
     config = resolve_run(method="optimsyn", target="qwen3-1.7b").config
     file = tmp_path / "config.yaml"
