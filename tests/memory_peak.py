@@ -8,7 +8,6 @@ fragmentation is not in it.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 from tiny import make_tokenizer
 
 from harness import memory
+from harness.bench.memory import peak_tensor_bytes
 from harness.estimate import ModelShape
 from harness.memory import Batch, Lora, Peak
 from harness.types import Message, Sample
@@ -89,24 +89,12 @@ def write_model(folder: Path, shape: ModelShape, dtype: str, context: int) -> No
     tokenizer.save_pretrained(folder)
 
 
-def peak_of(work: Callable[[], Any]) -> tuple[int, Any]:
-    """The largest sum of live bytes of the CPU allocator while `work` runs, above what was live before; its result."""
+def peak_of(work: Callable[[], Any]) -> int:
+    """Peak bytes of the CPU allocator while `work` runs, above what was live before."""
     import gc
 
-    from torch.profiler import ProfilerActivity, profile
-
     gc.collect()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        result = work()
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        profiler.export_chrome_trace(file.name)
-        events = json.loads(Path(file.name).read_text(encoding="utf-8"))["traceEvents"]
-    changes = [(e["ts"], e["args"]["Bytes"]) for e in events if e.get("name") == "[memory]"]
-    live = most = 0
-    for _, change in sorted(changes, key=lambda c: c[0]):
-        live += change
-        most = max(most, live)
-    return most, result
+    return peak_tensor_bytes(work, "cpu")
 
 
 def _samples(batch: Batch, count: int) -> list[Sample]:
@@ -159,7 +147,7 @@ def _finetune(home: Path, case: Case, *, adam: bool = False) -> int:
 
     # Three optimizer steps: from the second on, Adam's moments are there.
     samples = _samples(case.batch, 3 * case.steps * case.batch.sequences)
-    peak, _ = peak_of(
+    return peak_of(
         lambda: finetune(
             home / "model",
             samples,
@@ -172,7 +160,6 @@ def _finetune(home: Path, case: Case, *, adam: bool = False) -> int:
             training=TrainingConfig(activation_checkpointing=case.checkpointing),
         )
     )
-    return peak
 
 
 def _influence(home: Path, case: Case) -> int:
@@ -195,7 +182,7 @@ def _influence(home: Path, case: Case) -> int:
         signal.prepare(context, state)
         signal.score(samples, Archive())
 
-    return peak_of(work)[0]
+    return peak_of(work)
 
 
 def _policy_adapter(lora: Lora | None) -> dict[str, Any]:
@@ -224,7 +211,7 @@ def _grpo(home: Path, case: Case) -> int:
     frame = 8
     question = (Message("user", "Q" * (b.length - new - frame)),)
     prompts = [PolicyPrompt(str(i), question) for i in range(b.sequences // 2)]
-    peak, _ = peak_of(
+    return peak_of(
         lambda: train_policy(
             home / "model",
             prompts,
@@ -241,7 +228,6 @@ def _grpo(home: Path, case: Case) -> int:
             on_log=lambda step, logs: None,
         )
     )
-    return peak
 
 
 def estimate(case: Case) -> Peak:
