@@ -96,6 +96,8 @@ class _Training:
         self.usage: list[Usage] = []
         self.cut: set[str] = set()
         self.shortened = 0
+        # Of the last batch; empty where a resumed stage has none left to make.
+        self.diagnostics: Mapping[str, float | None] = {}
         self.started = time.perf_counter()
 
     def go(self) -> Mapping[str, Any]:
