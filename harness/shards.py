@@ -27,7 +27,8 @@ class ShardOutput:
     """What one shard of work gives: rows of the main table, rows of side tables, rejects and cost.
 
     `kept` is given where the main table holds rejected rows too (rollouts). `shortened` counts incoming rows whose
-    document was cut to fit a model's context. `notes` are facts about whoever computed it, given with its first shard.
+    document was cut to fit a model's context. `notes` are facts that no row holds, such as those of a worker's
+    preparation, which come with its first shard.
     """
 
     rows: Sequence[Any]

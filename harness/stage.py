@@ -132,9 +132,6 @@ class StageInputs:
         folder = self.input(name)
         return read_records(folder / table if table else folder, cls)
 
-    def event(self, kind: str, **fields: Any) -> None:
-        """Nothing: only the run's own process writes its event log."""
-
 
 class StageRun:
     """What a stage's `work` is given: its folder, its inputs, its random seed, and helpers that survive a kill."""
@@ -180,7 +177,10 @@ class StageRun:
         write_shard(self.folder, index, output, seconds)
         self.spend(output.usage)
         facts = {"kept": len(output.rows), "rejected": len(output.rejects), "seconds": round(seconds, 3)}
-        self.event("shard", index=index, **facts, **({} if place == "here" else {"place": place}))
+        where = {} if place == "here" else {"place": place}
+        self.event("shard", index=index, **facts, **where)
+        if output.notes:
+            self.event("worker_ready", index=index, facts=dict(output.notes), **where)
 
     def shard_done(self, index: int) -> bool:
         """Whether shard `index` was committed, by this process or an earlier one."""

@@ -156,7 +156,7 @@ def _bare(stage: Stage, plan: Plan, folder: Path) -> Rewards:
     c, g = plan.config, plan.config.grpo
     observer = _observer(folder / "bare")
     run = StageRun(stage, store_of(c.runtime.runs), observer)
-    signal, _ = prepare_signal(run, plan, c.signal)
+    signal, _ = prepare_signal(run.inputs, plan, c.signal)
     seeds = {seed.id: seed for seed in run.records("sources", Seed)}
     maker = synthesizer(plan, list(seeds.values()))
     path = model_path(c.models.writer, plan.world)

@@ -19,7 +19,7 @@ from harness.models.access import access, connect
 from harness.models.backend import Sampling
 from harness.models.open import model_path, open_backend
 from harness.models.sampler import ServerSampler
-from harness.shards import ShardOutput, parts, summarise, write_shard
+from harness.shards import ShardOutput, parts, read_metadata, summarise, write_shard
 from harness.stage import SCRATCH, Stage, StageRun
 from harness.synthesis.forms import RUBRIC_FORM
 from harness.synthesis.synthesize import Attempt, Counter, Draft, Draw, Synthesizer
@@ -96,14 +96,14 @@ class _Training:
         self.usage: list[Usage] = []
         self.cut: set[str] = set()
         self.shortened = 0
-        # Of the last batch; empty where a resumed stage has none left to make.
         self.diagnostics: Mapping[str, float | None] = {}
         self.started = time.perf_counter()
 
     def go(self) -> Mapping[str, Any]:
         c = self.plan.config
         resumed = self._forget_beyond_checkpoint()
-        signal, facts = prepare_signal(self.run, self.plan, self.name)
+        signal, facts = prepare_signal(self.run.inputs, self.plan, self.name)
+        self.run.event("signal_prepared", signal=self.name, facts=dict(facts))
         self.signal: Signal = signal
         self.sign = 1.0 if signal_info(self.name).spec.direction == "higher" else -1.0
         self.access = access(c, self.run)
@@ -130,7 +130,9 @@ class _Training:
             sampler=self._sampler(path) if self.grpo.rollouts == "server" else None,
             on_sampled=lambda sampled: self.run.event("grpo_sampled", **asdict(sampled)),
         )
-        return {"facts": dict(facts), "diagnostics": dict(self.diagnostics)}
+        # Read back: the last batch may have been an earlier process's.
+        last = read_metadata(max(parts(self.run.folder)))["notes"]
+        return {"facts": dict(facts), **last}
 
     def _sampler(self, path: Any) -> ServerSampler:
         """The writer's server, which samples from every adapter that training leads to."""
@@ -299,7 +301,13 @@ class _Training:
         usage = [*self.usage, training]
         valid = len(self.rows) - len(self.rejects)
         output = ShardOutput(
-            self.rows, self.rejects, usage, rows_in=len(self.rows), kept=valid, shortened=self.shortened
+            self.rows,
+            self.rejects,
+            usage,
+            rows_in=len(self.rows),
+            kept=valid,
+            shortened=self.shortened,
+            notes={"diagnostics": dict(self.diagnostics)},
         )
         write_shard(self.run.folder, steps, output, seconds)
         self.run.event("shard", index=steps, kept=valid, rejected=len(self.rejects), seconds=round(seconds, 3))

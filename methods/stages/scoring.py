@@ -36,8 +36,8 @@ def signal_settings(plan: Plan, name: str) -> dict[str, Any]:
     return settings
 
 
-def prepare_signal(run: StageRun | StageInputs, plan: Plan, name: str) -> tuple[Signal, Mapping[str, Any]]:
-    """A signal ready to score, and the facts of its preparation; also written to the event log.
+def prepare_signal(inputs: StageInputs, plan: Plan, name: str) -> tuple[Signal, Mapping[str, Any]]:
+    """A signal ready to score, and the facts of its preparation.
 
     What preparation cost is the signal's first `usage()`, for the caller to account for.
     """
@@ -54,21 +54,19 @@ def prepare_signal(run: StageRun | StageInputs, plan: Plan, name: str) -> tuple[
             max_length=c.models.target.max_length,
             dtype=c.models.target.dtype,
             hub_revision=c.models.target.revision,
-            checkpoints=read_checkpoints(run.input("warmup")) if "warm_target" in needs else (),
+            checkpoints=read_checkpoints(inputs.input("warmup")) if "warm_target" in needs else (),
         )
-    guide = [row.example() for row in run.records("sources", GuideRow, "validation")] if spec.reads_validation else []
+    guide = inputs.records("sources", GuideRow, "validation") if spec.reads_validation else []
     context = SignalContext(
         seed=c.synthesis_seed,
-        validation=guide,
+        validation=[row.example() for row in guide],
         settings=getattr(c, info.section) if info.section else None,
         lab_world=plan.world,
         batch_size=c.runtime.batch_size,
         scoring=c.runtime.scoring,
         embedder=c.models.embedder,
     )
-    facts = signal.prepare(context, target)
-    run.event("signal_prepared", signal=name, facts=dict(facts))
-    return signal, facts
+    return signal, signal.prepare(context, target)
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,6 @@ def score_stage(plan: Plan, name: str, samples: Stage, inputs: Sequence[Stage]) 
         pool = run.records(samples.name, Sample)
         run.map_shards(pool, plan.config.synthesis.shard_size, SignalWorker(plan, name, run.inputs))
         facts = run.shard_notes()
-        run.event("signal_prepared", signal=name, facts=dict(facts))
         # Read back: shards of an earlier process count as well.
         diagnostics = dict(diagnose(read_records(run.folder, Score)))
         run.event("signal_diagnostics", signal=name, **diagnostics)

@@ -56,7 +56,11 @@ def test_the_scores_are_those_of_an_uninterrupted_run(scored: Scored) -> None:
 def test_every_shard_was_scored_once(scored: Scored) -> None:
     found = _scored_shards(scored.stopped)
     assert found == sorted(set(found)) and len(found) >= 3
-    assert any(e["event"] == "signal_prepared" for e in events(scored.stopped))
+
+def test_every_process_prepared_the_signal_once(scored: Scored) -> None:
+    ready = [e for e in events(scored.stopped) if e["event"] == "worker_ready" and e["stage"] == "score"]
+    assert len(ready) == len({e["pid"] for e in ready}) == 3
+    assert all(e["facts"] == ready[0]["facts"] for e in ready)
 
 
 def test_the_manifest_holds_the_self_check_and_the_diagnostics(scored: Scored) -> None:
