@@ -21,7 +21,7 @@ Rules of the contract
   shards. `top` (likewise) promises that the answers of all shards together hold each query's `top` best documents;
   they may hold more.
 - Cosines are cosines. Elasticsearch's `_score` for unit vectors, (1 + cos) / 2, is a unit for people
-  (`decontam.settings`), and an engine converts it before it answers.
+  (`harness.config.DecontamConfig`), and an engine converts it before it answers.
 - A service that fails, or a disk that fills, is a `StageError`; what is missing on this machine is a
   `PrerequisiteError`. A failure is never an empty answer.
 """

@@ -20,6 +20,7 @@ from decontam.coverage import Line, Shared
 from decontam.items import TestItem, TestSide
 from decontam.tokens import UNKNOWN, TokenIds, words
 from harness.config import DecontamConfig
+from harness.config_decontam import OPEN_INSTRUCT
 from harness.errors import InputError
 from harness.models.embedder import Embedder
 from harness.shards import replace_into
@@ -37,16 +38,7 @@ def resolved(settings: DecontamConfig) -> DecontamConfig:
     """The settings with open-instruct's rules in force, where they are asked for."""
     if settings.compat == "none":
         return settings
-    rules = {
-        "parts": "prompt",
-        "ngram_tokenizer": "spacy",
-        "embedding_unit": "es_score",
-        "min_tokens": 1,
-        "remove_short": True,
-        "contained": False,
-        "common_share": None,
-    }
-    return settings.model_copy(update=rules)
+    return settings.model_copy(update=OPEN_INSTRUCT)
 
 
 def from_cosine(value: Floats, settings: DecontamConfig) -> Floats:

@@ -9,6 +9,7 @@ A malformed line stops the check, since a training set that silently lost rows w
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +34,11 @@ PROMPT_FIELDS = ("prompt", "question", "instruction", "query")
 ANSWER_FIELDS = ("answer", "response", "output", "completion")
 TEXT_FIELDS = ("clean_text", "text", "raw_text", "content")
 """Fields that are looked for, in this order, where none is named and there is no conversation."""
+PREFERENCE_FIELDS = ("chosen", "rejected")
+"""Answers of a preference pair; both are trained on, so both are read."""
 
 _ANSWERING = ("assistant", "gpt", "model", "bot")
+_ROLES = {"role", "from"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,34 +72,43 @@ def pieces(row: Mapping[str, Any], fields: Fields, where: str) -> list[Piece]:
         for _, wanted in named:
             if wanted not in row:
                 raise InputError(f"{where} has no field '{wanted}' (fields present: {_present(row)}); name another")
-        return [Piece(part, text) for part, name in named if (text := _text(row[name], f"{where}: '{name}'"))]
+        return [piece for part, name in named for piece in _documents(part, row[name], f"{where}: '{name}'")]
     for name in ("messages", "conversations", "conversation"):
         if row.get(name) is not None:
             return _turns(row[name], f"{where}: '{name}'")
     found: list[Piece] = []
     prompt = next((key for key in PROMPT_FIELDS if row.get(key) is not None), None)
     if prompt is not None:
-        text = _text(row[prompt], f"{where}: '{prompt}'")
-        if prompt == "instruction" and isinstance(row.get("input"), str):
-            text = f"{text}\n{row['input']}".strip()
-        found.append(Piece("prompt", text))
-    answer = next((key for key in ANSWER_FIELDS if row.get(key) is not None), None)
-    if answer is not None:
-        found.append(Piece("answer", _text(row[answer], f"{where}: '{answer}'")))
-    if not found:
+        value = row[prompt]
+        if prompt == "instruction" and isinstance(value, str) and isinstance(row.get("input"), str):
+            value = f"{value}\n{row['input']}".strip()
+        found += _documents("prompt", value, f"{where}: '{prompt}'")
+    first = next((key for key in ANSWER_FIELDS if row.get(key) is not None), None)
+    answers = [key for key in (first, *PREFERENCE_FIELDS) if key is not None and row.get(key) is not None]
+    for key in answers:
+        found += _documents("answer", row[key], f"{where}: '{key}'")
+    if prompt is None and not answers:
         text_field = next((key for key in TEXT_FIELDS if row.get(key) is not None), None)
         if text_field is None:
+            known = ", ".join((*PROMPT_FIELDS, *ANSWER_FIELDS, *PREFERENCE_FIELDS))
             raise InputError(
-                f"{where} has no text: neither messages nor any of {', '.join((*PROMPT_FIELDS, *ANSWER_FIELDS))} or "
-                f"{', '.join(TEXT_FIELDS)} (fields present: {_present(row)}); name them with --prompt-field and "
-                "--answer-field"
+                f"{where} has no text: neither messages nor any of {known} or {', '.join(TEXT_FIELDS)} (fields "
+                f"present: {_present(row)}); name them with --prompt-field and --answer-field"
             )
-        found.append(Piece("prompt", _text(row[text_field], f"{where}: '{text_field}'")))
-    return [piece for piece in found if piece.text]
+        found += _documents("prompt", row[text_field], f"{where}: '{text_field}'")
+    return found
 
 
 def _present(row: Mapping[str, Any]) -> str:
     return ", ".join(sorted(row))[:200] or "none"
+
+
+def _documents(part: Part, value: Any, where: str) -> list[Piece]:
+    """A field as documents: one for every turn where it holds turns (their roles say the part), else its text."""
+    if isinstance(value, Sequence) and value and all(isinstance(v, Mapping) and _ROLES & v.keys() for v in value):
+        return _turns(value, where)
+    text = _text(value, where)
+    return [Piece(part, text)] if text else []
 
 
 def _text(value: Any, where: str) -> str:
@@ -105,7 +118,8 @@ def _text(value: Any, where: str) -> str:
         return value
     if isinstance(value, (int, float)):
         return str(value)
-    if isinstance(value, Sequence) and all(isinstance(part, Mapping) for part in value):
+    # Parts of a message: what is no text (an image) says so by its type.
+    if isinstance(value, Sequence) and all(isinstance(p, Mapping) and {"text", "type"} & p.keys() for p in value):
         return "\n".join(str(part["text"]) for part in value if isinstance(part.get("text"), str))
     if isinstance(value, Sequence) and all(isinstance(part, str) for part in value):
         return "\n".join(value)
@@ -126,45 +140,6 @@ def _turns(value: Any, where: str) -> list[Piece]:
     return found
 
 
-class MemoryCorpus:
-    """Texts that are in memory already, such as a run's samples."""
-
-    def __init__(self, texts: Iterable[str], shard_size: int = SHARD) -> None:
-        self._texts = [clean(text) for text in texts]
-        self._shard_size = shard_size
-        digest = _Digest(shard_size)
-        for text in self._texts:
-            digest.add(text)
-        self._digest = digest.hex
-
-    @property
-    def digest(self) -> str:
-        """See `Corpus`."""
-        return self._digest
-
-    @property
-    def vectors_digest(self) -> str | None:
-        """None: see `EmbeddedCorpus`."""
-        return None
-
-    @property
-    def size(self) -> int:
-        """Documents."""
-        return len(self._texts)
-
-    @property
-    def shard_size(self) -> int:
-        """Documents of a shard."""
-        return self._shard_size
-
-    def shards(self, *, skip: Container[int] = (), vectors: bool = False) -> Iterator[Shard]:
-        """See `Corpus`."""
-        assert not vectors
-        for index, first in enumerate(range(0, len(self._texts), self._shard_size)):
-            if index not in skip:
-                yield Shard(index, first, self._texts[first : first + self._shard_size])
-
-
 class _Digest:
     def __init__(self, shard_size: int) -> None:
         self._hash = hashlib.sha256(f"shards of {shard_size}".encode())
@@ -179,7 +154,72 @@ class _Digest:
         return self._hash.hexdigest()[:32]
 
 
-class FileCorpus:
+class _TextCorpus(ABC):
+    """What corpora without vectors share: a digest, and shards cut from a stream of texts."""
+
+    _digest: str
+    _shard_size: int
+
+    @property
+    def digest(self) -> str:
+        """See `Corpus`."""
+        return self._digest
+
+    @property
+    def vectors_digest(self) -> str | None:
+        """None: see `EmbeddedCorpus`."""
+        return None
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Documents."""
+
+    @property
+    def shard_size(self) -> int:
+        """Documents of a shard."""
+        return self._shard_size
+
+    @abstractmethod
+    def _texts(self) -> Iterator[str]:
+        """All documents, in order."""
+
+    def shards(self, *, skip: Container[int] = (), vectors: bool = False) -> Iterator[Shard]:
+        """See `Corpus`."""
+        assert not vectors
+        texts: list[str] = []
+        index = 0
+        for text in self._texts():
+            texts.append(text)
+            if len(texts) == self._shard_size:
+                if index not in skip:
+                    yield Shard(index, index * self._shard_size, texts)
+                texts, index = [], index + 1
+        if texts and index not in skip:
+            yield Shard(index, index * self._shard_size, texts)
+
+
+class MemoryCorpus(_TextCorpus):
+    """Texts that are in memory already, such as a run's samples."""
+
+    def __init__(self, texts: Iterable[str], shard_size: int = SHARD) -> None:
+        self._held = [clean(text) for text in texts]
+        self._shard_size = shard_size
+        digest = _Digest(shard_size)
+        for text in self._held:
+            digest.add(text)
+        self._digest = digest.hex
+
+    @property
+    def size(self) -> int:
+        """Documents."""
+        return len(self._held)
+
+    def _texts(self) -> Iterator[str]:
+        return iter(self._held)
+
+
+class FileCorpus(_TextCorpus):
     """Rows of JSONL or parquet files. Reading all of them once checks every row.
 
     `row_of`, `part_of` (index into `PARTS`) and `source_of` (index into `sources`) lead from a document to where it
@@ -246,16 +286,6 @@ class FileCorpus:
             yield line, row, [piece for piece in found if piece.part in self._wanted]
 
     @property
-    def digest(self) -> str:
-        """See `Corpus`."""
-        return self._digest
-
-    @property
-    def vectors_digest(self) -> str | None:
-        """None: see `EmbeddedCorpus`."""
-        return None
-
-    @property
     def size(self) -> int:
         """Documents."""
         return len(self.row_of)
@@ -265,26 +295,10 @@ class FileCorpus:
         """Rows of all files."""
         return sum(self.rows_in)
 
-    @property
-    def shard_size(self) -> int:
-        """Documents of a shard."""
-        return self._shard_size
-
-    def shards(self, *, skip: Container[int] = (), vectors: bool = False) -> Iterator[Shard]:
-        """See `Corpus`."""
-        assert not vectors
-        texts: list[str] = []
-        index = 0
+    def _texts(self) -> Iterator[str]:
         for path in self.paths:
             for _, _, found in self._rows(path):
-                for piece in found:
-                    texts.append(clean(piece.text))
-                    if len(texts) == self._shard_size:
-                        if index not in skip:
-                            yield Shard(index, index * self._shard_size, texts)
-                        texts, index = [], index + 1
-        if texts and index not in skip:
-            yield Shard(index, index * self._shard_size, texts)
+                yield from (clean(piece.text) for piece in found)
 
 
 class EmbeddedCorpus:

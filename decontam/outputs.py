@@ -54,13 +54,17 @@ class Evidence:
 
 
 def strongest(check: Check, pairs: Pairs) -> Pairs:
-    """Of the hits, the best pair of each document, kind and benchmark."""
+    """Of the hits, the best pair of each document, kind and benchmark; those that remove go before all others.
+
+    A match with a short item may score as high as the one that a text is removed for, and must not hide it.
+    """
     hits = pairs.select(pairs.hit)
-    benchmark = check.side.benchmark_of[hits.item]
     # Within a document and kind, pairs come by falling score, so the first of a benchmark is its best.
-    _, first = np.unique(np.stack((hits.document, hits.kind, benchmark)), axis=1, return_index=True)
+    order = np.argsort(~hits.removes, kind="stable")
+    key = np.stack((hits.document, hits.kind, check.side.benchmark_of[hits.item]))[:, order]
+    _, first = np.unique(key, axis=1, return_index=True)
     keep = np.zeros(len(hits), np.bool_)
-    keep[first] = True
+    keep[order[first]] = True
     return hits.select(keep)
 
 
@@ -135,10 +139,10 @@ def write_rows(corpus: FileCorpus, removed: NDArray[np.bool_], folder: Path) -> 
     for path, count in zip(corpus.paths, corpus.rows_in, strict=True):
         mine = gone[before : before + count]
         before += count
-        name = Path(path).name if Path(path).is_file() else path.replace("/", "--").partition(":")[0] + ".jsonl"
-        number = 2
+        own = Path(path).name if Path(path).is_file() else path.replace("/", "--").partition(":")[0] + ".jsonl"
+        name, number = own, 2
         while name in names:
-            name, number = f"{number}-{Path(path).name}", number + 1
+            name, number = f"{number}-{own}", number + 1
         names.add(name)
         write = _write_parquet if name.lower().endswith(".parquet") else _write_lines
         # The removed file first: a cleaned file without it would hide what is gone.

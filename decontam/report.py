@@ -209,11 +209,12 @@ def _rows(origin: Origin, documents: Ints) -> int:
 
 
 def threshold_values(check: Check, kind: Kind) -> list[float]:
-    """Thresholds that are tabulated, in the settings' unit; the one in force is among them."""
+    """Thresholds that are tabulated, in the settings' unit, below 1; the one in force is among them."""
     settings = check.settings
     if kind == "ngram":
         return sorted({*settings.thresholds, settings.ngram_threshold})
-    return [round(settings.embedding_threshold + step, 6) for step in NEAR_STEPS]
+    now = settings.embedding_threshold
+    return [value for step in NEAR_STEPS if (value := round(now + step, 6)) < 1 or not step]
 
 
 def _steps(check: Check, verdicts: Verdicts, origin: Origin) -> list[Step]:
@@ -236,7 +237,7 @@ def _steps(check: Check, verdicts: Verdicts, origin: Origin) -> list[Step]:
 def _histograms(check: Check, verdicts: Verdicts) -> dict[str, tuple[list[float], list[int]]]:
     found = {}
     for kind in thresholds(check):
-        edges = [0.0, *(e for e in threshold_values(check, kind) if e > 0), 1.0]
+        edges = [0.0, *(e for e in threshold_values(check, kind) if 0 < e < 1), 1.0]
         best: Floats = shown_score(kind, verdicts.best[kind], check.settings)
         # A score at an edge is not above that threshold, so bins are closed on the right.
         bins = np.searchsorted(edges[1:-1], best[~np.isnan(best)], side="left")

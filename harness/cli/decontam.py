@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,14 @@ _CHOICES = {
     "backend": ("embedded", "elasticsearch"),
     "compat": ("none", "open-instruct"),
 }
+
+_SWITCHES = ("modes", "remove_short", "keep_common")
+_FIELDS = ("prompt_field", "answer_field", "source_field")
+_OF_MODE = {
+    "ngram": ("ngram_size", "ngram_threshold", "keep_common"),
+    "embedding": ("embedding_threshold", "embedding_unit"),
+}
+"""Rules that only one mode has."""
 
 _RULES: tuple[tuple[str, str, str, type, str], ...] = (
     ("--parts", "parts", "KIND", str, "which turns are checked: prompt, answer, both (default)"),
@@ -83,19 +92,47 @@ def _settings(args: argparse.Namespace) -> DecontamConfig:
     from harness.config import DecontamConfig
 
     values: dict[str, Any] = {name: value for _, name, *_ in _RULES if (value := getattr(args, name)) is not None}
-    if args.modes:
+    if args.modes is not None:
         values["modes"] = tuple(mode.strip() for mode in args.modes.split(","))
     if args.remove_short:
         values["remove_short"] = True
     if args.keep_common:
         values["common_share"] = None
     try:
-        return DecontamConfig(**values)
+        settings = DecontamConfig(**values)
     except ValidationError as error:
         fault = error.errors()[0]
         name = str(fault["loc"][0])
         flag = next((flag for flag, key, *_ in _RULES if key == name), f"--{name}")
         raise ConfigError(f"{flag}: {fault['msg'].removeprefix('Value error, ')}, got {fault['input']!r}") from None
+    _refuse_idle(args, settings, values)
+    return settings
+
+
+def _given(args: argparse.Namespace, names: Iterable[str]) -> str | None:
+    """The first option of `names` that was given, as it is written."""
+    flags = {name: flag for flag, name, *_ in _RULES}
+    found = next((name for name in names if getattr(args, name) not in (None, False)), None)
+    return None if found is None else flags.get(found, f"--{found.replace('_', '-')}")
+
+
+def _refuse_idle(args: argparse.Namespace, settings: DecontamConfig, values: Mapping[str, Any]) -> None:
+    """Refuse options that would change nothing: their user would believe that they did."""
+    from harness.config_decontam import OPEN_INSTRUCT
+
+    if settings.compat == "open-instruct":
+        for name, rule in OPEN_INSTRUCT.items():
+            if name in values and values[name] != rule:
+                raise ConfigError(f"--compat open-instruct sets {_given(args, (name,))} to {rule}; leave one out")
+    elif flag := _given(args, ("search_size",)):
+        raise ConfigError(f"{flag} is for --compat open-instruct; without it every document is looked at")
+    for mode, names in _OF_MODE.items():
+        if mode not in settings.modes and (flag := _given(args, names)):
+            raise ConfigError(f"{flag} is for {mode} mode; add it, with --modes {','.join((*settings.modes, mode))}")
+    if args.calibrate and (flag := _given(args, (*(name for _, name, *_ in _RULES), *_SWITCHES, *_FIELDS))):
+        raise ConfigError(f"--calibrate compares texts under --embedder alone; leave {flag} out")
+    if args.selftest and (flag := _given(args, ("parts", *_FIELDS))):
+        raise ConfigError(f"--selftest makes its own texts, which have no parts or fields; leave {flag} out")
 
 
 def _embedder(args: argparse.Namespace) -> Embedder:
@@ -177,7 +214,10 @@ def _check_files(args: argparse.Namespace, settings: DecontamConfig, against: An
     corpus = FileCorpus(args.train, parts=resolved(settings).parts, fields=fields)
     loaded = time.perf_counter()
     out = Path(args.out or f"decontam-{Path(args.train[0]).name.partition('.')[0]}")
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out} cannot be made a folder ({error.strerror}); name another") from None
     check = _check(args, settings, against.items, out, progress.update)
     try:
         done = check_files(

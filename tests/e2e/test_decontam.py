@@ -202,6 +202,13 @@ def test_test_items_that_cannot_be_read_end_in_one_line(office: Path, exam: byte
         (("--embedder", "lexical"), "--embedder is for embedding mode"),
         (("--compat", "open"), "unknown --compat"),
         (("--train", "nothing.jsonl"), "does not exist"),
+        (("--out", "exam.jsonl"), "--out exam.jsonl cannot be made a folder"),
+        (("--modes", "text,text"), "names a mode twice"),
+        (("--modes", ""), "--modes"),
+        (("--modes", "text", "--ngram", "3"), "--ngram is for ngram mode"),
+        (("--embedding-threshold", "0.9"), "--embedding-threshold is for embedding mode"),
+        (("--search-size", "9"), "--search-size is for --compat"),
+        (("--compat", "open-instruct", "--min-tokens", "4"), "sets --min-tokens to 1"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(office: Path, more: tuple[str, ...], says: str) -> None:

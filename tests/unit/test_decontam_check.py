@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 
 from decontam.check import Check, run_check
-from decontam.corpus import MemoryCorpus
+from decontam.corpus import EmbeddedCorpus, MemoryCorpus
 from decontam.embedded import ANCHOR, EmbeddedBackend, PhraseTable
 from decontam.items import TestItem, TestSide
+from decontam.outputs import strongest
+from decontam.report import Origin, make_report, threshold_values
 from decontam.tokens import words
 from decontam.verdict import KINDS, Verdicts, decide
-from harness.config import DecontamConfig
+from harness.config import DecontamConfig, EmbedderConfig
 from harness.errors import InputError
+from harness.models.embedder import open_embedder
 
 WORDS = "the of a to which is most likely cause patient old year man with pain fever café naïve 7 3.5 don't".split()  # noqa: SIM905
 
@@ -144,6 +147,34 @@ def test_short_items_are_reported_and_kept() -> None:
     assert found.removed.tolist() == [False, True]
     assert found.touched().tolist() == [0, 1]
     assert _check(items, texts, remove_short=True).removed.tolist() == [True, True]
+
+
+def test_a_removal_shows_the_item_that_it_is_for() -> None:
+    items = [
+        TestItem("b", "short", ("what is the law",)),
+        TestItem("b", "long", ("what is the law of large numbers good for in practice",)),
+    ]
+    check = Check(items, DecontamConfig(modes=("text",)), EmbeddedBackend())
+    corpus = MemoryCorpus(["So what is the law of large numbers good for in practice?", "What is the law?"])
+    found = decide(check, run_check(check, corpus), corpus.size)
+    assert found.removed.tolist() == [True, False]
+    shown = strongest(check, found.pairs)
+    assert shown.document.tolist() == [0, 1] and shown.item.tolist() == [1, 0]
+    assert shown.removes.tolist() == [True, False]
+
+
+@pytest.mark.parametrize(("threshold", "top"), [(0.85, 0.95), (0.95, 0.95), (1.0, 0.95)])
+def test_bins_of_a_histogram_do_not_overlap(threshold: float, top: float) -> None:
+    settings = DecontamConfig(modes=("embedding",), embedding_threshold=threshold)
+    text = "the law of large numbers is good for a great deal"
+    check = Check([TestItem("b", "1", (text,))], settings, EmbeddedBackend(), open_embedder(EmbedderConfig()))
+    assert check.embedder is not None
+    corpus = EmbeddedCorpus(MemoryCorpus([text]), check.embedder)
+    found = decide(check, run_check(check, corpus), corpus.size)
+    origin = Origin(np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.int64), ["s"], 1)
+    edges, counts = make_report(check, found, origin, pair="p", train=["s"]).histogram["embedding"]
+    assert list(edges) == sorted(set(edges)) and edges[-2] == top and list(counts) == [0] * (len(edges) - 2) + [1]
+    assert max(threshold_values(check, "embedding")) <= 1
 
 
 def test_common_ngrams_count_only_within_a_long_run() -> None:
