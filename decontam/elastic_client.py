@@ -56,6 +56,7 @@ class Server:
         """Read `HARNESS_ES_URL` and, where they are set, credentials and CA file. Raises `ConfigError`."""
         names = (URL, API_KEY, USERNAME, PASSWORD, CA)
         url, api_key, username, password, ca = (environment.get(name) or None for name in names)
+        api_key = api_key.strip() or None if api_key is not None else None
         if url is None:
             raise ConfigError(
                 f"{URL} is not set; let it name the Elasticsearch server, such as http://localhost:9200, "
@@ -64,7 +65,7 @@ class Server:
         _check_url(url)
         if api_key is not None and (username is not None or password is not None):
             raise ConfigError(f"{API_KEY} and {USERNAME} are both set; unset one of them")
-        if api_key is not None and not api_key.isascii():
+        if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
             raise ConfigError(f"{API_KEY} holds characters that no API key has; copy it again")
         if (username is None) != (password is None):
             raise ConfigError(f"{USERNAME} and {PASSWORD} go together; one of them is not set")

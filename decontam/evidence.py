@@ -1,8 +1,8 @@
 """Evidence for a pair: which characters of the document and of the item match, so that a person can judge it.
 
 Spans are made after the verdict, from the two texts alone, with the standard tokens (also where open-instruct's rules
-counted spaCy's): evidence does not depend on the engine, and none is kept for the many pairs that nobody asks about. A long document is shown as a window
-around its spans.
+counted spaCy's): evidence does not depend on the engine, and none is kept for the many pairs that nobody asks about. A
+long document is shown as a window around its spans.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ class FaultyServer:
     faults: Callable[[int, int], str] = lambda number, attempt: ""
     slow_seconds: float = 2.0
     retry_after: str = "0.3"
+    message: str = "no"
     seen: dict[str, int] = field(default_factory=dict)
     attempts: Counter[str] = field(default_factory=Counter)
     log: list[tuple[float, int, int, str]] = field(default_factory=list)
@@ -118,7 +119,7 @@ class FaultyServer:
             headers = {"Retry-After": self.retry_after} if fault == "429-after" else {}
             status = 429 if fault == "429-after" else int(fault)
             # Some services repeat the key that they refuse.
-            message = f"no, {http.headers.get('Authorization', '')}"
+            message = f"{self.message}, {http.headers.get('Authorization', '')}"
             _send(http, status, json.dumps({"error": {"message": message}}).encode(), headers)
             return
         if fault == "slow":

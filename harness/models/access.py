@@ -79,14 +79,19 @@ def adapter_name(path: Path) -> str:
 
 
 def key_of(model: ModelConfig, role: str) -> str | None:
-    """The key of a role's endpoint, from the environment. Raises `PrerequisiteError` where the variable is not set."""
+    """The key of a role's endpoint, from the environment. Raises `PrerequisiteError` where there is none.
+
+    What no HTTP header can hold is refused here: libraries refuse it by repeating it, in a form that no search for the
+    key finds.
+    """
     if model.key_env is None:
         return None
-    key = os.environ.get(model.key_env)
+    named = f"models.{role}.key_env names the environment variable {model.key_env}, which"
+    key = os.environ.get(model.key_env, "").strip()
     if not key:
-        raise PrerequisiteError(
-            f"models.{role}.key_env names the environment variable {model.key_env}, which is not set; set it to the key"
-        )
+        raise PrerequisiteError(f"{named} is not set; set it to the key")
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise PrerequisiteError(f"{named} holds blanks or characters that no key has; copy the key again")
     return key
 
 

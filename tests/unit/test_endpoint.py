@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from harness.config_models import PriceConfig, ServiceConfig
+from harness.config_models import ModelConfig, PriceConfig, ServiceConfig
 from harness.errors import BudgetError, PrerequisiteError, StageError
+from harness.models.access import key_of
 from harness.models.backend import Completion, PromptRequest, Sampling
 from harness.models.endpoint.answers import read_response, retry_after
 from harness.models.endpoint.backend import EndpointBackend, Served
@@ -38,6 +40,7 @@ def open_backend(
     max_tokens: int | None = None,
     structured: bool = True,
     accept_length: bool = False,
+    health: Callable[[], bool] | None = None,
 ) -> EndpointBackend:
     log = log or MemoryLog()
     endpoint = Endpoint(
@@ -49,6 +52,7 @@ def open_backend(
         service=service,
         log=log,
         purse=Purse(log, price, max_usd, max_tokens),
+        health=health,
     )
     served = Served("m", 0.0, 8192, structured=structured, accept_length=accept_length)
     return EndpointBackend(served, lambda: (endpoint, "m"))
@@ -198,6 +202,48 @@ def test_a_refused_request_is_a_reject_with_the_servers_words_and_without_the_ke
     assert refused.failure == "request_refused" and "HTTP 400" in refused.text and KEY not in refused.text
     assert good.finish_reason == "stop"
     assert all(KEY not in repr(call) for call in log.calls)
+
+
+def test_no_part_of_a_key_survives_where_a_message_is_cut() -> None:
+    for padding in range(280, 301):
+        with FaultyServer(scripted(("400",))) as server:
+            server.message = "x" * padding
+            (refused,) = run(server, 1)
+        assert KEY[:6] not in refused.text and refused.text.startswith("HTTP 400: xxx")
+
+
+@pytest.mark.parametrize("key", ["sk-planted\u00e9", "sk-pla nted", "sk-pla\nnted"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_printed(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ModelConfig(id="m", backend="openai", base_url="http://127.0.0.1:1/v1", key_env="PLANTED")
+    monkeypatch.setenv("PLANTED", key)
+    with pytest.raises(PrerequisiteError, match="PLANTED, which holds blanks") as error:
+        key_of(model, "generator")
+    assert "sk-pla" not in str(error.value)
+    monkeypatch.setenv("PLANTED", f"{KEY}\r\n")
+    assert key_of(model, "generator") == KEY
+    monkeypatch.setenv("PLANTED", " \n")
+    with pytest.raises(PrerequisiteError, match="is not set"):
+        key_of(model, "generator")
+
+
+def test_a_model_that_is_not_back_yet_after_a_restart_is_waited_for() -> None:
+    states = iter([False])
+    log = MemoryLog()
+    with FaultyServer(scripted(("404",))) as server:
+        backend = open_backend(server, log, health=lambda: next(states, True))
+        (completion,) = backend.generate(requests(1), SAMPLING, 7)
+        assert completion.finish_reason == "stop" and completion.calls == 2
+    with FaultyServer(scripted(("404",))) as server, pytest.raises(PrerequisiteError, match="does not have m"):
+        open_backend(server, health=lambda: True).generate(requests(1), SAMPLING, 7)
+
+
+def test_a_gateway_that_gave_up_waiting_counts_at_the_bound() -> None:
+    log = MemoryLog()
+    with FaultyServer(scripted(("504",))) as server:
+        run(server, 1, log, price=PriceConfig(input=1, output=1))
+    first, second = log.calls
+    assert (first.status, first.prompt_tokens, first.usd) == ("server_error", None, None)
+    assert first.bound_tokens > second.bound_tokens and first.bound_usd > 0
 
 
 def test_an_endpoint_that_refuses_everything_stops_the_run() -> None:
@@ -377,6 +423,7 @@ def test_responses_are_told_apart() -> None:
     filtered = read_response(200, {}, good.replace(b'"x"', b"null").replace(b"stop", b"content_filter"))
     assert filtered.reason == "content_filter" and not filtered.retry
     assert reason(200, b"[]") == "invalid_json"
+    assert reason(200, b"[" * 100_000) == "invalid_json"
     assert reason(404, b'{"error":{"message":"no such model"}}') == "not_found"
     assert "no such model" in read_response(404, {}, b'{"error":{"message":"no such model"}}').detail
 

@@ -133,6 +133,23 @@ def test_a_server_that_dies_comes_back_with_its_adapters_at_the_same_address(
     assert gone([pid for start in starts(log) for pid in (start["pid"], start["worker"])])
 
 
+def test_an_adapter_waits_for_a_server_that_is_being_started_again(
+    make: Callable[..., VllmServer], tmp_path: Path
+) -> None:
+    server = make(restarts=1)
+    server.start()
+    server.load_adapter("a", tmp_path / "a")
+    assert server.check()
+    server._call("GET", "/die")
+    assert server._call("GET", "/version")[0] == 0
+    server.load_adapter("b", tmp_path / "b")
+    until(server.check)
+    assert sorted(json.loads(server._call("GET", "/version")[1])["adapters"]) == ["a", "b"]
+    server._call("GET", "/die")
+    with pytest.raises(StageError, match="died 2 times"):
+        server.load_adapter("c", tmp_path / "c")
+
+
 def test_an_adapter_that_is_refused_is_an_error(make: Callable[..., VllmServer], tmp_path: Path) -> None:
     server = make()
     server.start()
@@ -192,6 +209,9 @@ def test_where_vllm_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv(PYTHON_VARIABLE, raising=False)
     with pytest.raises(PrerequisiteError, match="is not there"):
         find_python(VllmConfig(python=str(tmp_path / "nothing")))
+    monkeypatch.setenv(PYTHON_VARIABLE, str(tmp_path / "nothing"))
+    with pytest.raises(PrerequisiteError, match=f"^{PYTHON_VARIABLE} names"):
+        find_python(VllmConfig())
     monkeypatch.setenv(PYTHON_VARIABLE, str(FAKE))
     assert find_python(VllmConfig()) == str(FAKE)
     monkeypatch.delenv(PYTHON_VARIABLE)

@@ -16,6 +16,8 @@ from typing import Any
 
 USELESS = frozenset({"invalid_json", "no_choices", "no_text", "no_usage"})
 """Answers that arrived, were billed, and hold nothing."""
+GATEWAY_GAVE_UP = frozenset({504, 524})
+"""Statuses by which a gateway says that the model took too long: it may have answered after all, and be paid."""
 LONGEST_RETRY_AFTER = 300.0
 """Seconds; a longer `Retry-After` is taken for this much, and the run's patience decides."""
 
@@ -52,14 +54,15 @@ def read_response(status: int, headers: Mapping[str, str], body: bytes) -> Outco
     if status in (401, 403, 404, 405):
         return Outcome("not_permitted" if status in (401, 403) else "not_found", detail, fatal=True)
     if status >= 500 or status in (408, 409, 425):
-        return Outcome("server_error", detail, retry=True, full=status == 503, retry_after=wish)
+        billed = status in GATEWAY_GAVE_UP
+        return Outcome("server_error", detail, billed=billed, retry=True, full=status == 503, retry_after=wish)
     return Outcome("request_refused", detail)
 
 
 def _read_success(body: bytes) -> Outcome:
     try:
         value = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return Outcome("invalid_json", _excerpt(body), billed=True, retry=True)
     if not isinstance(value, dict):
         return Outcome("invalid_json", _excerpt(body), billed=True, retry=True)
@@ -103,7 +106,7 @@ def message_of(body: bytes) -> str:
     """The error message in a body, or the beginning of it."""
     try:
         value = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return _excerpt(body)
     error = value.get("error", value.get("detail", value.get("message"))) if isinstance(value, dict) else value
     if isinstance(error, dict):

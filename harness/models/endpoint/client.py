@@ -12,7 +12,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -74,8 +74,9 @@ class Endpoint:
         log: CallLog,
         purse: Purse,
         has_queue: bool = False,
-        health: Callable[[], None] | None = None,
+        health: Callable[[], bool] | None = None,
     ) -> None:
+        """`health` is asked about a server of our own: False while it is being restored; raises once it is given up."""
         self.base_url, self.role, self.model, self.identity = base_url.rstrip("/"), role, model, identity
         self.host = urlsplit(base_url).netloc.rpartition("@")[2]
         self._remote = urlsplit(base_url).hostname not in LOOPBACK
@@ -172,6 +173,7 @@ class Endpoint:
         started = time.monotonic()
         calls = failures = paid = extra_prompt = extra_completion = 0
         while True:
+            whole = self._health is None or self._health()
             outcome = await self._attempt(request)
             calls += 1
             if not outcome.reason:
@@ -189,7 +191,10 @@ class Endpoint:
             extra_completion += outcome.completion_tokens or 0
             paid += outcome.reason in USELESS
             failures += outcome.reason != "rate_limited"
-            if outcome.fatal:
+            if outcome.reason == "not_found" and not (whole and (self._health is None or self._health())):
+                # A server that was started again has its models back a moment after it answers.
+                outcome = replace(outcome, fatal=False, retry=True)
+            elif outcome.fatal:
                 raise self._dead_end(outcome)
             healthy = self._last_success >= started or not self._breaker_counts(outcome)
             exhausted = (failures >= self._service.attempts and healthy) or paid >= PAID_TRIES
@@ -244,10 +249,11 @@ class Endpoint:
             return Outcome("timeout", f"no answer in {self._service.read_seconds:g} s", billed=True, retry=True)
         except httpx2.HTTPError as error:
             return Outcome("broken_off", self._clean(str(error) or type(error).__name__), billed=True, retry=True)
-        outcome = read_response(int(response.status_code), response.headers, response.content)
-        if self._key and self._key in outcome.detail:
-            outcome = Outcome(**{**_fields(outcome), "detail": self._clean(outcome.detail)})
-        return outcome
+        content = response.content
+        if self._key:
+            # Before anything is cut out of it: the beginning of a key is a secret too.
+            content = content.replace(self._key.encode(), b"[key]")
+        return read_response(int(response.status_code), response.headers, content)
 
     def _record(self, request: Request, outcome: Outcome, seconds: float) -> None:
         prompt, completion = outcome.prompt_tokens, outcome.completion_tokens
@@ -336,10 +342,6 @@ class Endpoint:
 
     def _clean(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
-
-
-def _fields(outcome: Outcome) -> dict[str, Any]:
-    return {name: getattr(outcome, name) for name in Outcome.__dataclass_fields__}
 
 
 def _first(errors: BaseExceptionGroup[Any]) -> BaseException:

@@ -42,7 +42,8 @@ def find_python(config: VllmConfig) -> str:
     named = config.python or os.environ.get(PYTHON_VARIABLE)
     if named:
         if not Path(named).is_file():
-            raise PrerequisiteError(f"runtime.vllm.python names {named}, which is not there")
+            by = "runtime.vllm.python" if config.python else PYTHON_VARIABLE
+            raise PrerequisiteError(f"{by} names {named}, which is not there; correct it")
         return named
     if importlib.util.find_spec("vllm") is not None:
         return sys.executable
@@ -126,6 +127,7 @@ class VllmServer:
         self._stopping = threading.Event()
         self._guard: subprocess.Popen[bytes] | None = None
         self._failure = ""
+        self._whole = True
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -182,6 +184,7 @@ class VllmServer:
             self._guard.wait()
             if self._stopping.is_set():
                 return
+            self._whole = False
             reason = last_error(self.log)
             self._notify("server_died", model=self.weights.path, reason=reason, restarts=self.restarts)
             if self.restarts >= self.config.restarts:
@@ -193,29 +196,41 @@ class VllmServer:
                 self._wait_ready()
                 for name, path in list(self.adapters.items()):
                     self._load(name, path)
+                self._whole = True
             except (PrerequisiteError, StageError) as error:
                 self._failure = str(error)
                 return
 
-    def check(self) -> None:
-        """Raise `StageError` where the server is gone for good."""
+    def check(self) -> bool:
+        """Whether the server has all that it was given; not while it starts again and its adapters are not back.
+
+        Raises `StageError` where it is gone for good.
+        """
         if self._failure:
             raise StageError(f"{self._failure} (log: {self.log}); finished work is kept: resume to try again")
+        return self._whole
 
     def load_adapter(self, name: str, path: Path) -> None:
         """Serve the LoRA adapter in `path` under `name`, beside the base weights, and drop all but the last two."""
         with self._lock:
             if name in self.adapters:
                 return
-            self._load(name, path)
+            self._load(name, path, patience=self.config.start_seconds)
             self.adapters[name] = path
             for old in list(self.adapters)[:-2]:
                 self._call("POST", "/v1/unload_lora_adapter", {"lora_name": old})
                 del self.adapters[old]
 
-    def _load(self, name: str, path: Path) -> None:
+    def _load(self, name: str, path: Path, *, patience: float = 0.0) -> None:
+        """`patience` is how long to wait for a server that is being started again, in seconds."""
         body = {"lora_name": name, "lora_path": str(path.resolve())}
-        status, text = self._call("POST", "/v1/load_lora_adapter", body)
+        deadline = time.monotonic() + patience
+        while True:
+            status, text = self._call("POST", "/v1/load_lora_adapter", body)
+            self.check()
+            if status != 0 or time.monotonic() >= deadline or self._stopping.is_set():
+                break
+            time.sleep(0.25)
         if status != 200:
             raise StageError(f"the vLLM server did not take the adapter in {path}: HTTP {status} {text[:300]}")
 
