@@ -41,7 +41,7 @@ class ModelConfig(Section):
     An answer that a server ended for its length is a reject unless `accept_length` lets it be read as far as it goes.
     """
 
-    id: str
+    id: str = Field(min_length=1)
     backend: Literal["transformers", "extractive", "openai", "vllm"] = "transformers"
     revision: str | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -176,7 +176,7 @@ def _check_services(config: RunConfig) -> None:
         )
     if config.runtime.max_usd is not None:
         for role, model in (("writer", models.writer), ("generator", models.generator)):
-            if model.backend == "openai" and model.price is None:
+            if (model.backend == "openai" or model.remote_host) and model.price is None:
                 raise ConfigError(
                     f"runtime.max_usd is set, and models.{role} ({model.id}) has no price, so that limit could not "
                     f"hold. Set models.{role}.price.input and .output (US dollars per million tokens), or limit tokens "

@@ -47,7 +47,7 @@ class Parser(argparse.ArgumentParser):
                 options = [o for action in command._actions for o in action.option_strings if o.startswith("--")]
                 hint = suggest(flag, options)
                 near = hint if "did you mean" in hint else ""
-                raise ConfigError(f"unknown option '{flag}'{near or f'; see {command.prog!r} --help'}")
+                raise ConfigError(f"unknown option '{flag}'" + (near or f"; see '{command.prog} --help'"))
             raise ConfigError(f"unexpected argument '{first}'; see '{command.prog} --help'")
         return parsed
 

@@ -14,6 +14,8 @@ def _plan(args: argparse.Namespace) -> int:
     from harness.runtime.plan import make_plan, to_json
     from harness.runtime.plan_text import render
 
+    if args.replicates is not None and args.replicates < 1:
+        raise ConfigError(f"--replicates {args.replicates}: a comparison has at least one run of each arm")
     plan = make_plan(resolve_options(args), args.replicates)
     emit(json.dumps(to_json(plan), indent=2, ensure_ascii=False) if args.json else render(plan))
     return 0
@@ -22,6 +24,8 @@ def _plan(args: argparse.Namespace) -> int:
 def _doctor(args: argparse.Namespace) -> int:
     if args.signal or args.target:
         return _doctor_signal(args)
+    if args.sets:
+        raise ConfigError("--set is for the check of a signal; give --signal and --target, or leave it out")
     from harness.runtime.doctor import examine, render, to_json
 
     config = None
@@ -38,6 +42,9 @@ def _doctor_signal(args: argparse.Namespace) -> int:
     """The self-check of a signal on a target, with the method's adapter."""
     if not args.signal or not args.target:
         raise ConfigError("a signal is checked on a target; give both, such as --signal influence --target nano")
+    for flag in ("config", "hub", "numerics", "runs"):
+        if getattr(args, flag):
+            raise ConfigError(f"--{flag} looks at the machine, and --signal at a signal alone; leave one out")
     from dataclasses import asdict
 
     from harness.runtime.layers import resolve_run

@@ -56,6 +56,12 @@ def assemble(config: RunConfig) -> Assembly:
     plan = Plan(config, suite, _policy(config), tests)
     if config.suite != "lab" and config.lab is not None:
         raise ConfigError(f"lab settings are given, but the suite is '{config.suite}'; drop 'lab', or use --suite lab")
+    if DRIVERS[config.driver].trains and config.models.writer.backend == "openai":
+        raise ConfigError(
+            f"driver '{config.driver}' trains its writer, and the weights behind models.writer.base_url are not here; "
+            "set models.writer.backend to transformers or vllm, or take a driver that trains nothing ('harness "
+            "drivers')"
+        )
     stages = tuple(ordered(make_driver(config.driver).stages(plan, config.signal)))
     return Assembly(plan, suite, stages)
 

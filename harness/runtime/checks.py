@@ -12,7 +12,9 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from harness.config_models import LOOPBACK
 from harness.runtime import machine
 from harness.runtime.findings import Finding
 
@@ -101,6 +103,8 @@ def servers(config: RunConfig) -> list[Finding]:
         url = getattr(config.models, role).base_url
         if url:
             found.append(_ask(f"{role}'s server", f"{url}/models", "start it, or correct its base_url"))
+    if url := config.models.embedder.url:
+        found.append(_ask("embedder's server", f"{url.rstrip('/')}/models", "start it, or correct models.embedder.url"))
     return found or [Finding("servers", "servers", "the settings name none")]
 
 
@@ -115,8 +119,11 @@ def hub() -> list[Finding]:
 
 def _ask(name: str, url: str, fix: str) -> Finding:
     shown = url.split("?")[0]
+    # As in a run, a server on this machine is not asked through a proxy.
+    own = urlsplit(url).hostname in LOOPBACK
+    opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if own else []))
     try:
-        with urllib.request.urlopen(urllib.request.Request(url), timeout=SECONDS) as answer:
+        with opener.open(url, timeout=SECONDS) as answer:
             return Finding("servers", name, f"{shown} answers ({answer.status})")
     except urllib.error.HTTPError as error:
         if error.code < 500:

@@ -1,143 +1,25 @@
 """What each stage of a run would cost: rows, tokens, operations, time; estimated from the settings alone.
 
-Counts follow from the settings; lengths and the surviving share are typical values; the basis is printed with
-the figures. Lab models are too small for FLOPs to say anything of their time, so theirs comes from rates measured on a
-reference run; other models' time is operations and moved bytes over assumed shares of a device's (`harness.devices`).
+The basis (`harness.runtime.estimator`) is printed with the figures. What is not known, such as the size of a model or
+the number of items, makes the figure unknown and never smaller.
 """
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 from harness import estimate
 from harness.devices import REFERENCE
-from harness.runtime.needs import Lengths, RoleModel, embedder_model, lengths, role_models, warm
-
-if TYPE_CHECKING:
-    from evals.suite import Suite
-    from harness.config import RunConfig
+from harness.runtime.estimator import LAB_RATES, Cost, Estimator
+from harness.runtime.needs import warm
+from harness.runtime.role_models import RoleModel
 
 SURVIVE = 0.75
 """Assumed share of drawn samples that survive validity checks, duplicate removal and the contamination gate."""
 
 EVAL_PROMPT, EVAL_LAB_PROMPT = 400, 40
 """Typical prompt tokens of a test item."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """One stage's estimate. `rows` is what it reads and `out` what it keeps; None means not estimated.
-
-    `seconds` is None where a model's size is unknown. `compute` are the operations of training, scoring and reading,
-    `moved` the bytes that decoding reads; `usd` what endpoints with a known price charge, None where a model that the
-    stage calls has none. `models` has tokens in and out by role. `note` names what the figures count.
-    """
-
-    rows: int | None
-    out: int | None
-    tokens_in: int = 0
-    tokens_out: int = 0
-    flops: float = 0.0
-    seconds: float | None = 0.0
-    note: str = ""
-    compute: float = 0.0
-    moved: float = 0.0
-    models: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    usd: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Seconds measured on lab models: per trajectory, per GRPO rollout (all that is done with it), per trained, scored
-    and tested item. `start` is what a stage pays for imports and set-up before its first row.
-    """
-
-    trajectory: float
-    rollout: float
-    trained: float
-    scored: float
-    tested: float
-    start: float
-
-
-LAB_RATES = Rates(trajectory=0.015, rollout=0.02, trained=0.006, scored=0.006, tested=0.013, start=1.5)
-"""Rough, from one thread of a busy cloud machine under the influence signal. `rollout` is processor time over 8
-steps of a full-scale run; `scored` was not measured and is taken from `trained`; the others are derived from the wall
-times of one smoke run, imports taken off by eye."""
-
-
-@dataclass(frozen=True, slots=True)
-class Estimator:
-    """The facts from which all stages' costs follow. `seeds` is None where their number is not known in advance."""
-
-    config: RunConfig
-    suite: Suite
-    seeds: int | None
-    sizes: Lengths
-    target: RoleModel
-    writer: RoleModel
-    generator: RoleModel
-    stages: frozenset[str]
-    embedder: RoleModel | None = None
-
-    @property
-    def lab(self) -> bool:
-        """Whether the time comes from lab rates."""
-        return self.target.kind == "lab"
-
-    def seconds(self, *, compute: float, moved: float = 0.0, known: bool, lab: float) -> float | None:
-        """Time from `lab` seconds, or on one reference device where the models' sizes are known."""
-        if self.lab:
-            return LAB_RATES.start + lab
-        return REFERENCE.seconds(compute, moved) if known else None
-
-    def decoding(self, model: RoleModel, count: int, prompt: int, completion: int) -> float:
-        """Bytes that sampling `count` completions moves: at every step of a batch, its weights and its cache."""
-        if model.shape is None:
-            return 0.0
-        settings = getattr(self.config.models, model.role)
-        if settings.base_url:
-            return 0.0
-        batch = self.config.runtime.vllm.max_num_seqs if settings.served else self.config.runtime.batch_size
-        cache = model.shape.kv_bytes_per_token * estimate.BYTES[model.dtype] / 2 * (prompt + completion / 2)
-        return float(count) * completion * ((model.weight_bytes or 0) / min(batch, max(1, count)) + cache)
-
-
-def make_estimator(config: RunConfig, suite: Suite, stages: frozenset[str]) -> Estimator:
-    """Look up models and count seeds; reads only local files."""
-    target, writer, generator = role_models(config)
-    sizes, embedder = lengths(config), embedder_model(config)
-    return Estimator(config, suite, count_seeds(config), sizes, target, writer, generator, stages, embedder)
-
-
-def count_seeds(config: RunConfig) -> int | None:
-    """Number of seeds before checks, or None for a source that is not here."""
-    limit = config.seeds.limit
-    if config.seeds.source == "lab":
-        return config.lab.seeds if config.lab else None
-    path = Path(config.seeds.source)
-    if not path.is_file():
-        return limit
-    if path.suffix == ".parquet":
-        from pyarrow import ArrowException
-        from pyarrow.parquet import read_metadata
-
-        try:
-            count = int(read_metadata(path).num_rows)
-        except (OSError, ArrowException):
-            return limit
-    else:
-        opener = gzip.open if path.suffix == ".gz" else open
-        try:
-            with opener(path, "rb") as handle:
-                count = sum(1 for line in handle if line.strip())
-        except (OSError, EOFError):
-            return limit
-    return min(count, limit) if limit else count
 
 
 def _here(e: Estimator, model: RoleModel, flops: float) -> float:
@@ -161,6 +43,11 @@ def _usd(e: Estimator, models: Mapping[str, tuple[int, int]]) -> float | None:
 
 def _flops(model: RoleModel, tokens: float) -> float:
     return estimate.forward_flops(model.shape, tokens) if model.shape else 0.0
+
+
+def _sized(model: RoleModel) -> bool:
+    """Whether what a model computes on this side is known: nothing, or by its architecture."""
+    return model.shape is not None or model.kind in ("built-in", "vectors", "endpoint", "service")
 
 
 def estimate_stage(e: Estimator, name: str) -> Cost | None:
@@ -188,7 +75,7 @@ def _trajectories(e: Estimator, count: int, out: int, note: str) -> Cost:
     compute = _here(e, w, _flops(w, count * s.writer_prompt)) + _here(e, g, _flops(g, count * s.generator_prompt))
     moved = e.decoding(w, count, s.writer_prompt, s.rubric) + e.decoding(g, count, s.generator_prompt, s.pair)
     flops = compute + _here(e, w, _flops(w, count * s.rubric)) + _here(e, g, _flops(g, count * s.pair))
-    known = w.shape is not None and (g.shape is not None or g.kind == "built-in")
+    known = _sized(w) and _sized(g)
     models = {
         "writer": (count * s.writer_prompt, count * s.rubric),
         "generator": (count * s.generator_prompt, count * s.pair),
@@ -221,7 +108,8 @@ def _evaluate_guide(e: Estimator) -> Cost | None:
     tokens = count * (EVAL_LAB_PROMPT if e.lab and e.config.suite == "lab" else EVAL_PROMPT)
     flops = _flops(e.target, tokens)
     seconds = e.seconds(compute=flops, known=e.target.shape is not None, lab=LAB_RATES.tested * count)
-    return Cost(count, count, tokens, 0, flops, seconds, "validation items, to choose among")
+    note, models = "validation items, to choose among", {"target": (tokens, 0)}
+    return Cost(count, count, tokens, 0, flops, seconds, note, flops, 0.0, models, 0.0)
 
 
 def _sources(e: Estimator) -> Cost:
@@ -230,11 +118,14 @@ def _sources(e: Estimator) -> Cost:
         return Cost(e.seeds, e.seeds, note="documents, before checks")
     # Choosing compares the embeddings of all candidates.
     tokens = count * (EVAL_LAB_PROMPT if e.lab and e.config.suite == "lab" else EVAL_PROMPT)
-    model = e.embedder
+    model, note = e.embedder, f"documents; {count:,} items embedded"
     flops = _flops(model, tokens) if model else 0.0
-    known = model is None or model.kind in ("built-in", "vectors") or model.shape is not None
-    seconds = REFERENCE.seconds(flops, 0.0) if known else None
-    return Cost(e.seeds, e.seeds, tokens, 0, flops, seconds, f"documents; {count:,} items embedded")
+    seconds = REFERENCE.seconds(flops, 0.0) if model is None or _sized(model) else None
+    runs = model is not None and model.kind not in ("built-in", "vectors")
+    models = {"embedder": (tokens, 0)} if runs else {}
+    # The settings have no price for an embedder.
+    usd = None if model is not None and model.kind == "endpoint" else 0.0
+    return Cost(e.seeds, e.seeds, tokens, 0, flops, seconds, note, flops, 0.0, models, usd)
 
 
 def _initial_count(e: Estimator) -> int | None:
@@ -295,17 +186,18 @@ def _grpo(e: Estimator) -> Cost | None:
     count = steps * g.prompts_per_step * g.group_size
     made = _trajectories(e, count, round(count * SURVIVE), f"{steps} steps of {g.prompts_per_step} x {g.group_size}")
     s = e.sizes
-    # The update, and one pass of the reference model.
-    learn = (_passes(e) + 1) * _flops(e.writer, count * (s.writer_prompt + s.rubric))
+    # The update, and where there is a KL term one pass of the reference model.
+    learn = (_passes(e) + (g.kl_coefficient > 0)) * _flops(e.writer, count * (s.writer_prompt + s.rubric))
     valid = made.out or 0
     score = _scoring_flops(e, e.config.signal, valid)
     scored = valid * _scoring_tokens(e, e.config.signal)[0]
     # A rollout's rate has one backward pass of the target in it.
     lab = LAB_RATES.rollout * count + LAB_RATES.scored * count * (_times_a_pass(e, e.config.signal) - 1)
-    extra = e.seconds(compute=learn + score, known=True, lab=lab) or 0.0
+    extra = e.seconds(compute=learn + score, known=_scorer_sized(e, e.config.signal), lab=lab)
     seconds = made.seconds
-    if seconds is not None:
-        seconds = extra if e.lab else seconds + extra
+    if seconds is not None and extra is not None and not e.lab:
+        extra += seconds
+    seconds = None if seconds is None else extra
     models = {**made.models, **({"target": (scored, 0)} if scored else {})}
     return replace(
         made,
@@ -356,7 +248,7 @@ def _score(e: Estimator) -> Cost | None:
     name = e.config.select.signal if e.config.select and e.config.select.signal else e.config.signal
     flops = _scoring_flops(e, name, made.out)
     lab = LAB_RATES.scored * made.out * _times_a_pass(e, name)
-    seconds = e.seconds(compute=flops, known=e.target.shape is not None, lab=lab)
+    seconds = e.seconds(compute=flops, known=_scorer_sized(e, name), lab=lab)
     tokens = made.out * max(e.sizes.row, _scoring_tokens(e, name)[0])
     models = {"target": (tokens, 0)} if _scoring_tokens(e, name)[0] else {}
     return Cost(made.out, made.out, tokens, 0, flops, seconds, f"scored by {name}", flops, 0.0, models, 0.0)
@@ -394,13 +286,17 @@ def _times(epochs: int) -> str:
 
 
 def _evaluate(e: Estimator) -> Cost | None:
+    """None where a benchmark does not declare how many items it has."""
     rows = tokens_in = tokens_out = 0
     prompt = EVAL_LAB_PROMPT if e.lab and e.config.suite == "lab" else EVAL_PROMPT
     for benchmark in e.suite.benchmarks:
         if benchmark.scorer != "lm_eval":
             continue
-        count = benchmark.rows.expected_count or (e.config.lab.test_items if e.config.lab else 0)
-        count = min(count, e.config.eval.limit or count)
+        limit = e.config.eval.limit
+        declared = benchmark.rows.expected_count or (e.config.lab.test_items if e.config.lab else limit)
+        if declared is None:
+            return None
+        count = min(declared, limit or declared)
         rows += count
         tokens_in += count * prompt * (1 + benchmark.shots)
         if benchmark.template.output == "generate_until":
@@ -433,12 +329,29 @@ def _scoring_tokens(e: Estimator, signal: str) -> tuple[int, int]:
     row = e.sizes.row
     if cost != "backward":
         return (row, 0) if cost == "forward" else (0, 0)
-    lab = e.config.lab.validation_items if e.config.lab else 0
-    guide = e.suite.validation_set(e.config.guide.set)
-    items = e.config.guide.n or guide.count or guide.rows.expected_count or lab
-    probe = items * (EVAL_LAB_PROMPT if e.lab else EVAL_PROMPT) if probes_validation(signal, e.config) else 0
+    items = (_guide_items(e) or 0) if probes_validation(signal, e.config) else 0
+    probe = items * (EVAL_LAB_PROMPT if e.lab else EVAL_PROMPT)
     many = warm(e.config).checkpoints
     return many * (row + probe), many * row
+
+
+def _guide_items(e: Estimator) -> int | None:
+    """Validation items that guide; None where their number is not declared."""
+    guide = e.suite.validation_set(e.config.guide.set)
+    lab = e.config.lab.validation_items if e.config.lab else None
+    return e.config.guide.n or guide.count or guide.rows.expected_count or lab
+
+
+def _scorer_sized(e: Estimator, signal: str) -> bool:
+    """Whether the operations of a score are known: the size of the model that gives it, and what it reads."""
+    from methods.signals.catalogue import probes_validation, signal_info
+
+    cost = "free" if signal == "none" else signal_info(signal).spec.cost_class
+    if cost == "embedding":
+        return e.embedder is None or _sized(e.embedder)
+    if cost not in ("forward", "backward"):
+        return True
+    return e.target.shape is not None and not (probes_validation(signal, e.config) and _guide_items(e) is None)
 
 
 def _times_a_pass(e: Estimator, signal: str) -> float:

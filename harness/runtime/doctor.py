@@ -23,7 +23,8 @@ from harness.errors import PrerequisiteError
 from harness.estimate import gigabytes
 from harness.runtime import checks, machine
 from harness.runtime.findings import Finding, Problem, Report
-from harness.runtime.needs import GPU_FROM, RoleModel, embedder_model, loads, role_models, trains_writer
+from harness.runtime.needs import GPU_FROM, loads
+from harness.runtime.role_models import RoleModel, embedder_model, role_models, trains_writer
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement

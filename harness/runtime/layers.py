@@ -43,10 +43,8 @@ def resolve_run(
     from harness.settings import Layer, read_config_file, resolve
 
     file = read_config_file(config_file) if config_file else Layer("file", {})
-    sets = {key: full_id(str(v)) if key in _MODEL_IDS else v for key, v in (sets or {}).items()}
+    sets = _named_in_full(sets or {})
     suite = suite_path(suite) if suite else None
-    if sets.get("eval.suite"):
-        sets["eval.suite"] = suite_path(str(sets["eval.suite"]))
     # A folder is named in full, so that the name holds from anywhere.
     target = find_target(target).name if target else None
     names = {"method": method, "preset": preset, "target": target, "scale": scale}
@@ -61,8 +59,6 @@ def resolve_run(
     if chosen:
         layers.append(Layer(f"preset {chosen}", {"preset": chosen, **preset_settings(info, chosen)}))
     seeds = seeds_source(seeds) if seeds else None
-    if sets.get("seeds.source"):
-        sets["seeds.source"] = seeds_source(str(sets["seeds.source"]))
     source = seeds or sets.get("seeds.source") or _value([file], "seeds.source")
     layers += _target_layers(aim, size, suite or file.values.get("suite"), source)
     if file.values:
@@ -83,14 +79,24 @@ def resolve_run(
     }
     layers.append(Layer("command line", {k: v for k, v in {**line, **sets}.items() if v is not None or k in sets}))
     layers.insert(-1 if not file.values else -2, _guide_layer(layers))
+    _check_seeds(layers)
+    # A driver that is named beside a file takes the file's signal or leaves it, as the driver needs.
+    _check_pairing(layers, explicit_signal=signal or (None if driver else file.values.get("signal")))
+    return resolve(layers)
+
+
+def _named_in_full(sets: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the command line with models, files and suites by the names that hold from anywhere."""
+    kinds = {**dict.fromkeys(_MODEL_IDS, full_id), "eval.suite": suite_path, "seeds.source": seeds_source}
+    return {key: kinds[key](str(v)) if key in kinds and v not in (None, "") else v for key, v in sets.items()}
+
+
+def _check_seeds(layers: list[Layer]) -> None:
     if _value(layers, "seeds.source") is None:
         raise ConfigError(
             f"suite '{_value(layers, 'suite')}' comes without documents to write pairs from; give them with --seeds: a "
             "file (JSONL, gzip or not, or parquet), or the name of a hub data set"
         )
-    # A driver that is named beside a file takes the file's signal or leaves it, as the driver needs.
-    _check_pairing(layers, explicit_signal=signal or (None if driver else file.values.get("signal")))
-    return resolve(layers)
 
 
 def _check_names(file: Layer, flags: Mapping[str, str | None]) -> None:

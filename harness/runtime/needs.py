@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import estimate, memory
-from harness.estimate import ModelShape
-from harness.models.known import known_shape
 from harness.runtime import machine
+from harness.runtime.role_models import RoleModel, embedder_model, needs_of_signals, role_models, trains_writer
 
 if TYPE_CHECKING:
     from harness.config import ModelConfig, RunConfig
@@ -25,10 +23,6 @@ GPU_FROM = 1_000_000_000
 
 EVAL_TOKENS = (1500, 1024)
 """Typical prompt of a test item with its demonstrations, and half of the longest answer that suites allow."""
-
-LAB_VOCABULARY = 1500
-"""About how many tokens the lab's tokenizer has, for estimates before it is built."""
-
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
@@ -52,23 +46,6 @@ LENGTHS = Lengths(document=1500, rubric=600, pair=800, writer_prompt=2150, gener
 
 LAB_LENGTHS = Lengths(document=46, rubric=28, pair=28, writer_prompt=130, generator_prompt=86, template=12)
 """Measured on the lab's documents and models."""
-
-
-@dataclass(frozen=True, slots=True)
-class RoleModel:
-    """A role's model: `folder` where its weights are here, `shape` where its architecture is known."""
-
-    role: str
-    id: str
-    dtype: str
-    kind: str
-    folder: Path | None
-    shape: ModelShape | None
-
-    @property
-    def weight_bytes(self) -> int | None:
-        """Size of the weights, where the architecture is known."""
-        return estimate.weight_bytes(self.shape, self.dtype) if self.shape else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,92 +85,6 @@ def lengths(config: RunConfig) -> Lengths:
     )
 
 
-def locate(role: str, model: ModelConfig, world: int) -> RoleModel:
-    """A role's model: what kind of name it has, whether its weights are here, and its architecture."""
-    if model.backend == "extractive":
-        return RoleModel(role, model.id, model.dtype, "built-in", None, None)
-    if model.backend == "openai" or (model.base_url and role == "generator"):
-        return RoleModel(role, model.id, model.dtype, "service", None, known_shape(model.id))
-    if model.id.startswith("lab:"):
-        folder, shape = _lab_model(model.id.removeprefix("lab:"), world)
-        return RoleModel(role, model.id, model.dtype, "lab", folder, shape)
-    path = Path(model.id).expanduser()
-    if path.is_dir() or model.id.startswith((".", "/", "~")):
-        here = path if machine.has_weights(path) else None
-        return RoleModel(role, model.id, model.dtype, "folder", here, estimate.shape_from_folder(path))
-    folder = machine.cached_model(model.id, model.revision)
-    shape = estimate.shape_from_folder(folder) if folder else None
-    return RoleModel(role, model.id, model.dtype, "hub", folder, shape or known_shape(model.id))
-
-
-def _lab_model(role: str, world: int) -> tuple[Path | None, ModelShape | None]:
-    from harness.lab.build import cache_root, lab_identity
-    from harness.lab.world import World
-
-    root = cache_root()
-    home = root / f"world-{world}-{lab_identity(World(world))}"
-    # The writer is shared by all worlds; any built one has its size.
-    folders = [home / role] if role != "writer" else sorted(root.glob("shared-*/writer"))
-    folder = next((f for f in folders if f.is_dir()), None)
-    return folder, estimate.shape_from_folder(folder) if folder else _unbuilt_shape(role)
-
-
-def _unbuilt_shape(role: str) -> ModelShape:
-    """The architecture that a lab model will have; its vocabulary is only known when the tokenizer has been trained."""
-    from harness.lab import build
-
-    shape = {"writer": build.WRITER, "generator": build.GENERATOR, "target": build.TARGET}[role]
-    return ModelShape(
-        hidden=shape.hidden,
-        intermediate=shape.inner,
-        layers=shape.layers,
-        heads=shape.heads,
-        kv_heads=shape.heads,
-        head_dim=shape.hidden // shape.heads,
-        vocab=LAB_VOCABULARY,
-        tied=True,
-    )
-
-
-def role_models(config: RunConfig) -> tuple[RoleModel, ...]:
-    """The models of target, writer and generator."""
-    world = config.lab.world if config.lab else 0
-    models = config.models
-    return tuple(
-        locate(role, model, world)
-        for role, model in (("target", models.target), ("writer", models.writer), ("generator", models.generator))
-    )
-
-
-def embedder_model(config: RunConfig) -> RoleModel | None:
-    """The embedder's model, where something in the run embeds texts."""
-    from harness.config import ModelConfig
-
-    if config.guide.strategy == "random" and not any("embedder" in needs for needs in _needs_of_signals(config)):
-        return None
-    own = config.models.embedder
-    if own.kind == "sentence_transformers":
-        return locate("embedder", ModelConfig(id=own.id, revision=own.revision, dtype=own.dtype), 0)
-    return RoleModel("embedder", own.id, own.dtype, "built-in" if own.kind == "lexical" else own.kind, None, None)
-
-
-def trains_writer(config: RunConfig) -> bool:
-    """Whether the run trains its writer."""
-    from methods.drivers.catalogue import DRIVERS
-
-    return DRIVERS[config.driver].trains
-
-
-def _needs_of_signals(config: RunConfig) -> list[frozenset[str]]:
-    """What each signal that the run uses needs."""
-    from methods.signals.catalogue import signal_needs
-
-    used = {config.signal} if trains_writer(config) or config.driver == "best_of_n" else set()
-    if config.select:
-        used.add(config.select.signal or config.signal)
-    return [signal_needs(name, config) for name in sorted(used) if name != "none"]
-
-
 @dataclass(frozen=True, slots=True)
 class Warm:
     """The warm-up's LoRA shape, and at how many checkpoints gradients are taken."""
@@ -224,7 +115,7 @@ def loads(config: RunConfig) -> tuple[Load, ...]:
     """Memory of each part of the run, leaving out models of unknown size. Basis: the formulas of `harness.memory`."""
     models = role_models(config)
     sizer = _Sizer(config, lengths(config), models, runs_on_gpu(models))
-    needs = frozenset[str]().union(*_needs_of_signals(config))
+    needs = frozenset[str]().union(*needs_of_signals(config))
     result = [Load("synthesis", (*sizer.writes(), *sizer.answers()))]
     if config.guide.strategy != "random":
         result.insert(0, Load("choosing validation items", tuple(sizer.embeds())))
@@ -335,14 +226,15 @@ class _Sizer:
         g, writer, s = self.config.grpo, self.models[1], self.sizes
         if writer.shape is None:
             return []
-        rows = largest_divisor((g.mini_batch_prompts or g.prompts_per_step) * g.group_size, g.micro_batch)
+        mini = (g.mini_batch_prompts or g.prompts_per_step) * g.group_size
+        rows = largest_divisor(mini, g.micro_batch)
         adapter = memory.Lora(g.lora_rank, g.lora_modules) if g.tune == "lora" else None
         update = memory.policy_training(
             writer.shape,
             writer.dtype,
             memory.Batch(rows, s.writer_prompt + s.rubric, rows > 1),
             adapter,
-            accumulate=rows < g.prompts_per_step * g.group_size,
+            accumulate=rows < mini,
             reference=g.kl_coefficient > 0,
             entropy=g.entropy_coefficient > 0,
             checkpointing=self.config.runtime.training.activation_checkpointing,

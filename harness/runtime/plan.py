@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from harness.config import RunConfig
 from harness.estimate import gigabytes
-from harness.runtime.costs import Cost, Estimator, estimate_stage, make_estimator
+from harness.runtime.costs import estimate_stage
 from harness.runtime.doctor import check_prerequisites
+from harness.runtime.estimator import Cost, Estimator, make_estimator
 from harness.runtime.findings import Problem
-from harness.runtime.needs import Load, RoleModel, loads, role_models
+from harness.runtime.needs import Load, loads
 from harness.runtime.revisions import pin_revisions
+from harness.runtime.role_models import RoleModel, role_models
 from harness.runtime.sizing import (
     Detectable,
     DeviceLine,
@@ -189,8 +191,11 @@ def _given_line(config: RunConfig) -> str:
 def _model_line(model: RoleModel) -> str:
     if model.kind == "built-in":
         return f"{model.id}: built-in, no language model"
-    if model.kind in ("endpoint", "vectors"):
-        return f"{model.id}: {'behind an endpoint' if model.kind == 'endpoint' else 'given vectors, no model is run'}"
+    if model.kind == "vectors":
+        return f"{model.id}: given vectors, no model is run"
+    if model.kind in ("endpoint", "service"):
+        shape = f"{_parameters(model.shape.parameters)} parameters, " if model.shape else ""
+        return f"{model.id}: {shape}behind an endpoint"
     size = (
         f"{_parameters(model.shape.parameters)} parameters, {gigabytes(model.weight_bytes or 0)} in {model.dtype}"
         if (model.shape)

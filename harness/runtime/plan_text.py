@@ -111,6 +111,9 @@ def _basis(plan: Plan) -> list[str]:
         device = f"one {REFERENCE.name} ({REFERENCE.peak / 1e12:.0f} TFLOP/s, {REFERENCE.bandwidth / 1e12:.2f} TB/s)"
         shares = f"{COMPUTE_SHARE:.0%} of its peak, and in decoding {BANDWIDTH_SHARE:.0%} of its bandwidth"
         time = f"time is on {device} at {shares}, which are assumptions and were not measured"
+        models = plan.config.models
+        if any(model.base_url for model in (models.writer, models.generator)):
+            time += "; that of endpoints, and waiting for them, is left out"
     prompts = f"prompts of {sizes.writer_prompt} (writer) and {sizes.generator_prompt} (generator)"
     text = (
         f"Basis, in tokens: a document of {sizes.document}, a rubric of {sizes.rubric}, a pair of {sizes.pair}, "

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.devices import DEVICES, device
-from harness.runtime.costs import Cost
+from harness.runtime.estimator import Cost
 
 if TYPE_CHECKING:
     from evals.suite import Suite

@@ -90,6 +90,8 @@ def _folder_settings(path: Path) -> dict[str, Any]:
         ) from None
     except ValueError:
         raise InputError(f"{path}/config.json is not valid JSON; restore it") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{path}/config.json holds no settings of a model; restore it")
     length = config.get("max_position_embeddings")
     limit = min(CONTEXT, length) if isinstance(length, int) else CONTEXT
     dtype = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")

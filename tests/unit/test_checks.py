@@ -69,6 +69,19 @@ def test_a_server_that_wants_a_key_answers(url: str) -> None:
     assert finding.problem and "500" in finding.value
 
 
+def test_a_server_on_this_machine_is_not_asked_through_a_proxy(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    (finding,) = checks.servers(_with_generator(f"{url}/v1"))
+    assert not finding.problem and "401" in finding.value
+
+
+def test_the_embedders_server_is_asked_too(url: str) -> None:
+    sets = {"models.embedder.id": "m", "models.embedder.url": f"{url}/broken"}
+    (finding,) = checks.servers(resolve_run(method="static", target="small", sets=sets).config)
+    assert finding.name == "embedder's server" and "500" in finding.value
+
+
 def test_a_server_that_is_not_there_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "SECONDS", 0.5)
     (finding,) = checks.servers(_with_generator("http://127.0.0.1:9/v1"))

@@ -62,6 +62,15 @@ def test_a_limit_in_dollars_needs_prices() -> None:
         resolved(**served(), runtime__max_usd=5)
     resolved(**served(price={"input": 0, "output": 0}), runtime__max_usd=5)
     resolved(**served(), runtime__max_tokens=5)
+    with pytest.raises(ConfigError, match="has no price"):
+        resolved(**served(url="https://gpu.host/v1", backend="vllm"), runtime__max_usd=5)
+    resolved(**served(backend="vllm"), runtime__max_usd=5)
+
+
+@pytest.mark.parametrize("name", [None, ""])
+def test_a_model_has_a_name(name: str | None) -> None:
+    with pytest.raises(ConfigError, match=r"models\.target\.id"):
+        resolved(models__target__id=name)
 
 
 def test_which_host_is_another_machine() -> None:

@@ -302,6 +302,7 @@ def test_single_requests_are_timed_on_a_part(fake: Fake) -> None:
             "are both set; unset one",
         ),
         ({"HARNESS_ES_URL": "http://h:1", "HARNESS_ES_API_KEY": "sécret"}, "no API key has"),
+        ({"HARNESS_ES_URL": "http://h:1", "HARNESS_ES_API_KEY": "secret\nkey"}, "no API key has"),
         ({"HARNESS_ES_URL": "https://h:1", "HARNESS_ES_CA": "/nowhere.pem"}, "which is no file"),
         ({"HARNESS_ES_URL": "https://h:1", "HARNESS_ES_CA": __file__}, "which holds no PEM certificate"),
     ],

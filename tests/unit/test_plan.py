@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evals.suite import load_suite
 from harness.cli import main as cli
+from harness.errors import ConfigError
 from harness.runtime.assemble import assemble, store_of
+from harness.runtime.costs import estimate_stage
+from harness.runtime.estimator import make_estimator
 from harness.runtime.layers import resolve_run
 from harness.runtime.plan import make_plan, same, to_json
 from harness.runtime.plan_text import count, duration, render
@@ -197,6 +202,90 @@ def test_an_endpoint_costs_what_its_price_says(tmp_path: Path) -> None:
     assert plan.usd == pytest.approx((tokens_in + 2 * tokens_out) / 1e6)
     # What somebody else's server holds needs no memory here.
     assert not [p for load in plan.loads for p in load.parts if p.role == "generator"]
+
+
+VLLM = {"backend": "vllm", "base_url": "http://localhost:8000/v1"}
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        {},
+        {"guide.strategy": "coverage"},
+        {"guide.strategy": "coverage", "models.embedder.id": "Qwen/Qwen3-Embedding-0.6B"},
+    ],
+)
+def test_the_hours_of_a_device_are_those_of_the_stages(tmp_path: Path, sets: dict[str, Any]) -> None:
+    plan = make_plan(_resolved(tmp_path, target="small", guide="clean:200", sets=sets))
+    (h100,) = (d for d in plan.devices if d.name == "H100 80GB")
+    seconds = [line.cost.seconds for line in plan.stages if line.cost]
+    assert h100.hours == pytest.approx(sum(s for s in seconds if s is not None) / 3600)
+    assert ("embedder" in plan.tokens) == (len(sets) == 2)
+
+
+def test_what_is_not_known_makes_the_hours_unknown(tmp_path: Path) -> None:
+    def hours(**sets: Any) -> float | None:
+        dotted = {key.replace("__", "."): value for key, value in sets.items()}
+        options = {"target": "small", "driver": "best_of_n", "signal": "val_cosine", "sets": dotted}
+        return make_plan(_resolved(tmp_path, **options)).devices[0].hours
+
+    assert hours(models__embedder__id="someone/unheard-of") is None
+    assert hours() is not None
+
+
+def test_a_benchmark_of_unknown_size_makes_the_evaluation_unknown(tmp_path: Path) -> None:
+    def estimate(**sets: Any) -> Any:
+        config = _resolved(tmp_path, target="small", sets=sets).config
+        suite = load_suite("medical")
+        first, *others = suite.benchmarks
+        unknown = replace(first, rows=replace(first.rows, expected_count=None))
+        suite = replace(suite, benchmarks=(unknown, *others))
+        return estimate_stage(make_estimator(config, suite, frozenset({"evaluate"})), "evaluate")
+
+    assert estimate() is None
+    assert estimate(**{"eval.limit": 50}).rows == 50 * 4
+
+
+def test_a_reference_pass_is_counted_where_there_is_one(tmp_path: Path) -> None:
+    def flops(kl: float) -> float:
+        plan = make_plan(_resolved(tmp_path, target="small", sets={"grpo.kl_coefficient": kl}))
+        (cost,) = (line.cost for line in plan.stages if line.name == "grpo")
+        assert cost is not None
+        return cost.flops
+
+    assert flops(0.0) < flops(0.001) == flops(0.01)
+
+
+def test_a_batch_that_is_one_update_holds_no_summed_gradients(tmp_path: Path) -> None:
+    def policy(**grpo: int) -> int:
+        sets = {"grpo.tune": "full", "grpo.rollouts": "transformers", **{f"grpo.{k}": v for k, v in grpo.items()}}
+        plan = make_plan(_resolved(tmp_path, target="nano", sets=sets))
+        (load,) = (load for load in plan.loads if load.name == "GRPO")
+        return load.parts[0].bytes
+
+    split = {"prompts_per_step": 8, "group_size": 4, "mini_batch_prompts": 4}
+    assert policy(**split, micro_batch=16) == policy(prompts_per_step=4, group_size=4, micro_batch=16)
+
+
+def test_a_served_writer_needs_its_weights_only_to_be_trained(tmp_path: Path) -> None:
+    sets = {**{f"models.writer.{k}": v for k, v in VLLM.items()}, "models.writer.id": "Qwen/Qwen3-8B"}
+
+    def missing(method: str) -> list[str]:
+        plan = make_plan(_resolved(tmp_path, method=method, target="small", sets=sets))
+        return [p.what for p in plan.problems if p.what.startswith("weights") and "writer" in p.what]
+
+    assert missing("optimsyn") and not missing("static")
+    text = render(make_plan(_resolved(tmp_path, method="static", target="small", sets=sets)))
+    assert "Qwen/Qwen3-8B: 8.19B parameters, behind an endpoint" in text
+    assert "that of endpoints, and waiting for them, is left out" in " ".join(text.split())
+
+
+def test_a_writer_without_weights_is_not_trained(tmp_path: Path) -> None:
+    sets = {"backend": "openai", "base_url": "https://example.org/v1", "id": "m"}
+    dotted = {f"models.writer.{key}": value for key, value in sets.items()}
+    with pytest.raises(ConfigError, match="trains its writer"):
+        make_plan(_resolved(tmp_path, sets=dotted))
+    make_plan(_resolved(tmp_path, method="static", sets=dotted))
 
 
 def test_more_replicates_show_smaller_differences(tmp_path: Path) -> None:

@@ -56,6 +56,13 @@ def test_a_hub_id_and_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "@mine-0-" in run_name(config)
 
 
+@pytest.mark.parametrize(("content", "says"), [("[]", "holds no settings"), ("{", "is not valid JSON")])
+def test_a_folder_with_a_damaged_configuration_is_one_line(tmp_path: Path, content: str, says: str) -> None:
+    (tmp_path / "config.json").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=says):
+        find_target(str(tmp_path))
+
+
 def test_a_mistyped_name_gets_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'qwen3-8b'"):
         find_target("qwen3-8")

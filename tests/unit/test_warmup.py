@@ -20,7 +20,8 @@ from harness.errors import ConfigError, HarnessError, InputError
 from harness.models.transformers_backend import load_causal_lm
 from harness.runtime import outputs
 from harness.runtime.assemble import assemble
-from harness.runtime.costs import estimate_stage, make_estimator
+from harness.runtime.costs import estimate_stage
+from harness.runtime.estimator import make_estimator
 from harness.runtime.execute import execute
 from harness.runtime.layers import resolve_run
 from harness.runtime.plan import make_plan

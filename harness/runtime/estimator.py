@@ -1,0 +1,135 @@
+"""What the cost of every stage follows from: the models, counts and lengths of a run, and rates.
+
+Counts follow from the settings; lengths are typical values, printed with the figures. Lab models are too small for
+FLOPs to say anything of their time, so theirs comes from rates measured on a reference run; other models' time is
+operations and moved bytes over assumed shares of a device's (`harness.devices`).
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness import estimate
+from harness.devices import REFERENCE
+from harness.runtime.needs import Lengths, lengths
+from harness.runtime.role_models import RoleModel, embedder_model, role_models
+
+if TYPE_CHECKING:
+    from evals.suite import Suite
+    from harness.config import RunConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """One stage's estimate. `rows` is what it reads and `out` what it keeps; None means not estimated.
+
+    `seconds` is None where a model's size is unknown. `compute` are the operations of training, scoring and reading,
+    `moved` the bytes that decoding reads; `usd` what endpoints with a known price charge, None where a model that the
+    stage calls has none. `models` has tokens in and out by role. `note` names what the figures count.
+    """
+
+    rows: int | None
+    out: int | None
+    tokens_in: int = 0
+    tokens_out: int = 0
+    flops: float = 0.0
+    seconds: float | None = 0.0
+    note: str = ""
+    compute: float = 0.0
+    moved: float = 0.0
+    models: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Seconds measured on lab models: per trajectory, per GRPO rollout (all that is done with it), per trained, scored
+    and tested item. `start` is what a stage pays for imports and set-up before its first row.
+    """
+
+    trajectory: float
+    rollout: float
+    trained: float
+    scored: float
+    tested: float
+    start: float
+
+
+LAB_RATES = Rates(trajectory=0.015, rollout=0.02, trained=0.006, scored=0.006, tested=0.013, start=1.5)
+"""Rough, from one thread of a busy cloud machine under the influence signal. `rollout` is processor time over 8
+steps of a full-scale run; `scored` was not measured and is taken from `trained`; the others are derived from the wall
+times of one smoke run, imports taken off by eye."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimator:
+    """The facts from which all stages' costs follow. `seeds` is None where their number is not known in advance."""
+
+    config: RunConfig
+    suite: Suite
+    seeds: int | None
+    sizes: Lengths
+    target: RoleModel
+    writer: RoleModel
+    generator: RoleModel
+    stages: frozenset[str]
+    embedder: RoleModel | None = None
+
+    @property
+    def lab(self) -> bool:
+        """Whether the time comes from lab rates."""
+        return self.target.kind == "lab"
+
+    def seconds(self, *, compute: float, moved: float = 0.0, known: bool, lab: float) -> float | None:
+        """Time from `lab` seconds, or on one reference device where the models' sizes are known."""
+        if self.lab:
+            return LAB_RATES.start + lab
+        return REFERENCE.seconds(compute, moved) if known else None
+
+    def decoding(self, model: RoleModel, count: int, prompt: int, completion: int) -> float:
+        """Bytes that sampling `count` completions moves: at every step of a batch, its weights and its cache."""
+        if model.shape is None:
+            return 0.0
+        settings = getattr(self.config.models, model.role)
+        if settings.base_url:
+            return 0.0
+        batch = self.config.runtime.vllm.max_num_seqs if settings.served else self.config.runtime.batch_size
+        cache = model.shape.kv_bytes_per_token * estimate.BYTES[model.dtype] / 2 * (prompt + completion / 2)
+        return float(count) * completion * ((model.weight_bytes or 0) / min(batch, max(1, count)) + cache)
+
+
+def make_estimator(config: RunConfig, suite: Suite, stages: frozenset[str]) -> Estimator:
+    """Look up models and count seeds; reads only local files."""
+    target, writer, generator = role_models(config)
+    sizes, embedder = lengths(config), embedder_model(config)
+    return Estimator(config, suite, count_seeds(config), sizes, target, writer, generator, stages, embedder)
+
+
+def count_seeds(config: RunConfig) -> int | None:
+    """Number of seeds before checks, or None for a source that is not here."""
+    limit = config.seeds.limit
+    if config.seeds.source == "lab":
+        return config.lab.seeds if config.lab else None
+    path = Path(config.seeds.source)
+    if not path.is_file():
+        return limit
+    if path.suffix == ".parquet":
+        from pyarrow import ArrowException
+        from pyarrow.parquet import read_metadata
+
+        try:
+            count = int(read_metadata(path).num_rows)
+        except (OSError, ArrowException):
+            return limit
+    else:
+        opener = gzip.open if path.suffix == ".gz" else open
+        try:
+            with opener(path, "rb") as handle:
+                count = sum(1 for line in handle if line.strip())
+        except (OSError, EOFError):
+            return limit
+    return min(count, limit) if limit else count

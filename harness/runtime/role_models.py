@@ -1,0 +1,128 @@
+"""The models of a run's roles: what kind of name each has, whether its weights are here, its architecture.
+
+Read from settings, the hub cache and the table of known models alone: nothing is loaded and no network is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness import estimate
+from harness.estimate import ModelShape
+from harness.models.known import known_shape
+from harness.runtime import machine
+
+if TYPE_CHECKING:
+    from harness.config import ModelConfig, RunConfig
+
+LAB_VOCABULARY = 1500
+"""About how many tokens the lab's tokenizer has, for estimates before it is built."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoleModel:
+    """A role's model: `folder` where its weights are here, `shape` where its architecture is known."""
+
+    role: str
+    id: str
+    dtype: str
+    kind: str
+    folder: Path | None
+    shape: ModelShape | None
+
+    @property
+    def weight_bytes(self) -> int | None:
+        """Size of the weights, where the architecture is known."""
+        return estimate.weight_bytes(self.shape, self.dtype) if self.shape else None
+
+
+def locate(role: str, model: ModelConfig, world: int, *, trained: bool = False) -> RoleModel:
+    """A role's model: what kind of name it has, whether its weights are here, and its architecture.
+
+    A model that is `trained` needs its weights here, whoever samples from it.
+    """
+    if model.backend == "extractive":
+        return RoleModel(role, model.id, model.dtype, "built-in", None, None)
+    if model.base_url and not trained:
+        return RoleModel(role, model.id, model.dtype, "service", None, known_shape(model.id))
+    if model.id.startswith("lab:"):
+        folder, shape = _lab_model(model.id.removeprefix("lab:"), world)
+        return RoleModel(role, model.id, model.dtype, "lab", folder, shape)
+    path = Path(model.id).expanduser()
+    if path.is_dir() or model.id.startswith((".", "/", "~")):
+        here = path if machine.has_weights(path) else None
+        return RoleModel(role, model.id, model.dtype, "folder", here, estimate.shape_from_folder(path))
+    folder = machine.cached_model(model.id, model.revision)
+    shape = estimate.shape_from_folder(folder) if folder else None
+    return RoleModel(role, model.id, model.dtype, "hub", folder, shape or known_shape(model.id))
+
+
+def _lab_model(role: str, world: int) -> tuple[Path | None, ModelShape | None]:
+    from harness.lab.build import cache_root, lab_identity
+    from harness.lab.world import World
+
+    root = cache_root()
+    home = root / f"world-{world}-{lab_identity(World(world))}"
+    # The writer is shared by all worlds; any built one has its size.
+    folders = [home / role] if role != "writer" else sorted(root.glob("shared-*/writer"))
+    folder = next((f for f in folders if f.is_dir()), None)
+    return folder, estimate.shape_from_folder(folder) if folder else _unbuilt_shape(role)
+
+
+def _unbuilt_shape(role: str) -> ModelShape:
+    """The architecture that a lab model will have; its vocabulary is only known when the tokenizer has been trained."""
+    from harness.lab import build
+
+    shape = {"writer": build.WRITER, "generator": build.GENERATOR, "target": build.TARGET}[role]
+    return ModelShape(
+        hidden=shape.hidden,
+        intermediate=shape.inner,
+        layers=shape.layers,
+        heads=shape.heads,
+        kv_heads=shape.heads,
+        head_dim=shape.hidden // shape.heads,
+        vocab=LAB_VOCABULARY,
+        tied=True,
+    )
+
+
+def role_models(config: RunConfig) -> tuple[RoleModel, ...]:
+    """The models of target, writer and generator."""
+    world = config.lab.world if config.lab else 0
+    models = config.models
+    return (
+        locate("target", models.target, world, trained=True),
+        locate("writer", models.writer, world, trained=trains_writer(config)),
+        locate("generator", models.generator, world),
+    )
+
+
+def embedder_model(config: RunConfig) -> RoleModel | None:
+    """The embedder's model, where something in the run embeds texts."""
+    from harness.config import ModelConfig
+
+    if config.guide.strategy == "random" and not any("embedder" in needs for needs in needs_of_signals(config)):
+        return None
+    own = config.models.embedder
+    if own.kind == "sentence_transformers":
+        return locate("embedder", ModelConfig(id=own.id, revision=own.revision, dtype=own.dtype), 0)
+    return RoleModel("embedder", own.id, own.dtype, "built-in" if own.kind == "lexical" else own.kind, None, None)
+
+
+def trains_writer(config: RunConfig) -> bool:
+    """Whether the run trains its writer."""
+    from methods.drivers.catalogue import DRIVERS
+
+    return DRIVERS[config.driver].trains
+
+
+def needs_of_signals(config: RunConfig) -> list[frozenset[str]]:
+    """What each signal that the run uses needs."""
+    from methods.signals.catalogue import signal_needs
+
+    used = {config.signal} if trains_writer(config) or config.driver == "best_of_n" else set()
+    if config.select:
+        used.add(config.select.signal or config.signal)
+    return [signal_needs(name, config) for name in sorted(used) if name != "none"]
