@@ -139,14 +139,11 @@ def render(found: Calibration) -> str:
     """The calibration for people, with every cosine also as Elasticsearch's score, (1 + cosine) / 2."""
     cut = f", {found.cut} of them cut to what the model reads" if found.cut else ""
     lines = [f"{found.embedder} on {found.texts:,} texts{cut}", ""]
-    for title, part, says in (
-        ("random pairs", found.random, "below"),
-        ("paraphrases", found.paraphrase, "below"),
-    ):
+    for title, part in (("random pairs", found.random), ("paraphrases", found.paraphrase)):
         lines.append(f"{title} ({part.pairs:,})  cosine  es_score")
         for level, value in part.values:
             shown = f"{value:>8.3f}  {(1 + value) / 2:>8.3f}" if value is not None else "   too few pairs"
-            lines.append(f"  {level:>7.2%} lie {says} {shown}")
+            lines.append(f"  {level:>7.2%} lie below {shown}")
         lines.append("")
     lines.append("threshold (cosine)  es_score  random pairs above  paraphrases above")
     for rate in found.rates:

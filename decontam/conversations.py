@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -65,19 +65,24 @@ class Checked:
     report: Report
 
 
-def check_conversations(check: Check, rows: Sequence[Conversation], *, pair: str, source: str) -> Checked:
-    """Check every turn of `rows`, but system turns, of the parts that the settings name."""
-    parts = PARTS if check.settings.parts == "both" else (check.settings.parts,)
-    texts: list[str] = []
-    row_of: list[int] = []
-    part_of: list[int] = []
+def turns(rows: Sequence[Conversation], parts: Part | Literal["both"]) -> Iterator[tuple[int, Part, str]]:
+    """The documents of `rows`: every turn of the wanted parts but system turns, with its row's number and its part."""
     for number, row in enumerate(rows):
         for message in row.messages:
             part: Part = "answer" if message.role == "assistant" else "prompt"
-            if message.role != "system" and part in parts:
-                texts.append(message.content)
-                row_of.append(number)
-                part_of.append(PARTS.index(part))
+            if message.role != "system" and parts in ("both", part):
+                yield number, part, message.content
+
+
+def check_conversations(check: Check, rows: Sequence[Conversation], *, pair: str, source: str) -> Checked:
+    """Check every turn of `rows`, but system turns, of the parts that the settings name."""
+    texts: list[str] = []
+    row_of: list[int] = []
+    part_of: list[int] = []
+    for number, part, text in turns(rows, check.settings.parts):
+        texts.append(text)
+        row_of.append(number)
+        part_of.append(PARTS.index(part))
     corpus = MemoryCorpus(texts)
     embedding = check.embedder is not None and "embedding" in check.settings.modes
     checked = EmbeddedCorpus(corpus, check.embedder) if embedding and check.embedder is not None else corpus

@@ -248,7 +248,7 @@ class FileCorpus(_TextCorpus):
         rows: list[NDArray[np.int32]] = []
         buffer: list[tuple[int, int, int]] = []
         known: dict[str, int] = {}
-        number = -1
+        number, sourced = -1, False
         for path in self.paths:
             before = number
             name = Path(path).name
@@ -256,7 +256,9 @@ class FileCorpus(_TextCorpus):
                 number += 1
                 source = name
                 if self._fields.source:
-                    source = f"{name}: {row.get(self._fields.source)}"
+                    stated = row.get(self._fields.source)
+                    sourced = sourced or stated is not None
+                    source = f"{name}: {'not stated' if stated is None else stated}"
                 index = known.setdefault(source, len(known))
                 self.without_text += not found
                 for piece in found:
@@ -268,6 +270,8 @@ class FileCorpus(_TextCorpus):
             if number == before:
                 raise InputError(f"{path} has no rows; give a file with training data")
             self.rows_in.append(number - before)
+        if self._fields.source and not sourced:
+            raise InputError(f"no row states its source in '{self._fields.source}'; correct --source-field")
         rows.append(np.array(buffer, np.int32).reshape(-1, 3))
         table = np.concatenate(rows)
         if not len(table):

@@ -202,6 +202,13 @@ def _run(args: argparse.Namespace) -> int:
         progress.close()
 
 
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out} cannot be made a folder ({error.strerror}); name another") from None
+
+
 def _check_files(args: argparse.Namespace, settings: DecontamConfig, against: Any, progress: Progress) -> int:
     from decontam.check import resolved
     from decontam.corpus import Fields, FileCorpus
@@ -214,12 +221,9 @@ def _check_files(args: argparse.Namespace, settings: DecontamConfig, against: An
     corpus = FileCorpus(args.train, parts=resolved(settings).parts, fields=fields)
     loaded = time.perf_counter()
     out = Path(args.out or f"decontam-{Path(args.train[0]).name.partition('.')[0]}")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {out} cannot be made a folder ({error.strerror}); name another") from None
     check = _check(args, settings, against.items, out, progress.update)
     try:
+        _make_folder(out)
         done = check_files(
             check,
             corpus,

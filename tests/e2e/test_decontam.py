@@ -203,6 +203,7 @@ def test_test_items_that_cannot_be_read_end_in_one_line(office: Path, exam: byte
         (("--compat", "open"), "unknown --compat"),
         (("--train", "nothing.jsonl"), "does not exist"),
         (("--out", "exam.jsonl"), "--out exam.jsonl cannot be made a folder"),
+        (("--source-field", "origin"), "no row states its source in 'origin'"),
         (("--modes", "text,text"), "names a mode twice"),
         (("--modes", ""), "--modes"),
         (("--modes", "text", "--ngram", "3"), "--ngram is for ngram mode"),
