@@ -69,11 +69,11 @@ def estimate_stage(e: Estimator, name: str) -> Cost | None:
     return estimators[name](e) if name in estimators else None
 
 
-def _trajectories(e: Estimator, count: int, out: int, note: str) -> Cost:
-    """`count` rubrics and the pairs made from them."""
+def _trajectories(e: Estimator, count: int, out: int, note: str, together: int | None = None) -> Cost:
+    """`count` rubrics and the pairs made from them. `together`: see `Estimator.decoding`, for the rubrics."""
     s, w, g = e.sizes, e.writer, e.generator
     compute = _here(e, w, _flops(w, count * s.writer_prompt)) + _here(e, g, _flops(g, count * s.generator_prompt))
-    moved = e.decoding(w, count, s.writer_prompt, s.rubric) + e.decoding(g, count, s.generator_prompt, s.pair)
+    moved = e.decoding(w, count, s.writer_prompt, s.rubric, together) + e.decoding(g, count, s.generator_prompt, s.pair)
     flops = compute + _here(e, w, _flops(w, count * s.rubric)) + _here(e, g, _flops(g, count * s.pair))
     known = _sized(w) and _sized(g)
     models = {
@@ -183,8 +183,11 @@ def _grpo(e: Estimator) -> Cost | None:
     if steps is None:
         return None
     g = e.config.grpo
-    count = steps * g.prompts_per_step * g.group_size
-    made = _trajectories(e, count, round(count * SURVIVE), f"{steps} steps of {g.prompts_per_step} x {g.group_size}")
+    batch = g.prompts_per_step * g.group_size
+    count = steps * batch
+    note = f"{steps} steps of {g.prompts_per_step} x {g.group_size}"
+    # A trainer that samples by itself draws all rollouts of a step in one call.
+    made = _trajectories(e, count, round(count * SURVIVE), note, batch if g.rollouts == "transformers" else None)
     s = e.sizes
     # The update, and where there is a KL term one pass of the reference model.
     learn = (_passes(e) + (g.kl_coefficient > 0)) * _flops(e.writer, count * (s.writer_prompt + s.rubric))

@@ -90,14 +90,20 @@ class Estimator:
             return LAB_RATES.start + lab
         return REFERENCE.seconds(compute, moved) if known else None
 
-    def decoding(self, model: RoleModel, count: int, prompt: int, completion: int) -> float:
-        """Bytes that sampling `count` completions moves: at every step of a batch, its weights and its cache."""
+    def decoding(
+        self, model: RoleModel, count: int, prompt: int, completion: int, together: int | None = None
+    ) -> float:
+        """Bytes that sampling `count` completions moves: at every step of a batch, its weights and its cache.
+
+        `together` are the completions of a batch, where that is not the engine's own setting.
+        """
         if model.shape is None:
             return 0.0
         settings = getattr(self.config.models, model.role)
         if settings.base_url:
             return 0.0
         batch = self.config.runtime.vllm.max_num_seqs if settings.served else self.config.runtime.batch_size
+        batch = together or batch
         cache = model.shape.kv_bytes_per_token * estimate.BYTES[model.dtype] / 2 * (prompt + completion / 2)
         return float(count) * completion * ((model.weight_bytes or 0) / min(batch, max(1, count)) + cache)
 

@@ -256,6 +256,18 @@ def test_a_reference_pass_is_counted_where_there_is_one(tmp_path: Path) -> None:
     assert flops(0.0) < flops(0.001) == flops(0.01)
 
 
+def test_rollouts_that_are_drawn_in_one_call_share_the_reading_of_weights(tmp_path: Path) -> None:
+    def moved(batch: int) -> float:
+        sets = {"grpo.rollouts": "transformers", "runtime.batch_size": batch, "models.generator.id": "extractive"}
+        sets["models.generator.backend"] = "extractive"
+        plan = make_plan(_resolved(tmp_path, target="small", sets=sets))
+        (cost,) = (line.cost for line in plan.stages if line.name == "grpo")
+        assert cost is not None
+        return cost.moved
+
+    assert moved(1) == moved(64) > 0
+
+
 def test_a_batch_that_is_one_update_holds_no_summed_gradients(tmp_path: Path) -> None:
     def policy(**grpo: int) -> int:
         sets = {"grpo.tune": "full", "grpo.rollouts": "transformers", **{f"grpo.{k}": v for k, v in grpo.items()}}
