@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import copy
 import platform
+import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
@@ -223,7 +224,8 @@ def run_bench(plan: BenchPlan, progress: Progressed = lambda *_: None) -> BenchR
         work[name][0]()
     seconds: dict[str, list[float]] = {name: [] for name in (*work, BARE)}
     for turn in range(plan.turns):
-        for name, (contestant, _) in work.items():
+        for name in _order(turn, work):
+            contestant = work[name][0]
             progress("turns", turn, plan.turns, name)
             bench.synchronise()
             started = time.perf_counter()
@@ -247,6 +249,13 @@ def run_bench(plan: BenchPlan, progress: Progressed = lambda *_: None) -> BenchR
         agreement=_agreement(bench, slow),
         seconds_per_candidate=_against_validation_size(bench, plan, progress),
     )
+
+
+def _order(turn: int, names: Iterable[str]) -> list[str]:
+    """Another order in every turn, the same in every run: who follows whom must not favour anyone."""
+    order = list(names)
+    random.Random(turn).shuffle(order)
+    return order
 
 
 def _row(name: str, seconds: dict[str, list[float]], items: dict[str, Sequence[Encoded]], peak: int | None) -> Row:
