@@ -48,7 +48,13 @@ class Executor(Protocol):
     """Computes shards. Results come in the order of the tasks with `ordered`, else as they are ready."""
 
     def map(self, worker: ShardWorker, tasks: Iterable[Task], *, ordered: bool) -> Generator[Computed]:
-        """Results of `tasks`, which are drawn as they can be taken on; closing the iterator drops those under way."""
+        """Results of `tasks`, which are drawn as they can be taken on; closing the iterator drops those under way.
+
+        What an equal worker has loaded is used again, until `rest`.
+        """
+
+    def rest(self) -> None:
+        """Let go of everything that is loaded; called after every stage."""
 
     def close(self) -> None:
         """End the workers."""
@@ -57,18 +63,28 @@ class Executor(Protocol):
 class LocalExecutor:
     """One shard after the other, in this process."""
 
+    def __init__(self) -> None:
+        self._open: list[tuple[ShardWorker, Work]] = []
+
     def map(self, worker: ShardWorker, tasks: Iterable[Task], *, ordered: bool) -> Generator[Computed]:
         """Results in the order of the tasks."""
-        work: Work | None = None
+        work = next((work for known, work in self._open if known == worker), None)
         for task in tasks:
             started = time.perf_counter()
             # Set up at the first shard, so that a finished stage loads nothing.
-            work = work or worker.open()
+            if work is None:
+                work = worker.open()
+                self._open.append((worker, work))
             output = work(task.items, task.index, task.seed)
             yield Computed(task, output, time.perf_counter() - started)
 
+    def rest(self) -> None:
+        """Forget the workers' models."""
+        self._open.clear()
+
     def close(self) -> None:
-        """Nothing to end."""
+        """Forget the workers' models."""
+        self.rest()
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 Ray does all of the scheduling: where workers go, and what happens when one is lost. A worker that dies is started again
 (elsewhere, if its node is gone) and its shard with it, up to `RETRIES` times; shards that were written stay. No more
 shards are under way than workers have hands for, so that results do not pile up. Given up: sharing of loaded models
-between stages, and workers that see other files than this process: model folders must be on a shared file system or
-come from the hub, and the same version of this package must be installed on every node.
+between stages and between kinds of work, and workers that see other files than this process: model folders must be on a
+shared file system or come from the hub, and the same version of this package must be installed on every node.
 """
 
 from __future__ import annotations
@@ -56,12 +56,20 @@ class _Worker:
 
 
 class RayExecutor:
-    """`Executor` over actors of a Ray cluster; connects at the first shard and stops what it started."""
+    """`Executor` over actors of a Ray cluster; connects at the first shard and stops what it started.
+
+    Actors stay for an equal worker until `rest`. There is one set of them: work that comes up while they are at other
+    work is done in this process, since the cluster may have no room for a second set.
+    """
 
     def __init__(self, settings: RayConfig, threads: int | None) -> None:
         self._settings, self._threads = settings, threads
         self._ray: Any = None
         self._own = False
+        self._here = LocalExecutor()
+        self._worker: ShardWorker | None = None
+        self._actors: list[Any] = []
+        self._busy = False
 
     def _connect(self) -> Any:
         if self._ray is not None:
@@ -86,6 +94,7 @@ class RayExecutor:
                     f"cannot reach {where} ({str(error).splitlines()[0]}); start it, or correct runtime.ray.address"
                 ) from None
             self._own = True
+        self._ray = ray
         have = ray.cluster_resources()
         for name, amount in (("CPU", needed), ("GPU", s.workers * s.gpus_per_worker)):
             if amount > have.get(name, 0.0):
@@ -94,32 +103,53 @@ class RayExecutor:
                     f"{s.workers} workers take {amount:g} {name} in all and the Ray cluster has "
                     f"{have.get(name, 0.0):g}; lower runtime.ray.workers, or add nodes"
                 )
-        self._ray = ray
         return ray
 
     def map(self, worker: ShardWorker, tasks: Iterable[Task], *, ordered: bool) -> Generator[Computed]:
         """Results of `tasks` from `workers` actors."""
-        if isinstance(worker, Here):
-            yield from LocalExecutor().map(worker, tasks, ordered=ordered)
+        if isinstance(worker, Here) or self._busy:
+            yield from self._here.map(worker, tasks, ordered=ordered)
             return
         pending = iter(tasks)
         first = next(pending, None)
         if first is None:
             return
         ray = self._connect()
-        s = self._settings
-        kind = ray.remote(
-            num_cpus=s.cpus_per_worker, num_gpus=s.gpus_per_worker, max_restarts=RETRIES, max_task_retries=RETRIES
-        )(_Worker)
-        actors = [kind.remote(worker, harness.__version__, self._threads) for _ in range(s.workers)]
+        actors = self._staff(ray, worker)
+        self._busy, finished = True, False
         try:
             yield from _pump(ray, actors, first, pending, ordered)
+            finished = True
         finally:
-            for actor in actors:
-                ray.kill(actor)
+            self._busy = False
+            if not finished:
+                self._dismiss()
+
+    def _staff(self, ray: Any, worker: ShardWorker) -> list[Any]:
+        """The actors that carry out `worker`."""
+        if self._worker is None or self._worker != worker:
+            self._dismiss()
+            s = self._settings
+            kind = ray.remote(
+                num_cpus=s.cpus_per_worker, num_gpus=s.gpus_per_worker, max_restarts=RETRIES, max_task_retries=RETRIES
+            )(_Worker)
+            self._actors = [kind.remote(worker, harness.__version__, self._threads) for _ in range(s.workers)]
+            self._worker = worker
+        return self._actors
+
+    def _dismiss(self) -> None:
+        for actor in self._actors:
+            self._ray.kill(actor)
+        self._worker, self._actors = None, []
+
+    def rest(self) -> None:
+        """End the actors, with what they have loaded and are at."""
+        self._dismiss()
+        self._here.rest()
 
     def close(self) -> None:
         """Leave the cluster; a local one that was started here ends."""
+        self.rest()
         if self._own and self._ray is not None:
             self._ray.shutdown()
         self._ray, self._own = None, False

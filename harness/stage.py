@@ -21,6 +21,7 @@ from harness.models.endpoint.calls import CallLog
 from harness.shards import (
     ShardOutput,
     Summary,
+    merge_usage,
     part_name,
     parts,
     read_metadata,
@@ -172,13 +173,16 @@ class StageRun:
         """Append an event of this stage."""
         self.observer.event(kind, stage=self.stage.name, **fields)
 
-    def write(self, index: int, output: ShardOutput, seconds: float, place: str = "here") -> None:
-        """Commit shard `index`, computed at `place`, and record what it cost."""
-        write_shard(self.folder, index, output, seconds)
+    def write(self, index: int, output: ShardOutput, seconds: float, place: str = "here", table: str = "") -> None:
+        """Commit shard `index`, computed at `place`, and record what it cost.
+
+        With `table` it is a shard of a side table that is cut otherwise than the main table.
+        """
+        write_shard(self.folder / table, index, output, seconds)
         self.spend(output.usage)
         facts = {"kept": len(output.rows), "rejected": len(output.rejects), "seconds": round(seconds, 3)}
         where = {} if place == "here" else {"place": place}
-        self.event("shard", index=index, **facts, **where)
+        self.event(f"{table}_shard" if table else "shard", index=index, **facts, **where)
         if output.notes:
             self.event("worker_ready", index=index, facts=dict(output.notes), **where)
 
@@ -225,9 +229,14 @@ class StageRun:
 
     def commit(self, notes: Mapping[str, Any] | None) -> Summary:
         """Write the `_DONE` marker; called once, by whoever executes the stage."""
+        # Models that were loaded for its shards make room for the next stage.
+        self.executor.rest()
         summary = self._summary
         if summary is None:
             summary = summarise(self.folder, notes)
+            # Side tables in shards of their own have accounts of their own; others have none.
+            beside = [Usage(**u) for part in self.folder.glob("*/part-*") for u in read_metadata(part).get("usage", ())]
+            summary = replace(summary, usage=merge_usage([*summary.usage, *beside]))
         if not summary.seconds:
             summary = replace(summary, seconds=time.perf_counter() - self._started)
         write_json(self.folder / DONE, summary_to_json(summary))

@@ -10,17 +10,18 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from decontam.backend import Backend, Vectors
-from decontam.check import Check
-from decontam.conversations import Checked, Conversation, Hit, check_conversations
+from decontam.backend import Backend
+from decontam.check import Check, resolved
+from decontam.conversations import Checked, Conversation, Hit, check_conversations, turns
 from decontam.engines import open_backend
+from decontam.tokens import clean
 from evals.data import contamination_items
-from harness.models.embedder import Embedder, embedder_identity, open_embedder
+from harness.models.embedder import embedder_identity
+from harness.stage import StageRun
 from harness.synthesis.duplicates import drop_duplicates
-from harness.types import Reject, Sample, Usage
+from harness.types import Reject, Sample
 from methods.plan import Plan
+from methods.stages.embedding import stage_embedder
 
 DATA = "synthetic data"
 
@@ -34,55 +35,26 @@ class Gated:
     checked: Checked | None
 
 
-class _Remembering:
-    """An embedder that embeds no text twice: a gate sees its first samples again with every shard."""
-
-    def __init__(self, embedder: Embedder) -> None:
-        self._embedder = embedder
-        self._known: dict[str, Vectors] = {}
-
-    @property
-    def name(self) -> str:
-        """See `Embedder`."""
-        return self._embedder.name
-
-    @property
-    def identity(self) -> str:
-        """See `Embedder`."""
-        return self._embedder.identity
-
-    @property
-    def truncated(self) -> int:
-        """See `Embedder`."""
-        return self._embedder.truncated
-
-    def embed(self, texts: Sequence[str], ids: Sequence[str] | None = None) -> Vectors:
-        """See `Embedder`."""
-        new = [i for i, text in enumerate(texts) if text not in self._known]
-        if new:
-            rows = self._embedder.embed([texts[i] for i in new], None if ids is None else [ids[i] for i in new])
-            self._known.update({texts[i]: row for i, row in zip(new, rows, strict=True)})
-        return np.stack([self._known[text] for text in texts]) if texts else self._embedder.embed(texts)
-
-    def usage(self) -> list[Usage]:
-        """See `Embedder`."""
-        return self._embedder.usage()
-
-
 class Gate:
     """Duplicate removal and the contamination check against the run's suite.
 
     `columns` are the benchmarks that are checked against (None: all that are evaluated).
     """
 
-    def __init__(self, plan: Plan, *, columns: Sequence[str] | None = None, backend: Backend | None = None) -> None:
+    def __init__(
+        self, run: StageRun, plan: Plan, *, columns: Sequence[str] | None = None, backend: Backend | None = None
+    ) -> None:
         settings = plan.config.decontam
-        embedding = "embedding" in settings.modes
         self.suite = plan.suite.name
-        self.embedder = _Remembering(open_embedder(plan.config.models.embedder)) if embedding else None
+        self.embedder = stage_embedder(run, plan.config.models.embedder) if "embedding" in settings.modes else None
         self.backend = backend or open_backend(settings.model_copy(update={"backend": "embedded"}))
         items = tuple(contamination_items(plan.suite, plan.data, columns))
         self.check = Check(items, settings, self.backend, self.embedder)
+
+    def prepare(self) -> None:
+        """Embed the test items, where rows will be compared with them by meaning."""
+        if self.embedder:
+            self.check.queries()
 
     def look(self, rows: Sequence[Conversation], what: str) -> Checked:
         """Check conversations; `what` names them in the report."""
@@ -116,14 +88,19 @@ def gate_settings(plan: Plan) -> dict[str, Any]:
     return settings
 
 
-def leaks(plan: Plan, rows: Sequence[Conversation], columns: Collection[str]) -> Mapping[str, str]:
+def embedded_texts(plan: Plan, samples: Sequence[Sample]) -> list[str]:
+    """The texts of samples whose vectors the gate asks for."""
+    return [clean(text) for _, _, text in turns(samples, resolved(plan.config.decontam).parts)]
+
+
+def leaks(run: StageRun, plan: Plan, rows: Sequence[Conversation], columns: Collection[str]) -> Mapping[str, str]:
     """Which of `rows` match a test item of `columns`, by id, and how; only what they ask is compared.
 
     An answer such as a letter or a drug's name is no test text.
     """
     if not rows or not columns:
         return {}
-    checked = prompt_gate(plan, list(columns)).look(rows, "validation")
+    checked = prompt_gate(run, plan, list(columns)).look(rows, "validation")
     found: dict[str, str] = {}
     for hit in checked.hits:
         if hit.removes:
@@ -131,7 +108,7 @@ def leaks(plan: Plan, rows: Sequence[Conversation], columns: Collection[str]) ->
     return found
 
 
-def prompt_gate(plan: Plan, columns: Sequence[str] | None) -> Gate:
+def prompt_gate(run: StageRun, plan: Plan, columns: Sequence[str] | None) -> Gate:
     """A gate that looks at prompts alone, for validation items."""
     asked = plan.config.decontam.model_copy(update={"parts": "prompt"})
-    return Gate(plan.with_config(decontam=asked), columns=columns)
+    return Gate(run, plan.with_config(decontam=asked), columns=columns)

@@ -18,13 +18,14 @@ from evals.evaluate import ItemResult, evaluate_validation
 from harness import estimate
 from harness.config import GuideConfig
 from harness.errors import ConfigError
-from harness.models.embedder import Embedder, open_embedder
+from harness.models.embedder import Embedder
 from harness.models.known import known_shape
 from harness.models.open import model_path
 from harness.shards import ShardOutput
 from harness.stage import Stage, StageRun
 from harness.types import Usage, conversation_text
 from methods.plan import Plan
+from methods.stages.embedding import stage_embedder
 
 
 def check_guide(plan: Plan) -> None:
@@ -86,7 +87,7 @@ def guide_choice(run: StageRun, plan: Plan) -> GuideChoice | None:
     if guide.strategy == "random":
         return None
     answers = run.records("evaluate_guide", ItemResult) if guide.strategy == "capability_tree" else []
-    return GuideChoice(guide, open_embedder(plan.config.models.embedder), answers)
+    return GuideChoice(guide, stage_embedder(run, plan.config.models.embedder), answers)
 
 
 class GuideChoice:
@@ -97,10 +98,6 @@ class GuideChoice:
         self._correct = {item.item_id: item.correct for item in answers}
         self.facts: dict[str, Any] = {"strategy": guide.strategy}
         self.table: list[capability_tree.Capability] = []
-
-    def usage(self) -> list[Usage]:
-        """What embedding the candidates has cost."""
-        return self._embedder.usage()
 
     def __call__(self, items: Sequence[ValidationItem], n: int) -> list[ValidationItem]:
         """`n` of the items, compared by the embeddings of question and answer."""

@@ -91,7 +91,7 @@ def _work(run: StageRun, plan: Plan) -> Mapping[str, Any]:
         report.seeds,
         plan.data,
         rendering=c.guide.rendering,
-        leaks=lambda rows, columns: leaks(plan, rows, columns),
+        leaks=lambda rows, columns: leaks(run, plan, rows, columns),
         choose=choice,
     )
     withheld = int(len(split.validation) * c.guide.withhold)
@@ -102,7 +102,7 @@ def _work(run: StageRun, plan: Plan) -> Mapping[str, Any]:
         seed = by_id[overlap.id]
         rejects.append(Reject(seed.id, "overlap", seed.text or "", f"shares {overlap.reason} with {overlap.other_id}"))
     tables = {"validation": guides, "capabilities": choice.table if choice else ()}
-    output = ShardOutput(split.seeds, rejects, choice.usage() if choice else (), tables, rows_in=report.read)
+    output = ShardOutput(split.seeds, rejects, tables=tables, rows_in=report.read)
     run.write(0, output, 0.0)
     run.observer.progress("sources", 1, 1, report.summary())
     return {

@@ -27,7 +27,8 @@ from harness.synthesis.validity import ValiditySettings
 from harness.types import Sample, Seed, Usage, derive_seed
 from methods.plan import Plan
 from methods.stages.dataset import kept_count
-from methods.stages.gate import Gate, gate_settings
+from methods.stages.embedding import EmbeddingWorker, embedding_worker, with_vectors
+from methods.stages.gate import Gate, embedded_texts, gate_settings
 from methods.stages.lengths import Weigh, line_settings, weigher
 
 
@@ -67,29 +68,44 @@ def synthesize_shard(plan: Plan, maker: Synthesizer, writer: Backend, draws: Seq
 
 @dataclass(frozen=True)
 class SynthesisWorker:
-    """Runs trajectories of one writer (`policy`: its trained weights) wherever both models can be loaded."""
+    """Runs trajectories of one writer (`policy`: its trained weights) wherever both models can be loaded.
+
+    `embedding` has it embed what the gate compares, so that counting survivors waits for no worker.
+    """
 
     plan: Plan
     seeds: tuple[Seed, ...]
     policy: Path | None
+    embedding: EmbeddingWorker | None = None
 
     def open(self) -> Work:
-        """Set up both models; they are loaded at the first trajectory."""
+        """Set up the models; they are loaded at the first trajectory."""
         maker = synthesizer(self.plan, self.seeds)
         writer = open_backend(self.plan.config.models.writer, self.plan.world, [], self.policy, role="writer")
-        return lambda items, index, seed: synthesize_shard(self.plan, maker, writer, items, seed)
+        embed = self.embedding.open() if self.embedding else None
+
+        def shard(items: Sequence[Any], index: int, seed: int) -> ShardOutput:
+            made = synthesize_shard(self.plan, maker, writer, items, seed)
+            return with_vectors(made, embedded_texts(self.plan, made.rows), embed) if embed else made
+
+        return shard
 
 
-def synthesis_worker(run: StageRun, plan: Plan, seeds: Sequence[Seed], policy: Path | None) -> ShardWorker:
+def synthesis_worker(
+    run: StageRun, plan: Plan, seeds: Sequence[Seed], policy: Path | None, *, gated: bool = False
+) -> ShardWorker:
     """Who runs trajectories: anybody, or where a server answers for a model only this process.
 
-    It alone has the ledger, the answers that were paid for and the limits; a server is scaled by itself.
+    It alone has the ledger, the answers that were paid for and the limits; a server is scaled by itself. `gated`: the
+    pairs will be compared with test items.
     """
     c = plan.config
     if not (c.models.writer.served or c.models.generator.served):
         # Only the extractive generator reads other documents than the one at hand.
         corpus = tuple(seeds) if c.models.generator.backend == "extractive" else ()
-        return SynthesisWorker(plan, corpus, policy.absolute() if policy else None)
+        embedding = embedding_worker(c.models.embedder) if gated and "embedding" in c.decontam.modes else None
+        embedding = embedding if isinstance(embedding, EmbeddingWorker) else None
+        return SynthesisWorker(plan, corpus, policy.absolute() if policy else None, embedding)
     reach = access(c, run)
     maker = synthesizer(plan, seeds, reach)
     writer = open_backend(c.models.writer, plan.world, [], policy, role="writer", access=reach)
@@ -223,17 +239,18 @@ def _regenerate(
 ) -> Mapping[str, Any]:
     c = plan.config
     seeds = run.records("sources", Seed)
-    line = _Line(run, plan, Gate(plan), keep=keep, best=best)
+    line = _Line(run, plan, Gate(run, plan), keep=keep, best=best)
     if (line.base[0] >= c.budget and c.match == "teacher_tokens") or (line.base[1] >= c.budget and c.match == "flops"):
         raise BudgetError(
             f"the budget of {c.budget:g} {c.match} is spent before the data set is generated (training used "
             f"{line.base[0 if c.match == 'teacher_tokens' else 1]:g}); raise --budget"
         )
     folder = stage_folder(run.store, policy) / "policy" if policy else plan.policy[1] if plan.policy else None
-    worker = synthesis_worker(run, plan, seeds, folder)
+    worker = synthesis_worker(run, plan, seeds, folder, gated=True)
     size = max(per_seed, c.synthesis.shard_size // per_seed * per_seed)
     done, note = line.reached() if parts(run.folder) else (0.0, "")
     if done < 1.0:
+        line.gate.prepare()
         # In order, since the line is counted shard by shard; what workers had begun beyond it is dropped.
         tasks = _tasks(run, seeds, per_seed, size, c.synthesis.max_passes)
         with closing(run.compute(worker, tasks, ordered=True)) as made:
