@@ -293,7 +293,7 @@ class TrainingConfig(Section):
     `activation_checkpointing` keeps layer inputs and computes the rest again. `packing` puts the samples of a micro
     batch into one row without padding, kept apart by the attention. `attention` is transformers' implementation (its
     own choice by default). `processes` above 1, or an accelerate configuration, has `accelerate launch` run warm-up and
-    fine-tuning.
+    fine-tuning; a configuration that divides the optimizer's state (FSDP, DeepSpeed) is for fine-tuning alone.
     """
 
     activation_checkpointing: bool = False

@@ -76,6 +76,8 @@ class RunObserver:
             self.display.line(f"{fields['stage']}: {counts}, {summary.seconds:.1f} s")
         elif kind == "stage_reused":
             self.display.line(f"{fields['stage']}: already there")
+        elif kind == "notice":
+            self.display.line(f"{fields['stage']}: {fields['text']}")
         elif kind == "texts_leave":
             self.display.line(
                 f"{fields['stage']}: texts leave this machine: {fields['texts']} go to {fields['host']} "

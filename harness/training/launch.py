@@ -1,4 +1,4 @@
-"""Fine-tuning in several processes: `accelerate launch` on GPUs, `torchrun` with gloo on processors.
+"""Fine-tuning in several processes: `accelerate launch` by a configuration or on GPUs, else `torchrun` with gloo.
 
 The stage's process stays the only writer of the stage: it hands the job over as a file in the stage's scratch folder,
 shows the progress that the first worker prints, and reads the result. Workers watch the process that launched them and
@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,14 +24,53 @@ from harness.stage import SCRATCH
 from harness.types import Sample, Usage, from_row, to_row
 
 if TYPE_CHECKING:
+    from harness.config import TrainingConfig
     from harness.training.sft import Job, Tuned
 
 PREFIX = "harness-worker "
 """Begins the lines of standard output that a worker means for its launcher."""
 
+_SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
+"""accelerate's `distributed_type`s that divide the optimizer's state over the processes."""
+
+
+def accelerate_settings(training: TrainingConfig) -> Mapping[str, Any]:
+    """The accelerate configuration's fields; none without one. Raises `ConfigError` where it cannot be read."""
+    path = training.accelerate_config
+    if path is None:
+        return {}
+    if not Path(path).is_file():
+        raise ConfigError(
+            f"runtime.training.accelerate_config names {path}, which is no file; 'accelerate config "
+            f"--config_file {path}' writes one"
+        )
+    import yaml
+
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read ({str(error).splitlines()[0]}); write it again") from None
+    if not isinstance(found, Mapping) or "distributed_type" not in found:
+        raise ConfigError(f"{path} is no accelerate configuration: it has no distributed_type; write it again")
+    return found
+
+
+def sharding(training: TrainingConfig) -> str:
+    """How the accelerate configuration divides the optimizer's state; empty where every process has all of it."""
+    kind = str(accelerate_settings(training).get("distributed_type"))
+    return kind if kind in _SHARDING else ""
+
+
+def data_parallel(training: TrainingConfig) -> TrainingConfig:
+    """The settings for a training that keeps Adam's moments: without a configuration that divides them.
+
+    `processes` alone then says how many processes share a step.
+    """
+    return training.model_copy(update={"accelerate_config": None}) if sharding(training) else training
+
 
 def launch(job: Job, on_step: Callable[[int, int], None]) -> Tuned:
-    """Run `job` in `job.training.processes` processes and wait. Raises the worker's error, or `StageError`."""
+    """Run `job` in the processes that `job.training` asks for and wait. Raises the worker's error, or `StageError`."""
     folder = Path(job.folder) / SCRATCH
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "job.json"
@@ -75,7 +114,10 @@ def launch(job: Job, on_step: Callable[[int, int], None]) -> Tuned:
 
 def _threads(job: Job) -> str:
     """Processor threads of each worker: an equal share, unless the environment says."""
-    return os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // job.training.processes)))
+    count = job.training.processes
+    if count == 1:
+        count = int(accelerate_settings(job.training).get("num_processes") or 1)
+    return os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // max(1, count))))
 
 
 def command(job: Job, file: Path) -> list[str]:
@@ -84,18 +126,21 @@ def command(job: Job, file: Path) -> list[str]:
 
     worker = ["-m", "harness.training.worker", str(file)]
     count = str(job.training.processes)
+    start = [sys.executable, "-m", "accelerate.commands.launch"]
     config = job.training.accelerate_config
     if config is not None:
-        if not Path(config).is_file():
-            raise ConfigError(
-                f"runtime.training.accelerate_config names {config}, which is no file; 'accelerate config "
-                f"--config_file {config}' writes one"
-            )
+        settings = accelerate_settings(job.training)
         own = [] if job.training.processes == 1 else ["--num_processes", count]
-        return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, *own, *worker]
+        # Alone or by MPI is all that accelerate knows for processors; what starts processes for GPUs suits them, too.
+        if settings["distributed_type"] == "MULTI_CPU" and not settings.get("mpirun_config"):
+            own.append("--multi_gpu")
+        # Its fixed default port would let only one training run on a machine.
+        if settings.get("main_process_port") is None and int(settings.get("num_machines") or 1) == 1:
+            own += ["--main_process_port", "0"]
+        return [*start, "--config_file", config, *own, *worker]
     if torch.cuda.is_available():
         own = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-        return [sys.executable, "-m", "accelerate.commands.launch", *own, "--num_processes", count, *worker]
+        return [*start, *own, "--main_process_port", "0", "--num_processes", count, *worker]
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count, *worker]
 
 

@@ -92,10 +92,14 @@ def finetune(
 
     With `recipe.lora` the output is an adapter; with `save_adam` Adam's moments lie beside it as `adam.safetensors`.
     With `keep_epochs` the state after every epoch but the last is kept too, in `folder/OUTPUT-epoch-K`. Where
-    `training` asks for several processes, they are launched and this call waits for them. Raises `StageError` when no
-    sample has a completion token within `recipe.max_length`.
+    `training` asks for several processes, they are launched and this call waits for them; with `save_adam` its
+    accelerate configuration is left out if it divides Adam's moments. Raises `StageError` when no sample has a
+    completion token within `recipe.max_length`.
     """
+    from harness.training.launch import data_parallel, launch
+
     training = training or TrainingConfig()
+    training = data_parallel(training) if save_adam else training
     where = (str(folder), output)
     job = Job(
         str(model_path),
@@ -111,8 +115,6 @@ def finetune(
         training,
     )
     if training.processes > 1 or training.accelerate_config:
-        from harness.training.launch import launch
-
         return launch(job, on_step)
     return carry_out(job, on_step)
 
@@ -142,6 +144,7 @@ def carry_out(job: Job, on_step: Callable[[int, int], None]) -> Tuned:
     from trl import SFTTrainer
 
     from harness.models.transformers_backend import load_causal_lm
+    from harness.training.launch import sharding
 
     quiet_libraries()
     torch.manual_seed(job.seed)
@@ -166,18 +169,22 @@ def carry_out(job: Job, on_step: Callable[[int, int], None]) -> Tuned:
     def end_epoch(epoch: int) -> None:
         _save(trainer, tokenizer, job, epoch_name(job.output, epoch))
 
+    kind = sharding(job.training)
+    arguments = _arguments(job)
+    if kind == "FSDP":
+        _shard_on_processors(arguments)
     trainer = SFTTrainer(
         model=model,
-        args=_arguments(job),
+        args=arguments,
         train_dataset=rows,
         processing_class=tokenizer,
         peft_config=lora_config(recipe.lora, job.seed) if recipe.lora else None,
         callbacks=[callback(on_step, on_epoch=end_epoch if job.keep_epochs else None)],
     )
-    if job.save_adam and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+    if kind and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         raise ConfigError(
-            "the warm-up's Adam moments cannot be read where FSDP or DeepSpeed divides them; an adapter is small: use "
-            "an accelerate configuration without either (data parallel), or runtime.training.processes alone"
+            f"{job.training.accelerate_config} asks for {kind}, which accelerate does not apply here; use FSDP or "
+            "DeepSpeed, or leave the configuration out"
         )
     parameters = trainer.model.num_parameters()
     train(trainer, folder / SCRATCH)
@@ -230,6 +237,19 @@ def _arguments(job: Job) -> Any:
         packing=False,
         padding_free=training.packing,
     )
+
+
+def _shard_on_processors(arguments: Any) -> None:
+    """Have accelerate apply an FSDP configuration where there is no GPU.
+
+    accelerate 1.15 turns to FSDP from its kinds of GPU alone and trains data-parallel on processors without a word;
+    torch's FSDP2 works over gloo. Asking for the device has accelerate's state made, which is then corrected.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import DistributedType
+
+    if arguments.device.type == "cpu" and PartialState().distributed_type == DistributedType.MULTI_CPU:
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
 
 def _save(trainer: Any, tokenizer: Any, job: Job, output: str) -> None:

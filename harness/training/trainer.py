@@ -88,6 +88,7 @@ def callback(
     `on_epoch(k)` comes after the last step of epoch k, but not after the last step of all. It comes before a checkpoint
     of that step can count, so that a resumed trainer either has had it or repeats it.
     """
+    from accelerate import PartialState
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):
@@ -102,6 +103,8 @@ def callback(
                 on_log(state.global_step, {k: float(v) for k, v in logs.items() if isinstance(v, int | float)})
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            # Other processes write their random states, and perhaps their shards, by themselves.
+            PartialState().wait_for_everyone()
             if not state.is_world_process_zero:
                 return
             if before_mark is not None:

@@ -13,6 +13,7 @@ from harness.config import RunConfig
 from harness.models.open import model_path
 from harness.shards import ShardOutput
 from harness.stage import Stage, StageRun
+from harness.training.launch import accelerate_settings, sharding
 from harness.training.sft import LoraSettings, Recipe, Tuned, finetune
 from harness.types import Sample, derive_seed
 from methods.plan import Plan
@@ -32,6 +33,10 @@ def tune(
     """Train the target into `output` of the stage's folder, and commit the stage's one row."""
     c = plan.config
     started = time.perf_counter()
+    if adam and (kind := sharding(c.runtime.training)):
+        count = c.runtime.training.processes
+        how = f"data-parallel in {count} processes" if count > 1 else "in one process"
+        run.event("notice", text=f"trains {how}, since {kind} would divide Adam's moments; {kind} is for finetune")
     tuned = finetune(
         model_path(c.models.target, plan.world),
         samples,
@@ -82,6 +87,8 @@ def sft_recipe(config: RunConfig) -> Recipe:
 def finetune_stage(plan: Plan, dataset: Stage) -> Stage:
     """The base target fine-tuned on the data set, with the one recipe that all arms share."""
     c = plan.config
+    # A file that is not there is to stop the run before it begins, not at its end.
+    accelerate_settings(c.runtime.training)
     settings: dict[str, Any] = {
         "target": plan.identity(c.models.target),
         "sft": c.sft.model_dump(mode="json", exclude={"micro_batch"}),

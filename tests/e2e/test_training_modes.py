@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from commands import events, finished, run_folders, stage_folder
 from tiny import make_tiny_model
 
 from harness.config import TrainingConfig
@@ -130,41 +132,160 @@ def test_a_worker_s_error_is_one_line(home: Path) -> None:
         tune(home, "short", replace(RECIPE, max_length=8))
 
 
+def accelerate_config(home: Path, kind: str, **more: Any) -> str:
+    """An accelerate configuration of two processes on this machine's processors."""
+    sharded = {
+        "fsdp_version": 2,
+        "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        "fsdp_state_dict_type": "FULL_STATE_DICT",
+        "fsdp_reshard_after_forward": True,
+    }
+    fields = {
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": kind,
+        "mixed_precision": "no",
+        "num_machines": 1,
+        "num_processes": 2,
+        "use_cpu": True,
+        **({"fsdp_config": sharded} if kind == "FSDP" else {}),
+        **more,
+    }
+    path = home / f"{kind}-{len(more)}.yaml"
+    path.write_text(yaml.safe_dump(fields), encoding="utf-8")
+    return str(path)
+
+
+def test_what_accelerate_is_told(home: Path) -> None:
+    job = Job("m", (), RECIPE, 1, "f", "o", "float32", None, 2, False, False, TrainingConfig())
+
+    def told(**settings: Any) -> list[str]:
+        return command(replace(job, training=TrainingConfig(**settings)), home / "job.json")
+
+    # For processors accelerate would start one process and say nothing.
+    assert "--multi_gpu" in told(accelerate_config=accelerate_config(home, "MULTI_CPU"))
+    by_mpi = accelerate_config(home, "MULTI_CPU", mpirun_config={"mpirun_hostfile": "hosts"}, main_process_port=29511)
+    assert not {"--multi_gpu", "--main_process_port"} & set(told(accelerate_config=by_mpi))
+    more = told(accelerate_config=accelerate_config(home, "MULTI_GPU"), processes=4)
+    assert more[more.index("--num_processes") + 1] == "4"
+    (home / "no.yaml").write_text("[1, 2", encoding="utf-8")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        told(accelerate_config=str(home / "no.yaml"))
+    (home / "no.yaml").write_text("num_processes: 2", encoding="utf-8")
+    with pytest.raises(ConfigError, match="no distributed_type"):
+        told(accelerate_config=str(home / "no.yaml"))
+
+
+LONG = replace(RECIPE, epochs=12, learning_rate=1e-3)
 _CHILD = """
 import sys, time
 from pathlib import Path
 sys.path[:0] = [{tests!r}, {unit!r}]
 import test_training_modes as t
+from harness.config import TrainingConfig
 from harness.training.sft import finetune
 home = Path({home!r})
-finetune(home / "model", t.samples(), t.RECIPE, seed=3, folder=home / "killed", output="out", save_every=1,
-         on_step=lambda step, total: time.sleep(0.5) if step >= 2 else None)
+finetune(home / "model", t.samples(), t.{recipe}, seed=3, folder=home / {folder!r}, output="out", save_every={every},
+         training=TrainingConfig(**{settings!r}),
+         on_step=lambda step, total: time.sleep({pause}) if step >= 2 else None)
 """
 
 
-def test_a_kill_in_mid_epoch_changes_nothing(home: Path) -> None:
-    """Killed after two of three steps of the first epoch, resumed from the checkpoint: the same weights to the bit."""
+def killed(home: Path, folder: str, step: int, recipe: str, pause: float, **settings: Any) -> None:
+    """Fine-tune in a process of its own, which is killed once the checkpoint of `step` is complete."""
     unit = Path(__file__).parent
-    code = _CHILD.format(tests=str(unit.parent), unit=str(unit), home=str(home))
-    env = {**os.environ, "PYTHONPATH": str(unit.parents[1])}
+    code = _CHILD.format(
+        tests=str(unit.parent), unit=str(unit), home=str(home), folder=folder, recipe=recipe,
+        every=step if settings else 1, pause=pause, settings=settings,
+    )  # fmt: skip
+    env = {**os.environ, "PYTHONPATH": str(unit.parents[1]), "OMP_NUM_THREADS": "1"}
     child = subprocess.Popen([sys.executable, "-c", code], env=env, stderr=subprocess.DEVNULL)
-    mark = home / "killed" / "trainer" / "checkpoint-2" / "_DONE"
+    mark = home / folder / "trainer" / f"checkpoint-{step}" / "_DONE"
     deadline = time.monotonic() + 300
     while not mark.exists():
         assert child.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    assert not (home / "killed" / "out").exists()
-    steps: list[int] = []
-    resumed = finetune(
-        home / "model", samples(), RECIPE, seed=3, folder=home / "killed", output="out",
-        on_step=lambda step, total: steps.append(step),
-    )  # fmt: skip
-    plain, before = tune(home, "whole")
+    assert not (home / folder / "out").exists()
+
+
+def resumed(home: Path, folder: str, recipe: Recipe, **settings: Any) -> tuple[Tuned, dict[str, Any], list[int]]:
+    """Finish what was killed; also the steps that were reported."""
     from safetensors.torch import load_file
 
-    after = {p.name: load_file(p) for p in sorted((home / "killed" / "out").glob("*.safetensors"))}
+    steps: list[int] = []
+    tuned = finetune(
+        home / "model", samples(), recipe, seed=3, folder=home / folder, output="out", save_every=2,
+        training=TrainingConfig(**settings), on_step=lambda step, total: steps.append(step),
+    )  # fmt: skip
+    return tuned, {p.name: load_file(p) for p in sorted((home / folder / "out").glob("*.safetensors"))}, steps
+
+
+def test_a_kill_in_mid_epoch_changes_nothing(home: Path) -> None:
+    """Killed after two of three steps of the first epoch, resumed from the checkpoint: the same weights to the bit."""
+    killed(home, "killed", 2, "RECIPE", 0.5)
+    tuned, after, steps = resumed(home, "killed", RECIPE)
+    plain, before = tune(home, "whole")
     assert steps[0] >= 3 and steps[-1] == 6
-    assert resumed.final_loss == plain.final_loss
+    assert tuned.final_loss == plain.final_loss
     assert_close(before, after, 0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["MULTI_CPU", "FSDP"])
+def test_what_accelerate_launches_trains_as_one_and_survives_a_kill(
+    home: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights of one process but for rounding; killed and resumed, the same to the bit as without the kill."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    settings = {"accelerate_config": accelerate_config(home, kind)}
+    plain, one = tune(home, f"{kind}-one", LONG)
+    tuned, two = tune(home, f"{kind}-two", LONG, **settings)
+    checkpoint = home / f"{kind}-two" / "trainer" / "checkpoint-36"
+    assert (checkpoint / "rng_state_1.pth").exists(), "two processes trained"
+    assert (checkpoint / "pytorch_model_fsdp.bin").exists() == (kind == "FSDP"), "sharded where it was asked for"
+    assert tuned.final_loss == pytest.approx(plain.final_loss, rel=1e-4)
+    assert (tuned.steps, tuned.usage) == (plain.steps, plain.usage)
+    if kind == "FSDP":
+        # FSDP gathers tied weights under both names.
+        saved = two["model.safetensors"]
+        assert (saved.pop("lm_head.weight") == saved["model.embed_tokens.weight"]).all()
+    assert_close(one, two, 2e-3)
+
+    killed(home, f"{kind}-killed", 4, "LONG", 0.0, **settings)
+    again, three, steps = resumed(home, f"{kind}-killed", LONG, **settings)
+    three["model.safetensors"].pop("lm_head.weight", None)
+    assert 5 <= steps[0] < 36 and steps[-1] == 36
+    assert again.final_loss == tuned.final_loss
+    assert_close(two, three, 0.0)
+
+
+def test_a_training_that_keeps_moments_is_not_sharded(home: Path) -> None:
+    recipe = replace(RECIPE, lora=LORA)
+    _, before = tune(home, "moments", recipe)
+    _, after = tune(home, "moments-fsdp", recipe, accelerate_config=accelerate_config(home, "FSDP"))
+    assert "adam.safetensors" in after and not (home / "moments-fsdp" / "trainer" / "job.json").exists()
+    assert_close(before, after, 0.0)
+
+
+@pytest.mark.slow
+def test_influence_steers_a_run_whose_fine_tuning_is_sharded(lab: None, home: Path) -> None:
+    """Warm-up in one process, which the run says; scores from its moments; fine-tuning under FSDP, by accelerate.
+
+    A trainer that is asked for FSDP and is not under it ends the run.
+    """
+    base = home / "run"
+    done = finished(
+        [
+            *("run", "--method", "static", "--driver", "best_of_n", "--signal", "influence", "--target", "nano"),
+            *("--scale", "smoke", "--budget", "16", "--set", "runtime.threads=1"),
+            *("--set", f"runtime.training.accelerate_config={accelerate_config(home, 'FSDP')}"),
+        ],
+        base,
+    )
+    assert "warmup: trains in one process, since FSDP would divide Adam's moments; FSDP is for finetune" in done.err
+    (folder,) = run_folders(base / "runs")
+    assert (stage_folder(folder, "warmup") / "adapter" / "adam.safetensors").exists()
+    assert any((folder / "model").glob("*.safetensors"))
+    notices = [e for e in events(folder) if e["event"] == "notice"]
+    assert [e["stage"] for e in notices] == ["warmup"]
