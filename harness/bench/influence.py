@@ -29,7 +29,7 @@ from harness.config import InfluenceConfig, ScoringConfig
 from harness.training.chat import Encoded
 from methods.signals.diagnostics import spearman
 from methods.signals.influence.batches import batches, collate
-from methods.signals.influence.directions import Guidance, guidance, halves
+from methods.signals.influence.directions import Guidance, best, guidance, halves
 from methods.signals.influence.engine import LoraGradients, influence
 from methods.signals.influence.gamma import UpdateRule, update_rule
 
@@ -154,7 +154,7 @@ class InfluenceBench:
         """The engine's scores of `items` [N], float64, under the plan's update rule or another."""
         aggregate = self.plan.influence.aggregate
         dots, _ = influence(self.gradients, items, found.vectors, rule or self.rule, cosine=aggregate != "mean_dot")
-        return found.combine(dots, aggregate, ("a", "b")).max(dim=1).values
+        return best(found.combine(dots, aggregate, ("a", "b")))
 
     def definition(self, items: Sequence[Encoded]) -> list[float]:
         """The oracle's scores of `items`, in float32 whatever the model's type."""

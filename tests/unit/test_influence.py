@@ -17,7 +17,7 @@ from harness.errors import StageError
 from harness.training.adam_state import AdamState
 from harness.training.chat import Encoded
 from methods.signals.influence import selfcheck
-from methods.signals.influence.directions import Guidance, Part, guidance, halves
+from methods.signals.influence.directions import Guidance, Part, best, guidance, halves
 from methods.signals.influence.engine import LoraGradients, gradient_norms, influence
 from methods.signals.influence.gamma import update_rule
 
@@ -75,7 +75,7 @@ def engine_scores(
     found = found or guidance(gradients, VALIDATION, PARTS, options.aggregate)
     rule = update_rule(copy.deepcopy(state), options)
     dots, _ = influence(gradients, items, found.vectors, rule, cosine=options.aggregate != "mean_dot")
-    scores: list[float] = found.combine(dots, options.aggregate, readings).max(dim=1).values.tolist()
+    scores: list[float] = best(found.combine(dots, options.aggregate, readings)).tolist()
     return scores
 
 
@@ -115,9 +115,8 @@ def test_adams_direction_is_the_step_that_adam_takes(qwen: Case) -> None:
     parameter.grad = qwen.candidates[0][name].clone()
     optimizer.step()
     rule = update_rule(copy.deepcopy(qwen.state), InfluenceConfig())
-    for g in (qwen.candidates[0][name], qwen.candidates[0][name].double().float()):
-        taken = rule.apply_(g.clone()[None], name)[0]
-        torch.testing.assert_close(-parameter.detach(), taken, rtol=1e-4, atol=1e-5)
+    taken = rule.apply_(qwen.candidates[0][name].clone()[None], name)[0]
+    torch.testing.assert_close(-parameter.detach(), taken, rtol=1e-4, atol=1e-5)
     wanted = oracle.adam_direction({name: qwen.candidates[0][name]}, qwen.state, InfluenceConfig())[name]
     torch.testing.assert_close(-parameter.detach().double(), wanted, rtol=1e-4, atol=1e-5)
 
@@ -244,6 +243,22 @@ def test_halves_and_withheld_items_are_scored_beside(qwen: Case, aggregate: Any)
 def test_a_half_without_items_is_not_a_number(qwen: Case) -> None:
     found = guidance(qwen.engine(), VALIDATION[:1], PARTS[:1], "mean_cosine")
     assert found.combine(torch.ones(2, 1, dtype=torch.float64), "mean_cosine", ("b",)).isnan().all()
+
+
+def test_a_subtask_without_a_usable_item_keeps_its_column(qwen: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints are summed column by column: one where a subtask has no gradient must not shift the others."""
+    gradients = qwen.engine()
+    one = guidance(gradients, VALIDATION, PARTS, "max_subtask")
+    flat_at_x = torch.tensor([0.0 if s == "x" else 1.0 for s in SUBTASKS], dtype=torch.float64)
+    norms = gradient_norms(gradients, VALIDATION)
+    monkeypatch.setattr("methods.signals.influence.directions.gradient_norms", lambda *_: norms * flat_at_x)
+    other = guidance(gradients, VALIDATION, PARTS, "max_subtask")
+    ones = torch.ones(2, len(one.parts), dtype=torch.float64)
+    scores = [f.combine(ones[:, : len(f.parts)], "max_subtask", ("a", "b")) for f in (one, other)]
+    assert scores[0].tolist() == [[1.0, 1.0]] * 2
+    assert scores[1][:, 0].isnan().all() and scores[1][:, 1].tolist() == [1.0, 1.0]
+    assert best(scores[0] + scores[1]).tolist() == [2.0, 2.0]
+    assert best(torch.full((1, 2), torch.nan)).isnan().all()
 
 
 @pytest.mark.parametrize("aggregate", AGGREGATES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -169,24 +170,49 @@ def test_a_failing_self_check_stops_the_run(warm: Warm, monkeypatch: pytest.Monk
             layer.register_forward_hook(lambda m, i, out: torch.nn.functional.dropout(out, 0.5))
 
     monkeypatch.setattr(warm_target, "WarmTarget", Leaky)
-    with pytest.raises(StageError, match="failed its self-check 'hooks against autograd'"):
+    with pytest.raises(StageError, match="gradients failed their self-check 'hooks against autograd'"):
         prepared(warm)
 
 
-def test_checkpoints_are_summed_by_their_weights(warm: Warm) -> None:
-    """Twice the same checkpoint at weights .25 and .75 is that checkpoint; another one in its place is not."""
-    one = warm.target.checkpoints[0]
-    halves = (replace(one, weight=0.25), replace(one, weight=0.75))
+def other_checkpoint(warm: Warm, folder: Path, factor: float = 3.0) -> WarmCheckpoint:
+    """The warm-up's adapter with its B matrices scaled: the same moments, other gradients."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(warm.target.checkpoints[0].adapter, folder)
+    weights = load_file(folder / "adapter_model.safetensors")
+    scaled = {n: w * factor if "lora_B" in n else w for n, w in weights.items()}
+    save_file(scaled, folder / "adapter_model.safetensors")
+    return WarmCheckpoint(folder, folder / "adam.safetensors")
+
+
+def test_checkpoints_are_summed_by_their_weights(warm: Warm, tmp_path: Path) -> None:
+    """Each checkpoint is scored under its own weights, whichever was entered before it."""
+    both = (warm.target.checkpoints[0], other_checkpoint(warm, tmp_path / "other"))
+    single = []
+    for checkpoint in both:
+        signal = InfluenceSignal()
+        signal.prepare(context(), replace(warm.target, checkpoints=(checkpoint,)))
+        single.append(_values(signal.score(SAMPLES, Archive())))
+    with pytest.raises(AssertionError):
+        reference.assert_close(single[1], single[0], 1e-2)
     signal = InfluenceSignal()
-    facts = signal.prepare(context(), replace(warm.target, checkpoints=halves))
+    weighted = tuple(replace(c, weight=w) for c, w in zip(both, (0.25, 0.75), strict=True))
+    facts = signal.prepare(context(), replace(warm.target, checkpoints=weighted))
     assert [c["weight"] for c in facts["checkpoints"]] == [0.25, 0.75]
-    single = prepared(warm)[0].score(SAMPLES, Archive())
-    both = signal.score(SAMPLES, Archive())
-    reference.assert_close(_values(both), _values(single), 1e-6)
-    other = InfluenceSignal()
-    other.prepare(context(update="sgd"), replace(warm.target, checkpoints=(one, replace(one, weight=0.0))))
-    alone = prepared(warm, update="sgd")[0].score(SAMPLES, Archive())
-    reference.assert_close(_values(other.score(SAMPLES, Archive())), _values(alone), 1e-6)
+    for _ in range(2):
+        got = _values(signal.score(SAMPLES, Archive()))
+        reference.assert_close(got, [0.25 * a + 0.75 * b for a, b in zip(*single, strict=True)], 1e-5)
+
+
+def test_checkpoints_of_two_adapters_are_refused(warm: Warm, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    other = other_checkpoint(warm, tmp_path / "other")
+    weights = load_file(other.adapter / "adapter_model.safetensors")
+    save_file({n: w for n, w in weights.items() if "q_proj" in n}, other.adapter / "adapter_model.safetensors")
+    both = replace(warm.target, checkpoints=(warm.target.checkpoints[0], other))
+    with pytest.raises(StageError, match="all checkpoints must be of one adapter"):
+        InfluenceSignal().prepare(context(), both)
 
 
 def test_halves_stand_beside_the_value(warm: Warm) -> None:

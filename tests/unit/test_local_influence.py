@@ -205,6 +205,28 @@ def test_a_stack_that_is_not_the_model_is_found_out(warm: TargetState, monkeypat
     assert_close(values(signal.score(SAMPLES, Archive())), wanted, 1e-4)
 
 
+def test_a_packed_row_that_leaks_is_found_out(warm: TargetState, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention that does not part the items of a row would make a gradient several items'; then they go one by one."""
+    from methods.signals.influence import engine
+
+    wanted = values(prepared(one(warm))[0].score(SAMPLES, Archive()))
+    packed = replace(context(), scoring=ScoringConfig(layout="packed"))
+    sound = LocalInfluenceSignal()
+    facts = sound.prepare(packed, one(warm))
+    assert facts["gradients"] == "batched" and {c["status"] for c in facts["checks"]} == {"passed"}
+    assert_close(values(sound.score(SAMPLES, Archive())), wanted, 1e-4)
+
+    def leaky(*arguments: Any) -> Any:
+        batch = collate(*arguments)
+        return replace(batch, positions=torch.arange(batch.ids.shape[1])[None]) if batch.packed else batch
+
+    collate = engine.collate
+    monkeypatch.setattr(engine, "collate", leaky)
+    signal = LocalInfluenceSignal()
+    assert "failed their self-check 'alone against batched'" in signal.prepare(packed, one(warm))["gradients"]
+    assert_close(values(signal.score(SAMPLES, Archive())), wanted, 1e-4)
+
+
 def test_what_cannot_be_measured_is_none_in_its_place(warm: TargetState) -> None:
     signal, _ = prepared(one(warm))
     scores = signal.score([SAMPLES[0], TOO_LONG, Seed("doc", "text"), SAMPLES[1]], Archive())

@@ -36,6 +36,7 @@ class Guidance:
     the unit gradient, or of the gradient itself where the aggregate takes raw ones. `counts` [J] are the items behind
     each, `gram` [J, J] the vectors' inner products. `norms` are the items' gradient norms (0 or not finite: dropped).
     `coherence` is |mean unit gradient| over the rewarded items: 1 where all agree, about 1/√n where none do.
+    `subtasks` are those of all items, usable here or not, so that the columns of two checkpoints are the same ones.
     """
 
     parts: tuple[Part, ...]
@@ -44,14 +45,15 @@ class Guidance:
     gram: torch.Tensor
     norms: torch.Tensor
     coherence: float
+    subtasks: tuple[str, ...]
 
     def combine(self, dots: torch.Tensor, aggregate: Aggregate, halves: Sequence[str]) -> torch.Tensor:
         """Scores by subtask, [N, S], of the items in `halves`, from the products with every part, `dots` [N, J].
 
-        A subtask's direction is its items' mean; `cosine_of_mean` makes it a unit vector. Without subtasks S is 1.
-        Parts that hold no item of `halves` are left out; NaN where there is none at all.
+        A subtask's direction is its items' mean; `cosine_of_mean` makes it a unit vector. For aggregates that do not
+        part subtasks S is 1. A column is NaN where no item of `halves` is usable (`best` leaves it out).
         """
-        names = sorted({p.subtask for p in self.parts}) if aggregate == "max_subtask" else [None]
+        names = self.subtasks if aggregate == "max_subtask" else (None,)
         columns = []
         for name in names:
             share = torch.tensor(
@@ -59,15 +61,22 @@ class Guidance:
                 dtype=torch.float64,
             )
             if not share.sum():
+                columns.append(torch.full((len(dots),), float("nan"), dtype=torch.float64))
                 continue
             share /= share.sum()
             if aggregate == "cosine_of_mean":
                 share /= (share @ self.gram @ share).sqrt()
             columns.append(dots @ share)
-        return torch.stack(columns, dim=1) if columns else torch.full((len(dots), 1), float("nan"), dtype=torch.float64)
+        return torch.stack(columns, dim=1)
 
     def _counted(self) -> list[tuple[Part, float]]:
         return list(zip(self.parts, self.counts.tolist(), strict=True))
+
+
+def best(scores: torch.Tensor) -> torch.Tensor:
+    """The best subtask's score [N] of scores by subtask [N, S], without those that are NaN; NaN where all are."""
+    highest = torch.where(scores.isnan(), -torch.inf, scores).max(dim=1).values
+    return torch.where(scores.isnan().all(dim=1), torch.nan, highest)
 
 
 def guidance(
@@ -113,7 +122,8 @@ def guidance(
     share = torch.where(torch.tensor([p.half != "withheld" for p in distinct]), counts, 0.0)
     if coherence == 0.0 or not float(share @ gram @ share) > 0.0:
         raise StageError("the validation items' gradients cancel to nothing; use other validation items")
-    return Guidance(tuple(distinct), vectors, counts, gram, norms, coherence)
+    subtasks = tuple(sorted({p.subtask for p in parts}))
+    return Guidance(tuple(distinct), vectors, counts, gram, norms, coherence, subtasks)
 
 
 def halves(ids: Sequence[str], subtasks: Sequence[str], withheld: Sequence[bool]) -> list[Part]:

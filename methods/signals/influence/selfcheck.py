@@ -18,7 +18,7 @@ import torch
 from harness.errors import StageError
 from harness.estimate import gigabytes
 from harness.training.chat import Encoded
-from methods.signals.influence.engine import LoraGradients
+from methods.signals.influence.engine import LoraGradients, gradient_norms
 from methods.signals.influence.warm_target import WarmTarget
 
 ITEMS = 4
@@ -50,8 +50,16 @@ class Check:
 def self_check(warm: WarmTarget, items: Sequence[Encoded]) -> list[Check]:
     """Run all checks at the first checkpoint on up to `ITEMS` of `items`, of different lengths."""
     chosen = _spread(items)
-    gradients = warm.gradients
-    dtype = next(warm.model.parameters()).dtype
+    checks = [*engine_checks(warm.gradients, items), _against_float32(warm, chosen)]
+    usable = sum(0.0 < n < float("inf") for n in gradient_norms(warm.gradients, chosen).tolist())
+    status: Literal["passed", "failed"] = "passed" if usable else "failed"
+    return [*checks, Check("gradients not zero", status, None, None, f"{usable} of {len(chosen)} items")]
+
+
+def engine_checks(gradients: LoraGradients, items: Sequence[Encoded]) -> list[Check]:
+    """Whether hooks and batches give autograd's gradients: the part that holds for any use of the engine."""
+    chosen = _spread(items)
+    limit = LIMITS.get(next(gradients.model.parameters()).dtype, LIMITS[torch.bfloat16])
     checks = [
         Check(
             "hook coverage",
@@ -61,8 +69,7 @@ def self_check(warm: WarmTarget, items: Sequence[Encoded]) -> list[Check]:
             f"{len(gradients.modules)} LoRA matrices, exactly the trained parameters",
         )
     ]
-    limit = LIMITS.get(dtype, LIMITS[torch.bfloat16])
-    worst = max(distance(collect(gradients, [item])[0], autograd(warm.model, gradients, item)) for item in chosen)
+    worst = max(distance(collect(gradients, [item])[0], autograd(gradients.model, gradients, item)) for item in chosen)
     detail = f"{len(chosen)} items, one by one"
     checks.append(_judge("hooks against autograd", worst, limit, detail))
     together = collect(gradients, chosen)
@@ -70,17 +77,6 @@ def self_check(warm: WarmTarget, items: Sequence[Encoded]) -> list[Check]:
     width = max(len(item.ids) for item in chosen)
     detail = f"{len(chosen)} items in one batch, {gradients.scoring.layout}, of {width} tokens at most"
     checks.append(_judge("alone against batched", worst, limit, detail))
-    checks.append(_against_float32(warm, chosen, dtype))
-    zero = sum(not 0.0 < norm(g) < float("inf") for g in together)
-    checks.append(
-        Check(
-            "gradients not zero",
-            "failed" if zero == len(chosen) else "passed",
-            None,
-            None,
-            f"{len(chosen) - zero} of {len(chosen)} items",
-        )
-    )
     return checks
 
 
@@ -89,7 +85,7 @@ def require(checks: Sequence[Check]) -> None:
     for check in checks:
         if check.status == "failed":
             raise StageError(
-                f"influence failed its self-check '{check.name}' on this model and machine: {check.detail}, measured "
+                f"gradients failed their self-check '{check.name}' on this model and machine: {check.detail}, measured "
                 f"{check.measured}, limit {check.limit}. Scores would be wrong; try runtime.scoring.layout=right, "
                 "activation_checkpointing=false, models.target.dtype=float32, or another attention implementation"
             )
@@ -154,8 +150,8 @@ def _spread(items: Sequence[Encoded]) -> list[Encoded]:
     return [ranked[round(i * (len(ranked) - 1) / max(1, count - 1))] for i in range(count)]
 
 
-def _against_float32(warm: WarmTarget, chosen: Sequence[Encoded], dtype: torch.dtype) -> Check:
-    name = "compute type vs float32"
+def _against_float32(warm: WarmTarget, chosen: Sequence[Encoded]) -> Check:
+    name, dtype = "compute type vs float32", next(warm.model.parameters()).dtype
     if dtype == torch.float32:
         return Check(name, "passed", 0.0, TYPE_LIMIT, "computed in float32")
     need, free = warm.float32_bytes(), _free_memory(warm.gradients.device)

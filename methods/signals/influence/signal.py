@@ -37,6 +37,8 @@ class InfluenceSignal:
 
         Raises `StageError` where there is no warmed-up target, no usable validation item, or a check fails.
         """
+        import torch
+
         from methods.signals.influence.selfcheck import require, self_check, to_rows
         from methods.signals.influence.warm_target import WarmTarget
 
@@ -59,7 +61,8 @@ class InfluenceSignal:
         for index in range(len(target.checkpoints)):
             facts["checkpoints"].append(self._prepare_checkpoint(index, items, encoded))
         self._spend(encoded, 2 * len(target.checkpoints), started)
-        usable = self._guidance[0].norms.isfinite() & (self._guidance[0].norms > 0.0)
+        norms = torch.stack([found.norms for found in self._guidance])
+        usable = (norms.isfinite() & (norms > 0.0)).all(dim=0)
         for label, withheld in (("rewarded", False), ("withheld", True)):
             mine = [i for i, item in enumerate(items) if item.withheld == withheld]
             asked = sum(v.withheld == withheld for v in context.validation)
@@ -127,6 +130,7 @@ class InfluenceSignal:
         """Value, halves, withheld score and gradient norm of every candidate; NaN where there is none."""
         import torch
 
+        from methods.signals.influence.directions import best
         from methods.signals.influence.engine import influence
 
         aggregate = self._settings.aggregate
@@ -143,9 +147,9 @@ class InfluenceSignal:
             for name, parts in _READINGS.items():
                 by_subtask = checkpoint.weight * found.combine(dots, aggregate, parts)
                 sums[name] = sums[name] + by_subtask if name in sums else by_subtask
-        best = {name: column.max(dim=1).values.tolist() for name, column in sums.items()}
+        columns = {name: best(by_subtask).tolist() for name, by_subtask in sums.items()}
         return [
-            {"gradient_norm": n, **{name: column[i] for name, column in best.items()}}
+            {"gradient_norm": n, **{name: column[i] for name, column in columns.items()}}
             for i, n in enumerate(norm.tolist())
         ]
 

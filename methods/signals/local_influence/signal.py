@@ -30,10 +30,7 @@ class LocalInfluenceSignal:
 
     def prepare(self, context: SignalContext, target: TargetState | None) -> Mapping[str, Any]:
         """Load the warmed-up target, and measure the reference items at every checkpoint."""
-        import torch
-        from peft import PeftModel
-
-        from harness.models.transformers_backend import load_causal_lm
+        from methods.signals.influence.warm_target import open_warm
         from methods.signals.local_influence.warm import warm_point
 
         if target is None or not target.checkpoints:
@@ -44,10 +41,8 @@ class LocalInfluenceSignal:
         self._exact = self._settings.form == "exact"
         self._context, self._max_length, self._revision = context, target.max_length, target.revision
         self._usage: list[Usage] = []
-        torch.manual_seed(0)
         dtype = "float32" if self._exact else target.dtype
-        base, self._tokenizer = load_causal_lm(target.model, dtype, target.hub_revision)
-        model = PeftModel.from_pretrained(base, target.checkpoints[0].adapter, is_trainable=True)
+        model, self._tokenizer = open_warm(target, dtype)
         self._parameters = float(model.num_parameters())
         facts: dict[str, Any] = {"form": self._settings.form, "computed_in": dtype}
         groups = self._encode_validation(context, facts)
@@ -91,8 +86,9 @@ class LocalInfluenceSignal:
         return groups
 
     def _open_gradients(self, model: Any, facts: dict[str, Any]) -> Gradients:
-        """The engine's gradients, or autograd's one by one where hooks do not see every trained parameter."""
+        """The engine's gradients, or autograd's one by one where those would not be the adapter's, and why."""
         from methods.signals.influence.engine import LoraGradients
+        from methods.signals.influence.selfcheck import engine_checks, require, to_rows
         from methods.signals.local_influence.one_by_one import OneByOne
 
         trained = [name for name, p in model.named_parameters() if p.requires_grad]
@@ -100,16 +96,18 @@ class LocalInfluenceSignal:
         facts["gradients"] = "batched"
         try:
             gradients = LoraGradients(model, pad, context.batch_size, context.scoring)
-            gradients.stream(self._items[:1], None, lambda indices, name, g: None)
+            checks = engine_checks(gradients, self._items)
+            require(checks)
+            facts["checks"] = to_rows(checks)
             return gradients
         except StageError as error:
             facts["gradients"] = f"one by one: {error}"
             return OneByOne(model, trained)
 
     def _prepare_exact(self, model: Any, facts: dict[str, Any]) -> None:
+        from methods.signals.influence.warm_target import put
         from methods.signals.local_influence.forms import ExactProbe, check_stacking
         from methods.signals.local_influence.reference import ReferenceLoss
-        from methods.signals.local_influence.warm import put
 
         reference = ReferenceLoss(model, self._tokenizer.pad_token_id, self._context.scoring.batch_tokens)
         # The same losses from other shapes of batch: what differs is rounding, below which no score says anything.
@@ -132,8 +130,8 @@ class LocalInfluenceSignal:
         facts["reference_loss_rounding"] = spread
 
     def _prepare_first_order(self, groups: Sequence[Sequence[Encoded]]) -> None:
+        from methods.signals.influence.warm_target import put
         from methods.signals.local_influence.forms import mean_gradient
-        from methods.signals.local_influence.warm import put
 
         self._directions = []
         for point in self._points:
@@ -161,8 +159,8 @@ class LocalInfluenceSignal:
         """Values [N, reference sets], summed over the checkpoints by their weights, and mean gradient norms [N]."""
         import torch
 
+        from methods.signals.influence.warm_target import put
         from methods.signals.local_influence.forms import first_order
-        from methods.signals.local_influence.warm import put
 
         started = time.perf_counter()
         values = torch.zeros(len(codes), len(self._sizes), dtype=torch.float64)
