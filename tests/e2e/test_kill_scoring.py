@@ -1,4 +1,7 @@
-"""Scoring, killed and interrupted: it goes on at the next unscored shard, and the scores are the same to the bit."""
+"""Scoring, killed and interrupted: it goes on at the next unscored shard, and the scores are the same to the bit.
+
+Before that the warm-up is killed, which keeps every epoch: the signal averages over three checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ pytestmark = pytest.mark.slow
 
 @dataclass(frozen=True)
 class Scored:
-    """A run whose scoring was stopped twice, the one that nothing stopped, and what the interrupt printed."""
+    """A run whose warm-up was killed and whose scoring was stopped twice, one that nothing stopped, and what the
+    interrupt printed."""
 
     stopped: Path
     whole: Path
@@ -26,14 +30,18 @@ class Scored:
 def scored(lab: None, settings: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Scored:
     base = tmp_path_factory.mktemp("scored")
     method = ("--method", "optimsyn", "--driver", "best_of_n")
-    arm = (*method, *settings, "--budget", "12", "--set", "best_of=3", "--quiet")
+    epochs = ("--set", "warmup.keep=epochs", "--set", "warmup.epochs=3", "--set", "warmup.batch_size=2")
+    arm = (*method, *settings, *epochs, "--budget", "12", "--set", "best_of=3", "--quiet")
     runs = base / "stopped"
-    assert Harness(["run", *arm, "--runs", str(runs)], base, ("score-[0-9a-f]+/part-00000001", 1)).wait().status == -9
+    in_warmup = ("warmup-[0-9a-f]+/trainer/checkpoint-63/_DONE", 1)
+    assert Harness(["run", *arm, "--runs", str(runs)], base, in_warmup).wait().status == -9
     (folder,) = run_folders(runs)
-    process = Harness(["resume", folder.name, "--runs", str(runs), "--quiet"], base)
+    again = ["resume", folder.name, "--runs", str(runs), "--quiet"]
+    assert Harness(again, base, ("score-[0-9a-f]+/part-00000001", 1)).wait().status == -9
+    process = Harness(again, base)
     process.until(lambda: 1 in _scored_shards(folder))
     interrupted = process.kill(signal.SIGINT)
-    finished(["resume", folder.name, "--runs", str(runs), "--quiet"], base)
+    finished(again, base)
     finished(["run", *arm, "--runs", str(base / "whole")], base)
     return Scored(folder, run_folders(base / "whole")[0], interrupted)
 
@@ -45,6 +53,20 @@ def _scored_shards(folder: Path) -> list[int]:
 def test_an_interrupt_says_how_to_go_on(scored: Scored) -> None:
     assert scored.interrupted.status == 130
     assert "harness resume" in scored.interrupted.err and "Traceback" not in scored.interrupted.err
+
+
+def test_every_epoch_of_the_killed_warm_up_is_that_of_the_uninterrupted_one(scored: Scored) -> None:
+    from safetensors.torch import load_file
+
+    mine, theirs = (stage_folder(folder, "warmup") for folder in (scored.stopped, scored.whole))
+    kept = json.loads((theirs / "checkpoints.json").read_text(encoding="utf-8"))
+    assert list(kept) == ["adapter-epoch-1", "adapter-epoch-2", "adapter"]
+    assert json.loads((mine / "checkpoints.json").read_text(encoding="utf-8")) == kept
+    for name in kept:
+        for file in ("adapter_model.safetensors", "adam.safetensors"):
+            left, right = load_file(mine / name / file), load_file(theirs / name / file)
+            assert left.keys() == right.keys()
+            assert all(bool((left[key] == right[key]).all()) for key in right)
 
 
 def test_the_scores_are_those_of_an_uninterrupted_run(scored: Scored) -> None:
