@@ -19,6 +19,7 @@ from harness.errors import InputError, PrerequisiteError
 from harness.models.access import ADAPTER
 from harness.stage import SCRATCH
 from harness.training.rollouts import Sampled, Sampler, ServerRollouts, generation_timer
+from harness.training.sft import LoraSettings, lora_config
 from harness.training.trainer import callback, common_arguments, publish, quiet_libraries, train
 from harness.types import Message, Usage, chat
 
@@ -131,49 +132,24 @@ def train_policy(
     sizes = batch_sizes(config)
     updates = sizes["steps_per_generation"] // sizes["gradient_accumulation_steps"]
     steps = rollout_steps(config, len(prompts))
-    arguments = trl_arguments(
-        config,
-        steps * updates,
-        common_arguments(folder / SCRATCH, seed, checkpoint_every * updates, dtype, checkpointing=checkpointing),
-    )
+    common = common_arguments(folder / SCRATCH, seed, checkpoint_every * updates, dtype, checkpointing=checkpointing)
+    arguments = trl_arguments(config, steps * updates, common)
     arguments.model_init_kwargs = {"dtype": dtype, "revision": revision or "main"}
     server = None
     if sampler is not None:
         # TRL warns that `rollout_func` is experimental; our tests hold it to what is used of it.
         os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-        server = ServerRollouts(sampler, config, folder / SCRATCH / "served", seed, on_sampled)
-
-    def reward(
-        prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], key: list[str], **extra: Any
-    ) -> list[float | None]:
-        step = extra["trainer_state"].global_step // updates
-        rollouts = tuple(
-            Rollout(
-                k,
-                c[0]["content"],
-                "stop" if ids and ids[-1] in trainer.eos_token_ids else "length",
-                lengths[k],
-                len(ids),
-            )
-            for k, c, ids in zip(key, completions, completion_ids, strict=True)
-        )
-        seconds = server.seconds if server else generating["seconds"]
-        generating["seconds"] = 0.0
-        return list(trajectory(RolloutBatch(step, rollouts, parameters, seconds)))
-
+        server = ServerRollouts(sampler, config, folder / SCRATCH / "served", seed, updates, on_sampled)
     ordered = [prompts[i] for i in prompt_order(len(prompts), config.prompts_per_step, steps, seed)]
     rows = Dataset.from_dict({"prompt": [chat(p.messages) for p in ordered], "key": [p.key for p in ordered]})
-    lengths = {
-        p.key: len(tokenizer.apply_chat_template(chat(p.messages), add_generation_prompt=True, return_dict=False))
-        for p in prompts
-    }
+    side = _TrlSide(trajectory, updates, _lengths(tokenizer, prompts), server)
     trainer = GRPOTrainer(
         model=str(model_path),
-        reward_funcs=reward,
+        reward_funcs=side.reward,
         args=arguments,
         train_dataset=rows,
         processing_class=tokenizer,
-        peft_config=_lora(config) if config.tune == "lora" else None,
+        peft_config=_lora(config, seed) if config.tune == "lora" else None,
         rollout_func=server,
         callbacks=[
             callback(
@@ -183,37 +159,65 @@ def train_policy(
             )
         ],
     )
-    parameters = float(trainer.model.num_parameters())
-    generating = generation_timer(trainer.model)
+    side.attach(trainer)
     train(trainer, folder / SCRATCH)
+    _save(trainer, tokenizer, folder, merge=config.tune == "lora")
+
+
+def _lengths(tokenizer: Any, prompts: Sequence[PolicyPrompt]) -> dict[str, int]:
+    """Tokens of every prompt as the policy sees it, by key."""
+    return {
+        p.key: len(tokenizer.apply_chat_template(chat(p.messages), add_generation_prompt=True, return_dict=False))
+        for p in prompts
+    }
+
+
+class _TrlSide:
+    """Between TRL and the trajectory: its `reward` is TRL's reward function, which is called once a rollout batch."""
+
+    def __init__(
+        self, trajectory: Trajectory, updates: int, lengths: Mapping[str, int], server: ServerRollouts | None
+    ) -> None:
+        self._trajectory, self._updates, self._lengths, self._server = trajectory, updates, lengths, server
+
+    def attach(self, trainer: Any) -> None:
+        """The trainer, which is made with `reward` and so after this object."""
+        self._trainer = trainer
+        self._parameters = float(trainer.model.num_parameters())
+        self._generating = generation_timer(trainer.model)
+
+    def reward(
+        self, completions: list[Any], completion_ids: list[list[int]], key: list[str], **extra: Any
+    ) -> list[float | None]:
+        """The trajectory's rewards of a batch, with each completion's end as it was."""
+        step = extra["trainer_state"].global_step // self._updates
+        ends = self._trainer.eos_token_ids
+        rollouts = tuple(
+            Rollout(k, c[0]["content"], "stop" if ids and ids[-1] in ends else "length", self._lengths[k], len(ids))
+            for k, c, ids in zip(key, completions, completion_ids, strict=True)
+        )
+        seconds = self._server.seconds if self._server else self._generating["seconds"]
+        self._generating["seconds"] = 0.0
+        return list(self._trajectory(RolloutBatch(step, rollouts, self._parameters, seconds)))
+
+
+def _save(trainer: Any, tokenizer: Any, folder: Path, *, merge: bool) -> None:
+    """The policy in `policy`; a LoRA policy is merged, with the adapter beside it for a server that takes one."""
     temporary = folder / ".policy.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    _save(trainer, temporary, merge=config.tune == "lora")
+    if merge:
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        model.save_pretrained(temporary / ADAPTER)
+        model.merge_and_unload().save_pretrained(temporary)
+    else:
+        trainer.save_model(str(temporary))
     tokenizer.save_pretrained(temporary)
     publish(temporary, folder / "policy")
 
 
-def _save(trainer: Any, path: Path, *, merge: bool) -> None:
-    """The policy's weights; those of a LoRA policy merged, with the adapter beside them for a server that takes one."""
-    if not merge:
-        trainer.save_model(str(path))
-        return
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    model.save_pretrained(path / ADAPTER)
-    model.merge_and_unload().save_pretrained(path)
-
-
-def _lora(config: GrpoConfig) -> Any:
+def _lora(config: GrpoConfig, seed: int) -> Any:
     """The adapter of the policy; no dropout, since a token's probability must be the same in sampling and training."""
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=0.0,
-        target_modules=list(config.lora_modules),
-        task_type="CAUSAL_LM",
-    )
+    return lora_config(LoraSettings(config.lora_rank, config.lora_alpha, 0.0, config.lora_modules), seed)
 
 
 def _colocate() -> dict[str, Any]:

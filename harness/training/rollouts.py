@@ -68,7 +68,7 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """The account of one sampled batch; `gap_mean` and `gap_max` are differences of log-probabilities, in nats."""
+    """The account of batch `step`, from 0; `gap_mean` and `gap_max` are differences of log-probabilities, in nats."""
 
     step: int
     adapter: str
@@ -80,13 +80,22 @@ class Sampled:
 
 
 class ServerRollouts:
-    """`rollout_func` of a GRPO trainer. `on_sampled` is told of every batch; `seconds` is what the last one took."""
+    """`rollout_func` of a GRPO trainer. `on_sampled` is told of every batch; `seconds` is what the last one took.
+
+    `updates` is the number of optimizer steps on a batch: the trainer counts those, and accounts count batches.
+    """
 
     def __init__(
-        self, sampler: Sampler, config: GrpoConfig, folder: Path, seed: int, on_sampled: Callable[[Sampled], None]
+        self,
+        sampler: Sampler,
+        config: GrpoConfig,
+        folder: Path,
+        seed: int,
+        updates: int,
+        on_sampled: Callable[[Sampled], None],
     ) -> None:
         self._sampler, self._config, self._seed, self._on_sampled = sampler, config, seed, on_sampled
-        self._folder = folder
+        self._folder, self._updates = folder, updates
         self.seconds = 0.0
 
     def __call__(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
@@ -106,12 +115,13 @@ class ServerRollouts:
         gap = self._gap(model, name, ids, drawn, decoding)
         self.seconds = time.perf_counter() - started
         constrained = self._sampler.constrained or c.top_p < 1
-        self._on_sampled(Sampled(step, name, len(drawn), self.seconds, gap[0], gap[1], constrained))
+        batch = step // self._updates
+        self._on_sampled(Sampled(batch, name, len(drawn), self.seconds, gap[0], gap[1], constrained))
         if not gap[0] <= c.max_logprob_gap:
             raise StageError(
                 "the policy on the server is not the one that is trained: log-probabilities of the same tokens differ "
-                f"by {gap[0]:.3g} on average (grpo.max_logprob_gap {c.max_logprob_gap:g}) at step {step}; use the same "
-                "dtype on both sides, or grpo.rollouts=transformers"
+                f"by {gap[0]:.3g} on average (grpo.max_logprob_gap {c.max_logprob_gap:g}) at step {batch}; use the "
+                "same dtype on both sides, or grpo.rollouts=transformers"
             )
         return {"prompt_ids": ids, "completion_ids": [list(d.ids) for d in drawn], "logprobs": None}
 

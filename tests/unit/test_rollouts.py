@@ -129,6 +129,11 @@ def test_every_batch_is_sampled_from_the_weights_that_it_trains(trained: Trained
     assert batches[0].usage()[0].seconds == batches[0].seconds
 
 
+def test_batches_are_counted_and_not_the_updates_on_them(model: Path, tmp_path: Path) -> None:
+    sampled, batches = train(model, tmp_path, OwnSampler(model), CONFIG.model_copy(update={"mini_batch_prompts": 1}))
+    assert [s.step for s in sampled] == [b.step for b in batches] == [0, 1, 2]
+
+
 def test_the_policy_is_left_merged_with_its_adapter_beside_it(model: Path, trained: Trained) -> None:
     import torch
     from peft import PeftModel
