@@ -149,7 +149,7 @@ def _devices(plan: Plan) -> list[str]:
             lines.append(f"  {d.name:<12}{hours:>13}{d.devices:>9}{gigabytes(d.per_device):>16}{note}")
         text = (
             "A part that does not fit is meant to be divided: generators by a vLLM server over several GPUs, "
-            "fine-tuning by accelerate (runtime.training.processes)."
+            "fine-tuning by FSDP (runtime.training.accelerate_config)."
         )
         if not all(d.fits_one for d in plan.devices):
             lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
