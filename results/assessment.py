@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError
+from harness.ranks import spearman
 from results.statistics import Difference, paired_difference
 from results.text import markdown_table, percent, whole_ranges
 
@@ -38,7 +39,8 @@ class Subset:
 
     `arm` and `tilt` say how it was drawn (arm empty: evenly), `pairs` identifies its pairs, `useful` is the share of
     different useful pairs in it, `accuracy` is in [0, 1], `loss_drop` is the fall of the mean loss of the right answers
-    against the target before, and `means` holds its mean standardised score under every arm.
+    against the target before, and `means` holds the mean standardised score of its scored pairs under every arm that
+    has scores of any.
     """
 
     world: int
@@ -92,20 +94,6 @@ class Assessment:
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values."""
         return asdict(self)
-
-
-def spearman(xs: Sequence[float], ys: Sequence[float]) -> float | None:
-    """Spearman's rank correlation, ties at their mean rank; None with fewer than three pairs or a side without spread.
-
-    It is Pearson's correlation of the ranks (Spearman 1904).
-    """
-    if len(xs) != len(ys):
-        raise ValueError(f"{len(xs)} values beside {len(ys)}")
-    if len(xs) < 3 or len(set(xs)) < 2 or len(set(ys)) < 2:
-        return None
-    from scipy.stats import spearmanr
-
-    return float(spearmanr(xs, ys).statistic)
 
 
 def assess_arms(

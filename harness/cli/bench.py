@@ -6,6 +6,7 @@ import argparse
 import json
 
 from harness.cli.command import Command, Parser, emit
+from harness.cli.options import positive
 from harness.errors import ConfigError, suggest
 
 
@@ -13,21 +14,26 @@ def _influence(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from harness.bench.influence import BenchPlan, gpu_plan, render, run_bench
-    from harness.bench.made import BenchSize
+    from harness.bench.made import ALL_LINEARS, BenchSize
     from harness.config import INFLUENCE_PRESETS, InfluenceConfig, ScoringConfig
     from harness.runtime.progress import Progress
 
     if args.preset not in INFLUENCE_PRESETS:
         raise ConfigError(f"unknown --preset '{args.preset}'{suggest(args.preset, INFLUENCE_PRESETS)}")
     given = {"samples": args.samples, "shape": args.model, "dtype": args.dtype, "rank": args.rank}
+    for name in ("samples", "rank"):
+        if given[name] is not None:
+            positive(given[name], f"--{name}")
     plan = BenchPlan(
         size=BenchSize(),
         influence=InfluenceConfig(preset=args.preset),
         scoring=ScoringConfig(
-            layout=args.layout, batch_tokens=args.batch_tokens, activation_checkpointing=args.checkpointing
+            layout=args.layout,
+            batch_tokens=positive(args.batch_tokens, "--batch-tokens"),
+            activation_checkpointing=args.checkpointing,
         ),
-        turns=_positive(args.turns, "--turns"),
-        slow=_positive(args.slow, "--slow"),
+        turns=positive(args.turns, "--turns"),
+        slow=positive(args.slow, "--slow"),
         full_logits=args.full_logits,
         bergson=args.bergson,
     )
@@ -37,7 +43,11 @@ def _influence(args: argparse.Namespace) -> int:
     if args.length:
         size = replace(size, length=_length(args.length))
     if args.modules:
-        size = replace(size, modules=tuple(args.modules.split(",")))
+        modules = tuple(part.strip() for part in args.modules.split(","))
+        for name in modules:
+            if name not in ALL_LINEARS:
+                raise ConfigError(f"--modules: the model has no linear '{name}'{suggest(name, ALL_LINEARS)}")
+        size = replace(size, modules=modules)
     plan = replace(plan, size=size)
     progress = Progress()
     try:
@@ -46,12 +56,6 @@ def _influence(args: argparse.Namespace) -> int:
         progress.close()
     emit(json.dumps(result.to_json(), indent=2) if args.json else render(result))
     return 0
-
-
-def _positive(value: int, name: str) -> int:
-    if value < 1:
-        raise ConfigError(f"{name} {value}: give a number from 1")
-    return value
 
 
 def _length(text: str) -> tuple[int, int]:
@@ -68,9 +72,11 @@ def _length(text: str) -> tuple[int, int]:
 def _configure_influence(parser: Parser) -> None:
     line = "small, qwen3-0.6b or qwen3-8b, with random weights (default: small)"
     parser.add_argument("--model", metavar="SHAPE", help=line)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="compute type of the model")
+    line = "compute type (default: float32, qwen3-8b: bfloat16)"
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help=line)
     parser.add_argument("--rank", type=int, metavar="N", help="LoRA rank (default: 16, qwen3-8b: 128)")
-    parser.add_argument("--modules", metavar="LIST", help="LoRA modules, such as q_proj,v_proj (default: all linears)")
+    line = "LoRA modules, such as q_proj,v_proj (default: all linears, qwen3-8b: those of attention)"
+    parser.add_argument("--modules", metavar="LIST", help=line)
     parser.add_argument("--samples", type=int, metavar="N", help="candidates (default: 96)")
     parser.add_argument("--length", metavar="N[-N]", help="tokens of a sample (default: 48-160, qwen3-8b: 512)")
     line = "update rule, by its published name (default: optimsyn-paper)"
@@ -95,7 +101,7 @@ def _grpo(args: argparse.Namespace) -> int:
     progress = Progress()
     try:
         result = run_bench(
-            args.signal, _positive(args.steps, "--steps"), _positive(args.turns, "--turns"), progress.update
+            args.signal, positive(args.steps, "--steps"), positive(args.turns, "--turns"), progress.update
         )
     finally:
         progress.close()
@@ -119,14 +125,14 @@ def _decontam(args: argparse.Namespace) -> int:
 
     items = load_against(args.against, DataContext()).items if args.against else ()
     try:
-        sizes = [_positive(int(size), "--sizes") for size in args.sizes.split(",") if size.strip()]
+        sizes = [positive(int(size), "--sizes") for size in args.sizes.split(",") if size.strip()]
     except ValueError:
         raise ConfigError(f"--sizes {args.sizes!r}: give numbers of documents, such as 10000,300000") from None
     result = run_bench(
         train=args.train,
         items=items,
-        documents=_positive(args.documents, "--documents"),
-        count=_positive(args.items, "--items"),
+        documents=positive(args.documents, "--documents"),
+        count=positive(args.items, "--items"),
         sizes=sizes,
     )
     emit(json.dumps(asdict(result), indent=2) if args.json else render(result))

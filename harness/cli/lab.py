@@ -6,7 +6,7 @@ import argparse
 import re
 
 from harness.cli.command import Command, Parser, emit
-from harness.cli.options import add_runs_option
+from harness.cli.options import add_runs_option, positive
 from harness.errors import ConfigError
 
 WORLDS_HELP = "worlds as a list and ranges, such as 0,1 or 10-14"
@@ -62,7 +62,7 @@ def _calibrate(args: argparse.Namespace) -> int:
             scale=args.scale,
             runs=args.runs or "runs",
             out=args.out,
-            jobs=args.jobs,
+            jobs=positive(args.jobs, "--jobs"),
         )
     )
     return 0
@@ -91,6 +91,9 @@ def _assess(args: argparse.Namespace) -> int:
     from harness.runtime.assess import AssessSizes, assess
     from harness.settings import parse_assignment
 
+    for name, value in (("--subset", args.subset), ("--per-cell", args.per_cell)):
+        if value is not None:
+            positive(value, name)
     sizes = AssessSizes(args.scale, args.per_cell, args.subset, () if args.ranking_only else parse_tilts(args.tilts))
     emit(
         assess(

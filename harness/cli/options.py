@@ -19,6 +19,13 @@ ENGINES = ("local", "ray")
 MATCHES = ("samples", "sft_tokens", "teacher_tokens", "flops")
 
 
+def positive(value: int, name: str) -> int:
+    """`value`, which the option `name` was given. Raises `ConfigError` where it is below 1."""
+    if value < 1:
+        raise ConfigError(f"{name} {value}: give a number from 1")
+    return value
+
+
 def add_runs_option(parser: Parser) -> None:
     """`--runs`, for every command that reads or writes runs."""
     parser.add_argument("--runs", metavar="DIR", help="folder that holds the runs (default: runs)")

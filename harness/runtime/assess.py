@@ -70,6 +70,10 @@ class AssessSizes:
     tilts: tuple[float, ...] = TILTS
 
 
+_TAKEN = {"lab.world": "--worlds", "seed": "--worlds", "signal": "--arm", "runtime.runs": "--runs"}
+"""Settings that an assessment makes itself, and the options that they follow from."""
+
+
 class _Shown:
     """An observer that only shows progress: the stages' own accounts are all that an assessment keeps."""
 
@@ -115,12 +119,14 @@ def assess(
     """Score and fine-tune in all worlds; returns the tables as Markdown, and with `out` writes them there too.
 
     An arm is a name of `ARMS`, or a signal followed by settings (`influence influence.update=sgd`); None means all of
-    `ARMS`. `sets` holds for every arm, and its own settings win. Raises `ConfigError` for an unknown arm or setting.
+    `ARMS`. `sets` holds for every arm, and its own settings win. Raises `ConfigError` for an unknown arm or setting,
+    and for one that the other arguments decide.
     """
     sizes = sizes or AssessSizes()
     chosen = {name: find_arm(name) for name in arms or ARMS}
-    for arm in chosen.values():
-        signal_info(arm.signal)
+    for key, option in _TAKEN.items():
+        if any(key in given for given in (sets or {}, *(arm.sets for arm in chosen.values()))):
+            raise ConfigError(f"{key} cannot be set in an assessment; it follows from {option}")
     rankings: list[Ranking] = []
     subsets: list[Subset] = []
     progress = Progress()
@@ -143,10 +149,19 @@ def find_arm(text: str) -> AssessArm:
     """The arm that `text` means. Raises `ConfigError` with the nearest known name."""
     if text in ARMS:
         return ARMS[text]
-    signal, *rest = text.split()
+    signal, *rest = text.split() or [""]
     if signal in SIGNALS and SIGNALS[signal].spec.unit == "item":
         return AssessArm(signal, dict(map(parse_assignment, rest)))
-    raise ConfigError(f"there is no arm '{text}'{suggest(text, [*ARMS, *SIGNALS])}")
+    names = dict.fromkeys([*ARMS, *SIGNALS])
+    near = suggest(text, names)
+    # Arms have commas in their names.
+    raise ConfigError(f"there is no arm '{text}'{near if 'mean' in near else '; known: ' + '; '.join(names)}")
+
+
+def mean_of_scored(scores: Mapping[str, float], ids: Sequence[str]) -> float | None:
+    """The mean score of those of `ids` that have one; None where none has."""
+    known = [scores[i] for i in ids if i in scores]
+    return sum(known) / len(known) if known else None
 
 
 def _world(
@@ -259,7 +274,7 @@ class _Tilting:
         for name, tilt, plan, values in wanted:
             ids = self._draw(values, size, tilt, name)
             after = self._realise(plan, ids, f"{name} at {tilt:g}" if name else "even")
-            means = {arm: sum(own.get(i, 0.0) for i in ids) / len(ids) for arm, own in z.items()}
+            means = {arm: m for arm, own in z.items() if (m := mean_of_scored(own, ids)) is not None}
             drop = before.loss - after.loss
             pairs, useful = stable_hash(ids), self._useful(ids)
             found.append(Subset(self.world, name, tilt, pairs, useful, after.accuracy, drop, means))

@@ -65,8 +65,13 @@ def check_signal(config: RunConfig) -> list[Check]:
         )
         warm = WarmTarget(state, config.runtime.batch_size, config.runtime.scoring)
     texts = [(Message("user", question), Message("assistant", answer)) for question, answer in CONVERSATIONS]
-    items = [warm.encode(text) for text in texts]
-    return self_check(warm, [item for item in items if item.completion_length])
+    items = [item for item in map(warm.encode, texts) if item.completion_length]
+    if not items:
+        raise ConfigError(
+            f"models.target.max_length={target.max_length} cuts the answers of all conversations that the self-check "
+            "computes with; raise it"
+        )
+    return self_check(warm, items)
 
 
 def _build(config: RunConfig) -> int | None:
@@ -83,21 +88,18 @@ def _build(config: RunConfig) -> int | None:
 
 def _adapter(config: RunConfig, path: Any, folder: Path) -> None:
     import torch
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
     from harness.models.transformers_backend import load_causal_lm
+    from harness.training.sft import LoraSettings, lora_config
 
     base, _ = load_causal_lm(path, config.models.target.dtype, config.models.target.revision)
     w = config.warmup
-    lora = LoraConfig(
-        r=w.lora_rank,
-        lora_alpha=w.lora_alpha,
-        lora_dropout=w.lora_dropout,
-        target_modules=list(w.lora_modules),
-        task_type="CAUSAL_LM",
-    )
-    model = get_peft_model(base, lora)
-    torch.manual_seed(0)
+    settings = LoraSettings(w.lora_rank, w.lora_alpha, w.lora_dropout, w.lora_modules)
+    try:
+        model = get_peft_model(base, lora_config(settings, seed=0))
+    except ValueError as error:
+        raise ConfigError(f"warmup.lora_modules do not fit the target {config.models.target.id}: {error}") from None
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ".lora_B." in name:

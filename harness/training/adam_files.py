@@ -200,16 +200,21 @@ def _from_safetensors(path: Path) -> Moments:
             steps.append(tensor)
     if not first or set(first) != set(second):
         raise InputError(f"{path} holds no exp_avg with an exp_avg_sq for every parameter; it is not Adam's state")
-    for key in ("beta1", "beta2"):
-        if key not in metadata:
+    facts = {}
+    for key in ("beta1", "beta2", "step", "eps", "learning_rate"):
+        if key in metadata:
+            try:
+                facts[key] = float(metadata[key])
+            except ValueError:
+                raise InputError(f"{path}: {key} is '{metadata[key]}' in its metadata; write a number there") from None
+        elif key.startswith("beta"):
             raise InputError(f"{path} does not say Adam's {key}; write beta1, beta2 and step into its metadata")
-    rate = metadata.get("learning_rate")
     return Moments(
         first,
         second,
-        _steps(path, [metadata.get("step")] if "step" in metadata else steps or [None]),
-        float(metadata["beta1"]),
-        float(metadata["beta2"]),
-        float(metadata.get("eps", 1e-8)),
-        float(rate) if rate else None,
+        _steps(path, [facts["step"]] if "step" in facts else steps or [None]),
+        facts["beta1"],
+        facts["beta2"],
+        facts.get("eps", 1e-8),
+        facts.get("learning_rate"),
     )

@@ -121,8 +121,10 @@ def _modules(config: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _trainer_state(folder: Path) -> dict[str, Any]:
+    """What the trainer says of the checkpoint; empty where it says nothing, or not which step it is."""
     path = folder / "trainer_state.json"
-    return _read_json(path) if path.is_file() else {}
+    state = _read_json(path) if path.is_file() else {}
+    return state if isinstance(state.get("global_step"), int) else {}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -36,6 +36,8 @@ def length_strata(samples: Sequence[Sample], question_types: Mapping[str, str]) 
 
 def standardised(scores: Mapping[str, float]) -> dict[str, float]:
     """(score - mean) / standard deviation over all items (n in the denominator); all 0 where scores are equal."""
+    if not scores:
+        return {}
     mean = math.fsum(scores.values()) / len(scores)
     sd = math.sqrt(math.fsum((x - mean) ** 2 for x in scores.values()) / len(scores))
     return {item: (x - mean) / sd if sd > 1e-12 * max(1.0, abs(mean)) else 0.0 for item, x in scores.items()}

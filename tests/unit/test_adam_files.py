@@ -119,6 +119,9 @@ def test_a_flattened_state_in_safetensors_is_read(plain: Run, tmp_path: Path) ->
     save_file(tensors, path)
     with pytest.raises(InputError, match="does not say Adam's beta1"):
         load_adam_state(path, reloaded(plain), tmp_path)
+    save_file(tensors, path, metadata={"beta1": "0.9", "beta2": "0.99", "step": "three"})
+    with pytest.raises(InputError, match="step is 'three' in its metadata; write a number"):
+        load_adam_state(path, reloaded(plain), tmp_path)
 
 
 def test_adapter_names_are_told_from_what_they_name() -> None:

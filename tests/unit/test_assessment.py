@@ -12,17 +12,19 @@ from typing import Any
 import pytest
 
 from harness.cli.lab import parse_tilts
+from harness.cli.main import main
 from harness.errors import ConfigError, InputError
 from harness.lab.planted import label
 from harness.lab.pool import Candidate, candidates, first_pairs
 from harness.lab.report import auc
 from harness.lab.world import World
-from harness.runtime.assess import ARMS, find_arm
+from harness.ranks import spearman
+from harness.runtime.assess import ARMS, assess, find_arm, mean_of_scored
 from harness.types import QUESTION_TYPES
 from methods.signals.base import Archive, SignalContext
 from methods.signals.catalogue import make_signal
 from methods.stages.tilting import length_strata, shares, standardised, tilted
-from results.assessment import Ranking, Subset, assess_arms, render_assessment, spearman, write_assessment
+from results.assessment import Ranking, Subset, assess_arms, render_assessment, write_assessment
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny import make_tiny_model
@@ -47,6 +49,9 @@ def test_spearman_by_hand() -> None:
     # Ties at mean ranks: 1 2.5 2.5 beside 1 2 3 give 1.5 / sqrt(1.5 · 2).
     assert spearman([0, 7, 7], [1, 2, 3]) == pytest.approx(1.5 / math.sqrt(3))
     assert spearman([1, 1, 1], [1, 2, 3]) is None and spearman([1, 2], [1, 2]) is None
+    assert spearman([1, 2, math.nan], [1, 2, 3]) is None
+    with pytest.raises(ValueError, match="2 values beside 3"):
+        spearman([1, 2], [1, 2, 3])
 
 
 def test_a_pool_holds_each_kind_evenly_over_rules_and_types(pool: list[Candidate]) -> None:
@@ -96,6 +101,12 @@ def test_the_oracle_ranks_perfectly_and_cannot_see_copies(pool: list[Candidate])
 def test_standardised_scores() -> None:
     assert standardised({"a": 1.0, "b": 3.0}) == {"a": -1.0, "b": 1.0}
     assert standardised({"a": 0.1, "b": 0.1, "c": 0.1}) == {"a": 0.0, "b": 0.0, "c": 0.0}
+    assert standardised({}) == {}
+
+
+def test_a_pair_without_a_score_is_no_average_pair() -> None:
+    assert mean_of_scored({"a": 1.0, "b": 2.0}, ["a", "b", "unscored"]) == 1.5
+    assert mean_of_scored({"a": 1.0}, ["unscored"]) is None
 
 
 def test_shares_are_proportional_and_add_up() -> None:
@@ -217,6 +228,23 @@ def test_arms_are_named_or_a_signal_with_settings() -> None:
         find_arm("influence, les")
     with pytest.raises(ConfigError, match="expected KEY=VALUE"):
         find_arm("influence less")
+    for text in ("", "zzz"):
+        with pytest.raises(ConfigError, match="; influence, optimsyn-code; influence, less; "):
+            find_arm(text)
+
+
+@pytest.mark.parametrize("key, option", [("lab.world", "--worlds"), ("runtime.runs", "--runs"), ("signal", "--arm")])
+def test_settings_that_an_assessment_makes_are_refused(key: str, option: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key} cannot be set in an assessment; it follows from {option}"):
+        assess([0], sets={key: 1})
+    with pytest.raises(ConfigError, match=option):
+        assess([0], arms=[f"random {key}=1"])
+
+
+@pytest.mark.parametrize("option", ["--subset", "--per-cell"])
+def test_sizes_are_numbers_from_1(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lab", "assess", "--worlds", "0", option, "0"]) == 2
+    assert f"{option} 0: give a number from 1" in capsys.readouterr().err
 
 
 def test_tilts_are_numbers_other_than_zero() -> None:

@@ -98,6 +98,10 @@ def test_peak_memory_counts_what_is_held_at_once() -> None:
         (["--length", "long"], "--length 'long'"),
         (["--length", "9-4"], "not above the greatest"),
         (["--turns", "0"], "--turns 0"),
+        (["--batch-tokens", "0"], "--batch-tokens 0"),
+        (["--rank", "0"], "--rank 0"),
+        (["--samples", "0"], "--samples 0"),
+        (["--modules", "q_proj,qproj"], "no linear 'qproj'; did you mean 'q_proj'?"),
     ],
 )
 def test_bad_options_get_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

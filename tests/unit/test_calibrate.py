@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from harness.cli.lab import _arm
+from harness.cli.main import main
 from harness.errors import ConfigError, StageError
 from harness.runtime import calibrate as module
 from harness.runtime.calibrate import ARMS, calibrate
@@ -63,3 +64,8 @@ def test_all_arms_name_drivers_and_signals_that_exist() -> None:
     from methods.signals.catalogue import SIGNALS
 
     assert all(arm.driver in DRIVERS and (arm.signal is None or arm.signal in SIGNALS) for arm in ARMS.values())
+
+
+def test_jobs_are_a_number_from_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lab", "calibrate", "--worlds", "0", "--jobs", "0"]) == 2
+    assert "--jobs 0: give a number from 1" in capsys.readouterr().err

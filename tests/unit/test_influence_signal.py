@@ -234,6 +234,8 @@ def test_diagnostics_say_what_a_score_follows() -> None:
     assert figures["halves_agreement"] == pytest.approx(-1.0)
     assert figures["correlation_length"] is None
     assert diagnose([])["mean"] is None
+    without = diagnose([Score(f"s{i}", "length", float(i)) for i in range(4)])
+    assert (without["mean"], without["gradient_norm"], without["correlation_length"]) == (1.5, None, None)
 
 
 def test_cost_is_counted_once(warm: Warm) -> None:

@@ -10,6 +10,9 @@ from tiny import make_tiny_model
 
 from harness.cli.main import main
 
+SHORT = ["--set", "models.target.max_length=16"]
+FOREIGN = ["--set", "warmup.lora_modules=[c_attn]"]
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -50,11 +53,20 @@ def test_a_failing_check_is_an_exit_status(
     [
         (["--signal", "random", "--target", "nano"], "has no self-check"),
         (["--signal", "influence"], "give both"),
+        (
+            ["--signal", "influence", "--target", "nano", "--set", "models.target.id=MODEL", *SHORT],
+            "models.target.max_length=16 cuts the answers",
+        ),
+        (
+            ["--signal", "influence", "--target", "nano", "--set", "models.target.id=MODEL", *FOREIGN],
+            "warmup.lora_modules do not fit the target",
+        ),
         (["--signal", "influence", "--target", "nano", "--set", "models.target.id=/nowhere"], "weights of the target"),
     ],
 )
 def test_what_cannot_be_checked_gets_one_line(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], said: str, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["doctor", *arguments]) == 2
-    assert said in capsys.readouterr().err
+    assert main(["doctor", *(a.replace("=MODEL", f"={model}") for a in arguments)]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1

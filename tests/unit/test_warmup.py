@@ -243,6 +243,9 @@ class TestGiven:
             (tmp_path / name / "trainer_state.json").unlink()
         checkpoints = given_checkpoints([str(tmp_path)])
         assert [c.weight for c in checkpoints] == [0.5, 0.5] and checkpoints[0].weighted_by == "equal"
+        for name in ("checkpoint-3", "checkpoint-6"):
+            (tmp_path / name / "trainer_state.json").write_text('{"log_history": []}')
+        assert given_checkpoints([str(tmp_path)]) == checkpoints
 
     def test_content_and_not_the_path_is_its_identity(self, given: Run, tmp_path: Path) -> None:
         def identity(folder: Path) -> str:
