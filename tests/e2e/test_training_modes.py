@@ -238,6 +238,7 @@ def test_what_accelerate_launches_trains_as_one_and_survives_a_kill(
 ) -> None:
     """The weights of one process but for rounding; killed and resumed, the same to the bit as without the kill."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     settings = {"accelerate_config": accelerate_config(home, kind)}
     plain, one = tune(home, f"{kind}-one", LONG)
     tuned, two = tune(home, f"{kind}-two", LONG, **settings)
@@ -269,11 +270,14 @@ def test_a_training_that_keeps_moments_is_not_sharded(home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_influence_steers_a_run_whose_fine_tuning_is_sharded(lab: None, home: Path) -> None:
+def test_influence_steers_a_run_whose_fine_tuning_is_sharded(
+    lab: None, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Warm-up in one process, which the run says; scores from its moments; fine-tuning under FSDP, by accelerate.
 
     A trainer that is asked for FSDP and is not under it ends the run.
     """
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     base = home / "run"
     done = finished(
         [
