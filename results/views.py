@@ -170,11 +170,18 @@ def _signal(run: Run) -> list[str]:
     lines = []
     for stage, entry in run.manifest.get("signals", {}).items():
         facts, found = entry["facts"], entry["diagnostics"]
-        coherence = [f"{c['validation_coherence']:.2f}" for c in facts.get("checkpoints", ())]
+        checkpoints = facts.get("checkpoints", ())
+        coherence = [f"{c['validation_coherence']:.2f}" for c in checkpoints]
         said = [f"length of the mean unit validation gradient {', '.join(coherence)}"] if coherence else []
+        below = [f"{c['share_v_below_eps']:.2f}" for c in checkpoints if c["share_v_below_eps"] is not None]
+        said += [f"share of v below ε {', '.join(below)}"] if below else []
+        norm = found.get("gradient_norm")
+        said += [f"mean gradient norm {norm:.3g}"] if norm is not None else []
         ranks = [f"{words} {found[k]:+.2f}" for k, words in _DIAGNOSTICS.items() if found.get(k) is not None]
         said += [f"rank correlation {', '.join(ranks)}"] if ranks else []
         said += [f"{found['unscorable']:.0f} could not be scored"] if found.get("unscorable") else []
+        cut = found.get("truncated")
+        said += [f"{cut:.0f} were scored on a part of their answer"] if cut else []
         checks = facts.get("checks", ())
         said += [f"self-check {sum(c['status'] == 'passed' for c in checks)} of {len(checks)} passed"] if checks else []
         if said:

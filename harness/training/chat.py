@@ -31,6 +31,11 @@ class Encoded:
         """Number of tokens that carry loss."""
         return max(0, len(self.ids) - self.prompt_length)
 
+    @property
+    def counts(self) -> dict[str, float]:
+        """Tokens that carry loss and tokens that were cut, as the parts of a score name them."""
+        return {"completion_tokens": float(self.completion_length), "truncated_tokens": float(self.truncated)}
+
 
 def require_template(tokenizer: Any, name: str) -> None:
     """Raise `PrerequisiteError` for a tokenizer without a chat template."""

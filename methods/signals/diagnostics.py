@@ -17,6 +17,7 @@ from harness.types import Score
 def diagnose(scores: Sequence[Score]) -> Mapping[str, float | None]:
     """Figures of one scoring, None where there is nothing to take them of.
 
+    `truncated` counts items that were scored on what the target's length left of their answer.
     Correlations are Spearman's; fewer than 3 items, a constant, or a score without the part leave none.
     """
     known = [s for s in scores if s.value is not None]
@@ -26,6 +27,7 @@ def diagnose(scores: Sequence[Score]) -> Mapping[str, float | None]:
     return {
         "scored": float(len(known)),
         "unscorable": float(len(scores) - len(known)),
+        "truncated": float(sum(x > 0 for x in column["truncated_tokens"])),
         "mean": sum(values) / len(values) if values else None,
         "sd": _sd(values),
         "gradient_norm": sum(norms) / len(norms) if norms else None,
@@ -35,7 +37,7 @@ def diagnose(scores: Sequence[Score]) -> Mapping[str, float | None]:
     }
 
 
-_PARTS = ("gradient_norm", "completion_tokens", "half_a", "half_b")
+_PARTS = ("gradient_norm", "completion_tokens", "truncated_tokens", "half_a", "half_b")
 
 
 def _sd(values: Sequence[float]) -> float | None:

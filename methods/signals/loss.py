@@ -63,8 +63,7 @@ class LossSignal:
                 why = "loss is not finite" if value is not None else why
                 scores.append(Score(item.id, self.name, None, "unscorable", why, {}, self._revision))
                 continue
-            parts = {"completion_tokens": float(codes[item.id].completion_length)}
-            scores.append(Score(item.id, self.name, value, "ok", "", parts, self._revision))
+            scores.append(Score(item.id, self.name, value, "ok", "", codes[item.id].counts, self._revision))
         return scores
 
     def usage(self) -> list[Usage]:

@@ -215,6 +215,15 @@ def test_checkpoints_of_two_adapters_are_refused(warm: Warm, tmp_path: Path) -> 
         InfluenceSignal().prepare(context(), both)
 
 
+def test_a_score_on_a_part_of_an_answer_says_so(warm: Warm) -> None:
+    signal, _ = prepared(warm)
+    long = sample(98, "why?", "the question " * 60)
+    scores = signal.score([*SAMPLES[:3], long], Archive())
+    assert [s.parts["truncated_tokens"] > 0 for s in scores] == [False, False, False, True]
+    assert scores[3].value is not None and scores[3].parts["completion_tokens"] < LENGTH
+    assert diagnose(scores)["truncated"] == 1.0
+
+
 def test_halves_stand_beside_the_value(warm: Warm) -> None:
     signal, _ = prepared(warm)
     for score in signal.score(SAMPLES, Archive()):

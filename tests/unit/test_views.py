@@ -204,3 +204,20 @@ def test_show_keeps_to_the_screen_and_parts_no_count_from_its_reason(tmp_path: P
     for reason, number in reasons.items():
         assert f"{reason} {number:,}" in text
     assert "Documents shortened to fit a model's context: grpo 8,999 of 9,000" in text
+
+
+def test_show_says_what_a_signals_scores_follow(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "a", BETTER, BASE)
+    checkpoint = {"validation_coherence": 0.412, "share_v_below_eps": 0.18}
+    diagnostics = {"gradient_norm": 12.34, "halves_agreement": 0.5, "correlation_length": None, "unscorable": 3.0}
+    diagnostics["truncated"] = 2.0
+    facts = {"checkpoints": [checkpoint, {**checkpoint, "share_v_below_eps": None}]}
+    manifest = json.loads((folder / "run.json").read_text())
+    manifest["signals"] = {"score": {"signal": "influence", "facts": facts, "diagnostics": diagnostics}}
+    (folder / "run.json").write_text(json.dumps(manifest))
+    shown = " ".join(render_show(folder).split())
+    assert (
+        "Signal influence in stage score: length of the mean unit validation gradient 0.41, 0.41; share of v below ε "
+        "0.18; mean gradient norm 12.3; rank correlation between halves of the validation set +0.50; 3 could not be "
+        "scored; 2 were scored on a part of their answer"
+    ) in shown

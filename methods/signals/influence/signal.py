@@ -161,7 +161,7 @@ class InfluenceSignal:
         finite = {name: value for name, value in reading.items() if abs(value) < float("inf")}
         if "value" not in finite or "gradient_norm" not in finite:
             return Score(item.id, self.name, None, "unscorable", "gradient is zero or not finite", {}, self._revision)
-        parts = {"completion_tokens": float(code.completion_length), **finite}
+        parts = {**code.counts, **finite}
         return Score(item.id, self.name, parts.pop("value"), "ok", "", parts, self._revision)
 
     def usage(self) -> list[Usage]:

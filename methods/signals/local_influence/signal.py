@@ -192,7 +192,7 @@ class LocalInfluenceSignal:
         values, norm = value
         if not all(abs(v) < float("inf") for v in values) or not 0.0 < norm < float("inf"):
             return unscorable("gradient is zero or not finite")
-        parts = {"gradient_norm": norm, "completion_tokens": float(code.completion_length)}
+        parts = {"gradient_norm": norm, **code.counts}
         if len(values) > 1:
             parts["withheld"] = values[1]
         return Score(item.id, self.name, values[0], "ok", "", parts, self._revision)
