@@ -24,7 +24,10 @@ KINDS = ("known", "unasked", "false", "filler", "repeat", "all")
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """An arm's scores of one world's pool: AUC by kind (`KINDS`), pairs without a score, milliseconds a pair."""
+    """An arm's scores of one world's pool: AUC by kind (`KINDS`), pairs without a score, and what a pair took.
+
+    `milliseconds` shares the signal's loading and preparation out over the pool's pairs.
+    """
 
     arm: str
     world: int
@@ -168,7 +171,8 @@ def render_assessment(assessment: Assessment) -> str:
     lines = [
         "Chance that a useful pair outscores a useless one of each kind (AUC; 0.5 is guessing): mean over worlds",
         f"[lowest, highest world]; worlds {whole_ranges(worlds)}. `all` is every kind but verbatim copies, which no",
-        "score of a single pair can tell from the original; its interval is Student's, 95 %.",
+        "score of a single pair can tell from the original; its interval is Student's, 95 %. Milliseconds share out",
+        "what loading and preparing the signal took.",
         "",
         *markdown_table(
             ["arm", *KINDS[:-1], "all", "95 % of all", "ms a pair"],

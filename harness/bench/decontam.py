@@ -35,10 +35,9 @@ _VOCABULARY = 60_000
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Documents checked: their tokens, seconds for items and documents, and this process's peak memory so far."""
+    """Documents checked: seconds for items and documents, and this process's peak memory so far."""
 
     documents: int
-    tokens: int
     seconds: float
     peak_mb: float
 
@@ -215,7 +214,7 @@ def _time_size(documents: int, items: Sequence[TestItem], settings: DecontamConf
     decide(check, run_check(check, corpus), corpus.size)
     seconds = time.perf_counter() - started - corpus.making
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return Size(documents, documents * 190, seconds, peak)
+    return Size(documents, seconds, peak)
 
 
 def render(result: DecontamBench) -> str:

@@ -172,7 +172,7 @@ def _bare(stage: Stage, plan: Plan, folder: Path) -> Rewards:
         step = extra["trainer_state"].global_step // updates
         drafts = []
         for i, (name, text, ids) in enumerate(zip(key, completions, completion_ids, strict=True)):
-            finish = "stop" if ids[-1] in trainer.eos_token_ids else "length"
+            finish = "stop" if ids and ids[-1] in trainer.eos_token_ids else "length"
             drafts.append(Draft(Draw(seeds[name], i, f"grpo-{step}"), text[0]["content"], finish))
         attempts = maker.realise(drafts, sampling_of(g.generator), derive_seed(run.seed, "rollout", step), Counter())
         scores = {s.item_id: s.value for s in signal.score([a.sample for a in attempts if a.sample], Archive())}
