@@ -7,7 +7,6 @@ weights and an adapter wherever the server can take one; its merged weights are 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from harness.models.backend import Backend
 from harness.models.endpoint.backend import CountingBackend, EndpointBackend, Served
 from harness.models.endpoint.calls import CallLog, Purse
 from harness.models.endpoint.client import Endpoint
+from harness.models.keys import read_key
 from harness.models.known import known_shape
 from harness.models.vllm.pool import serve
 from harness.models.vllm.server import MODEL, VllmServer, Weights
@@ -79,19 +79,13 @@ def adapter_name(path: Path) -> str:
 
 
 def key_of(model: ModelConfig, role: str) -> str | None:
-    """The key of a role's endpoint, from the environment. Raises `PrerequisiteError` where there is none.
-
-    What no HTTP header can hold is refused here: libraries refuse it by repeating it, in a form that no search for the
-    key finds.
-    """
+    """The key of a role's endpoint, from the environment. Raises `PrerequisiteError` where there is none."""
     if model.key_env is None:
         return None
-    named = f"models.{role}.key_env names the environment variable {model.key_env}, which"
-    key = os.environ.get(model.key_env, "").strip()
+    key = read_key(model.key_env)
     if not key:
-        raise PrerequisiteError(f"{named} is not set; set it to the key")
-    if not (key.isascii() and key.isprintable()) or " " in key:
-        raise PrerequisiteError(f"{named} holds blanks or characters that no key has; copy the key again")
+        named = f"models.{role}.key_env names the environment variable {model.key_env}"
+        raise PrerequisiteError(f"{named}, which is not set; set it to the key")
     return key
 
 

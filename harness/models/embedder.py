@@ -9,7 +9,6 @@ gives up: separate encoders for queries and documents; whoever needs a prefix on
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from harness.errors import InputError, PrerequisiteError, StageError
+from harness.models.keys import read_key
 from harness.types import Usage
 
 if TYPE_CHECKING:
@@ -210,7 +210,9 @@ class SentenceEmbedder(_Base):
         if self._model is None:
             import torch
             from sentence_transformers import SentenceTransformer
+            from transformers.utils import logging
 
+            logging.disable_progress_bar()
             c = self._config
             try:
                 self._model = SentenceTransformer(
@@ -274,7 +276,7 @@ class EndpointEmbedder(_Base):
             self._session = requests.Session()
             for scheme in ("http://", "https://"):
                 self._session.mount(scheme, HTTPAdapter(max_retries=retry))
-            if key := os.environ.get(KEY_VARIABLE):
+            if key := read_key(KEY_VARIABLE):
                 self._session.headers["Authorization"] = f"Bearer {key}"
         return self._session
 

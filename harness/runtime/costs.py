@@ -118,14 +118,19 @@ def _sources(e: Estimator) -> Cost:
         return Cost(e.seeds, e.seeds, note="documents, before checks")
     # Choosing compares the embeddings of all candidates.
     tokens = count * (EVAL_LAB_PROMPT if e.lab and e.config.suite == "lab" else EVAL_PROMPT)
-    model, note = e.embedder, f"documents; {count:,} items embedded"
+    return _embedded(e, e.seeds, e.seeds, tokens, f"documents; {count:,} items embedded")
+
+
+def _embedded(e: Estimator, rows: int | None, out: int | None, tokens: int, note: str) -> Cost:
+    """`tokens` through the embedder."""
+    model = e.embedder
     flops = _flops(model, tokens) if model else 0.0
     seconds = REFERENCE.seconds(flops, 0.0) if model is None or _sized(model) else None
     runs = model is not None and model.kind not in ("built-in", "vectors")
     models = {"embedder": (tokens, 0)} if runs else {}
     # The settings have no price for an embedder.
     usd = None if model is not None and model.kind == "endpoint" else 0.0
-    return Cost(e.seeds, e.seeds, tokens, 0, flops, seconds, note, flops, 0.0, models, usd)
+    return Cost(rows, out, tokens, 0, flops, seconds, note, flops, 0.0, models, usd)
 
 
 def _initial_count(e: Estimator) -> int | None:
@@ -269,8 +274,14 @@ def _samples(e: Estimator) -> int | None:
 
 def _decontaminate(e: Estimator) -> Cost | None:
     made = _regenerate(e)
-    modes = ", ".join(e.config.decontam.modes)
-    return Cost(made.out, made.out, note=f"duplicates and test text ({modes}) go") if made else None
+    if made is None:
+        return None
+    note = f"duplicates and test text ({', '.join(e.config.decontam.modes)}) go"
+    if "embedding" not in e.config.decontam.modes:
+        return Cost(made.out, made.out, note=note)
+    # Test items of benchmarks that do not declare their number are left out.
+    items = sum(benchmark.rows.expected_count or 0 for benchmark in e.suite.benchmarks)
+    return _embedded(e, made.out, made.out, (made.out or 0) * e.sizes.pair + items * EVAL_PROMPT, note)
 
 
 def _dataset(e: Estimator) -> Cost | None:

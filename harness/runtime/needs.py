@@ -116,7 +116,8 @@ def loads(config: RunConfig) -> tuple[Load, ...]:
     models = role_models(config)
     sizer = _Sizer(config, lengths(config), models, runs_on_gpu(models))
     needs = frozenset[str]().union(*needs_of_signals(config))
-    result = [Load("synthesis", (*sizer.writes(), *sizer.answers()))]
+    gate = sizer.embeds() if "embedding" in config.decontam.modes else []
+    result = [Load("synthesis", (*sizer.writes(), *sizer.answers(), *gate))]
     if config.guide.strategy != "random":
         result.insert(0, Load("choosing validation items", tuple(sizer.embeds())))
     if "warm_target" in needs:

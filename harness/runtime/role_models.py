@@ -103,7 +103,8 @@ def embedder_model(config: RunConfig) -> RoleModel | None:
     """The embedder's model, where something in the run embeds texts."""
     from harness.config import ModelConfig
 
-    if config.guide.strategy == "random" and not any("embedder" in needs for needs in needs_of_signals(config)):
+    chooses, gates = config.guide.strategy != "random", "embedding" in config.decontam.modes
+    if not chooses and not gates and not any("embedder" in needs for needs in needs_of_signals(config)):
         return None
     own = config.models.embedder
     if own.kind == "sentence_transformers":

@@ -189,7 +189,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_endpoint_is_asked_in_batches_and_accounted_for(at_once: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(KEY_VARIABLE, "secret")
+    monkeypatch.setenv(KEY_VARIABLE, "secret\n")
     with served(503, 429) as (server, url):
         embedder = open_embedder(EmbedderConfig(id="m", url=url, batch_size=2, prompt="q: "))
         rows = embedder.embed(["a", "", "bbb", "cc"])

@@ -216,7 +216,7 @@ def test_no_part_of_a_key_survives_where_a_message_is_cut() -> None:
 def test_a_key_that_no_header_can_hold_is_refused_and_not_printed(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = ModelConfig(id="m", backend="openai", base_url="http://127.0.0.1:1/v1", key_env="PLANTED")
     monkeypatch.setenv("PLANTED", key)
-    with pytest.raises(PrerequisiteError, match="PLANTED, which holds blanks") as error:
+    with pytest.raises(PrerequisiteError, match="PLANTED holds blanks") as error:
         key_of(model, "generator")
     assert "sk-pla" not in str(error.value)
     monkeypatch.setenv("PLANTED", f"{KEY}\r\n")

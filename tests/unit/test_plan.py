@@ -213,6 +213,7 @@ VLLM = {"backend": "vllm", "base_url": "http://localhost:8000/v1"}
         {},
         {"guide.strategy": "coverage"},
         {"guide.strategy": "coverage", "models.embedder.id": "Qwen/Qwen3-Embedding-0.6B"},
+        {"decontam.modes": ["text", "embedding"], "models.embedder.id": "Qwen/Qwen3-Embedding-0.6B"},
     ],
 )
 def test_the_hours_of_a_device_are_those_of_the_stages(tmp_path: Path, sets: dict[str, Any]) -> None:
@@ -220,7 +221,9 @@ def test_the_hours_of_a_device_are_those_of_the_stages(tmp_path: Path, sets: dic
     (h100,) = (d for d in plan.devices if d.name == "H100 80GB")
     seconds = [line.cost.seconds for line in plan.stages if line.cost]
     assert h100.hours == pytest.approx(sum(s for s in seconds if s is not None) / 3600)
-    assert ("embedder" in plan.tokens) == (len(sets) == 2)
+    embeds = len(sets) == 2
+    assert ("embedder" in plan.tokens) == embeds
+    assert any(part.role == "embedder" for load in plan.loads for part in load.parts) == embeds
 
 
 def test_what_is_not_known_makes_the_hours_unknown(tmp_path: Path) -> None:
