@@ -274,8 +274,8 @@ def test_halves_take_turns_in_each_subtask_by_id() -> None:
     assert parts == [Part("x", "a"), Part("x", "a"), Part("x", "b"), Part("y", "withheld")]
 
 
-def test_the_self_check_passes_on_a_sound_model_and_finds_a_fault(case: Case) -> None:
-    """A wrong pad mask is what padding that leaks would look like; half of a gradient, what a missed path would."""
+def test_the_self_check_measures_how_far_gradients_are_apart(case: Case) -> None:
+    """Half of a gradient is what a missed path would look like."""
     gradients = case.engine()
     for item, wanted in zip(CANDIDATES[:3], case.candidates[:3], strict=True):
         got = selfcheck.collect(gradients, [item])[0]
