@@ -48,15 +48,19 @@ def model_identity(model: ModelConfig, world: int | None) -> str:
 
 
 def _weights_identity(model: ModelConfig, world: int | None) -> str:
+    # In another type the same file holds other weights. float32 goes unnamed where it always did: stages that were
+    # computed before stay valid.
+    kind = "" if model.dtype == "float32" else f":{model.dtype}"
     if model.id.startswith("lab:"):
         from harness.lab.build import lab_identity
         from harness.lab.world import World
 
-        return f"{model.id}:{lab_identity(World(_world(model, world)))}"
+        return f"{model.id}:{lab_identity(World(_world(model, world)))}{kind}"
     folder = Path(model.id)
     if folder.is_dir():
         names = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in (".safetensors", ".json", ".jinja"))
-        return "files:" + hashlib.sha256("".join(p.name + file_hash(p) for p in names).encode()).hexdigest()[:16]
+        digest = hashlib.sha256("".join(p.name + file_hash(p) for p in names).encode()).hexdigest()[:16]
+        return f"files:{digest}{kind}"
     return f"{model.id}@{model.revision or 'main'}:{model.dtype}"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main as cli
+from harness.config import ModelConfig
 from harness.errors import ConfigError, InputError
 from harness.models.open import model_identity
 from harness.runtime.layers import resolve_run
@@ -115,3 +116,14 @@ def test_settings_of_a_track_are_checked() -> None:
     # Unknown keys are refused; every track and model must pass.
     for name in ("nano", "small", "paper", "llama3-8b", "smollm2-135m"):
         assert resolve_run(method="static", target=name).config.target == name
+
+
+@pytest.mark.parametrize("name", ["lab:target", "folder"])
+def test_weights_in_another_type_are_other_weights(name: str, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    where = str(tmp_path) if name == "folder" else name
+    wide, narrow = (
+        model_identity(ModelConfig.model_validate({"id": where, "dtype": dtype}), 0)
+        for dtype in ("float32", "bfloat16")
+    )
+    assert narrow == f"{wide}:bfloat16"
