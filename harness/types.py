@@ -11,7 +11,10 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
+
+from harness.errors import InputError
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 ScoreStatus = Literal["ok", "unscorable", "failed"]
@@ -32,6 +35,18 @@ def stable_hash(*parts: Json, length: int = 16) -> str:
     """Hex digest of the canonical JSON of `parts`; equal on every machine and Python."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex (first 16 characters)."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as handle:
+            while block := handle.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; check the path") from None
+    return digest.hexdigest()[:16]
 
 
 def derive_seed(*parts: Json) -> int:

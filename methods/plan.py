@@ -11,7 +11,7 @@ from typing import Any
 from evals.read import DataContext
 from evals.suite import Suite
 from harness.config import ModelConfig, RunConfig
-from harness.models.open import file_hash, model_identity
+from harness.models.open import model_identity
 from harness.models.prompts import (
     GENERATOR_KNOWN,
     GENERATOR_REQUIRED,
@@ -22,7 +22,7 @@ from harness.models.prompts import (
     load_prompt,
 )
 from harness.synthesis.synthesize import Prompting
-from harness.types import Json, stable_hash
+from harness.types import Json, file_hash, stable_hash
 
 
 @dataclass(frozen=True)

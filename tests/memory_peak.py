@@ -133,7 +133,7 @@ def measure(case: Case) -> int:
 
 
 def _recipe(case: Case) -> Any:
-    from harness.training.sft import LoraSettings, Recipe
+    from harness.training.recipe import LoraSettings, Recipe
 
     lora = case.lora
     settings = LoraSettings(lora.rank, lora.rank, 0.1 if lora.dropout else 0.0, tuple(lora.modules)) if lora else None

@@ -24,7 +24,7 @@ from harness.models.known import known_shape
 from harness.models.vllm.pool import serve
 from harness.models.vllm.server import MODEL, VllmServer, Weights
 from harness.stage import StageRun
-from harness.types import stable_hash
+from harness.types import file_hash, stable_hash
 
 TEXTS = {"writer": "documents, in the writer's prompt", "generator": "documents and rubrics, in the generator's prompt"}
 """What the prompts of a role hold."""
@@ -73,8 +73,6 @@ class Connection:
 
 def adapter_name(path: Path) -> str:
     """A name that follows from the adapter's weights."""
-    from harness.models.open import file_hash
-
     return f"adapter-{file_hash(path / 'adapter_model.safetensors')}"
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from harness.errors import InputError, PrerequisiteError, StageError
 from harness.models.keys import read_key
-from harness.types import Usage
+from harness.types import Usage, file_hash
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,8 +75,6 @@ def embedder_identity(config: EmbedderConfig) -> str:
 
     Where an endpoint runs is no part of it; `revision` tells two models of one name apart.
     """
-    from harness.models.open import file_hash
-
     if config.kind == "lexical":
         return f"lexical-{LEXICAL_VERSION}:{config.dimension or LEXICAL_DIMENSION}"
     prompt = "" if config.prompt is None else ":" + hashlib.sha256(config.prompt.encode()).hexdigest()[:8]

@@ -14,23 +14,12 @@ from typing import TYPE_CHECKING
 from harness.config import ModelConfig
 from harness.errors import InputError
 from harness.models.backend import Backend
+from harness.types import file_hash
 
 if TYPE_CHECKING:
     from harness.models.access import Access
 
 LAB_ROLES = ("writer", "generator", "target")
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex (first 16 characters)."""
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as handle:
-            while block := handle.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; check the path") from None
-    return digest.hexdigest()[:16]
 
 
 def model_identity(model: ModelConfig, world: int | None) -> str:

@@ -91,7 +91,7 @@ def _adapter(config: RunConfig, path: Any, folder: Path) -> None:
     from peft import get_peft_model
 
     from harness.models.transformers_backend import load_causal_lm
-    from harness.training.sft import LoraSettings, lora_config
+    from harness.training.recipe import LoraSettings, lora_config
 
     base, _ = load_causal_lm(path, config.models.target.dtype, config.models.target.revision)
     w = config.warmup

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError
-from harness.models.open import file_hash
 from harness.training.adam_files import find_moments
 from harness.training.trainer import checkpoint_step
-from harness.types import stable_hash
+from harness.types import file_hash, stable_hash
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 

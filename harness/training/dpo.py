@@ -16,7 +16,7 @@ from typing import Any
 from harness.config import TrainingConfig
 from harness.errors import InputError
 from harness.stage import SCRATCH
-from harness.training.sft import LoraSettings, lora_config
+from harness.training.recipe import LoraSettings, lora_config
 from harness.training.trainer import callback, common_arguments, publish, quiet_libraries, train
 from harness.types import Message, Usage, chat
 

@@ -18,8 +18,8 @@ from harness.config import GrpoConfig
 from harness.errors import InputError, PrerequisiteError
 from harness.models.access import ADAPTER
 from harness.stage import SCRATCH
+from harness.training.recipe import LoraSettings, lora_config
 from harness.training.rollouts import Sampled, Sampler, ServerRollouts, generation_timer
-from harness.training.sft import LoraSettings, lora_config
 from harness.training.trainer import callback, common_arguments, publish, quiet_libraries, train
 from harness.types import Message, Usage, chat
 

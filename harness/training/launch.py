@@ -16,16 +16,14 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from harness.config import TrainingConfig
 from harness.errors import ConfigError, StageError
 from harness.shards import write_json
 from harness.stage import SCRATCH
+from harness.training.recipe import Job, LoraSettings, Recipe, Tuned
 from harness.types import Sample, Usage, from_row, to_row
-
-if TYPE_CHECKING:
-    from harness.config import TrainingConfig
-    from harness.training.sft import Job, Tuned
 
 PREFIX = "harness-worker "
 """Begins the lines of standard output that a worker means for its launcher."""
@@ -157,9 +155,6 @@ def job_to_json(job: Job) -> dict[str, Any]:
 
 def job_from_json(value: dict[str, Any]) -> Job:
     """The inverse of `job_to_json`."""
-    from harness.config import TrainingConfig
-    from harness.training.sft import Job, LoraSettings, Recipe
-
     recipe = dict(value["recipe"])
     if recipe["lora"] is not None:
         recipe["lora"] = LoraSettings(**{**recipe["lora"], "modules": tuple(recipe["lora"]["modules"])})
@@ -175,6 +170,4 @@ def job_from_json(value: dict[str, Any]) -> Job:
 
 def tuned_from_json(value: dict[str, Any]) -> Tuned:
     """What a worker reports of its result."""
-    from harness.training.sft import Tuned
-
     return Tuned(**{**value, "usage": Usage(**value["usage"]), "epoch_rates": tuple(value["epoch_rates"])})

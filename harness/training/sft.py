@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,52 +18,10 @@ from harness.errors import ConfigError, StageError
 from harness.stage import SCRATCH
 from harness.training.adam_state import save_adam_state
 from harness.training.chat import encode
+from harness.training.launch import data_parallel, launch, sharding
+from harness.training.recipe import Job, Recipe, Tuned, lora_config
 from harness.training.trainer import callback, common_arguments, publish, quiet_libraries, train
 from harness.types import Sample, Usage
-
-
-@dataclass(frozen=True, slots=True)
-class LoraSettings:
-    """A LoRA adapter's shape."""
-
-    rank: int
-    alpha: int
-    dropout: float
-    modules: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How to fine-tune. `batch_size` is the number of samples of one optimizer step.
-
-    `micro_batch` bounds how many of them share a forward pass; the largest divisor of `batch_size` within it is used.
-    """
-
-    learning_rate: float
-    epochs: int
-    batch_size: int
-    micro_batch: int
-    schedule: str
-    warmup_ratio: float
-    weight_decay: float
-    adam_beta2: float
-    max_length: int
-    lora: LoraSettings | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Tuned:
-    """What a fine-tuning left: usage, mean loss over the last epoch, and how many samples could not be used.
-
-    `epoch_rates` are the mean learning rates of the epochs.
-    """
-
-    usage: Usage
-    steps: int
-    final_loss: float
-    truncated: int
-    unusable: int
-    epoch_rates: tuple[float, ...] = ()
 
 
 def epoch_name(output: str, epoch: int) -> str:
@@ -96,8 +53,6 @@ def finetune(
     accelerate configuration is left out if it divides Adam's moments. Raises `StageError` when no sample has a
     completion token within `recipe.max_length`.
     """
-    from harness.training.launch import data_parallel, launch
-
     training = training or TrainingConfig()
     training = data_parallel(training) if save_adam else training
     where = (str(folder), output)
@@ -119,24 +74,6 @@ def finetune(
     return carry_out(job, on_step)
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One fine-tuning, as it is handed to whatever process carries it out; the fields are `finetune`'s arguments."""
-
-    model_path: str
-    samples: tuple[Sample, ...]
-    recipe: Recipe
-    seed: int
-    folder: str
-    output: str
-    dtype: str
-    revision: str | None
-    save_every: int
-    save_adam: bool
-    keep_epochs: bool
-    training: TrainingConfig
-
-
 def carry_out(job: Job, on_step: Callable[[int, int], None]) -> Tuned:
     """Fine-tune in this process, or as one of the processes that were launched together."""
     import torch
@@ -144,7 +81,6 @@ def carry_out(job: Job, on_step: Callable[[int, int], None]) -> Tuned:
     from trl import SFTTrainer
 
     from harness.models.transformers_backend import load_causal_lm
-    from harness.training.launch import sharding
 
     quiet_libraries()
     torch.manual_seed(job.seed)
@@ -274,18 +210,3 @@ def _epoch_rates(trainer: Any, epochs: int) -> tuple[float, ...]:
     steps = int(trainer.state.max_steps) // epochs
     rates = [schedule.base_lrs[0] * schedule.lr_lambdas[0](step) for step in range(steps * epochs)]
     return tuple(sum(rates[k * steps : (k + 1) * steps]) / steps for k in range(epochs))
-
-
-def lora_config(settings: LoraSettings, seed: int) -> Any:
-    """PEFT's configuration of an adapter; seeds its random start."""
-    import torch
-    from peft import LoraConfig
-
-    torch.manual_seed(seed)
-    return LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules=list(settings.modules),
-        task_type="CAUSAL_LM",
-    )

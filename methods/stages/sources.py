@@ -9,11 +9,10 @@ from typing import Any
 
 from evals.overlap import split_without_overlaps
 from harness.models.embedder import embedder_identity
-from harness.models.open import file_hash
 from harness.shards import ShardOutput
 from harness.stage import Stage, StageRun
 from harness.synthesis.seeds import SeedLimits, SeedReport, load_seeds
-from harness.types import Message, Reject
+from harness.types import Message, Reject, file_hash
 from methods.plan import Plan
 from methods.signals.base import ValidationExample
 from methods.stages.gate import gate_settings, leaks

@@ -14,7 +14,8 @@ from harness.models.open import model_path
 from harness.shards import ShardOutput
 from harness.stage import Stage, StageRun
 from harness.training.launch import accelerate_settings, sharding
-from harness.training.sft import LoraSettings, Recipe, Tuned, finetune
+from harness.training.recipe import LoraSettings, Recipe, Tuned
+from harness.training.sft import finetune
 from harness.types import Sample, derive_seed
 from methods.plan import Plan
 

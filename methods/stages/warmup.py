@@ -18,7 +18,8 @@ from harness.models.open import model_path
 from harness.shards import ShardOutput, write_json
 from harness.stage import Stage, StageRun
 from harness.training.adapters import FILES, GivenCheckpoint, given_checkpoints, load_adapter
-from harness.training.sft import LoraSettings, Recipe, epoch_name
+from harness.training.recipe import LoraSettings, Recipe
+from harness.training.sft import epoch_name
 from harness.training.trainer import publish
 from harness.types import Sample
 from methods.plan import Plan

@@ -23,7 +23,8 @@ from harness.errors import PrerequisiteError, StageError
 from harness.executor import Here, LocalExecutor, ShardWorker, Task, Work
 from harness.shards import ShardOutput, read_records
 from harness.stage import Stage, StageRun
-from harness.training.sft import LoraSettings, Recipe, finetune
+from harness.training.recipe import LoraSettings, Recipe
+from harness.training.sft import finetune
 from harness.types import Message, Sample, Score
 from methods.signals.base import Archive, SignalContext, TargetState, ValidationExample, WarmCheckpoint
 

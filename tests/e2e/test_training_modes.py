@@ -19,7 +19,8 @@ from tiny import make_tiny_model
 from harness.config import TrainingConfig
 from harness.errors import ConfigError, StageError
 from harness.training.launch import command, job_from_json, job_to_json
-from harness.training.sft import Job, LoraSettings, Recipe, Tuned, finetune
+from harness.training.recipe import Job, LoraSettings, Recipe, Tuned
+from harness.training.sft import finetune
 from harness.types import Message, Sample
 
 RECIPE = Recipe(1e-2, 2, 4, 4, "linear", 0.0, 0.0, 0.999, 256)

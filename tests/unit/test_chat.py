@@ -99,7 +99,8 @@ def test_fine_tuning_sees_these_tokens(tokenizer: Any, tmp_path: Path, monkeypat
     """The trainer's batches hold `encode`'s ids, with labels on the completion only."""
     import trl
 
-    from harness.training.sft import Recipe, finetune
+    from harness.training.recipe import Recipe
+    from harness.training.sft import finetune
     from harness.types import Sample
 
     batches: list[Any] = []

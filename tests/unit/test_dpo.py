@@ -9,7 +9,7 @@ from tiny import make_tiny_model
 
 from harness.errors import InputError
 from harness.training.dpo import DpoRecipe, Preference, train_preferences
-from harness.training.sft import LoraSettings
+from harness.training.recipe import LoraSettings
 from harness.types import Message
 
 PROMPTS = ("is it so", "is it one", "is the answer yes", "which of the choices")

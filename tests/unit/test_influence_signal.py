@@ -20,7 +20,8 @@ from harness.models.transformers_backend import load_causal_lm
 from harness.training import adam_state, sft
 from harness.training.adam_state import AdamState
 from harness.training.chat import encode
-from harness.training.sft import LoraSettings, Recipe, finetune
+from harness.training.recipe import LoraSettings, Recipe
+from harness.training.sft import finetune
 from harness.types import Message, Sample, Score, Seed
 from methods.signals.base import Archive, SignalContext, TargetState, ValidationExample, WarmCheckpoint
 from methods.signals.diagnostics import diagnose

@@ -19,7 +19,8 @@ from harness.errors import StageError
 from harness.models.transformers_backend import load_causal_lm
 from harness.training.adam_state import load_adam_state, save_adam_state
 from harness.training.chat import Encoded, encode
-from harness.training.sft import LoraSettings, Recipe, finetune
+from harness.training.recipe import LoraSettings, Recipe
+from harness.training.sft import finetune
 from harness.types import Message, Sample, Score, Seed
 from methods.signals.base import Archive, SignalContext, TargetState, ValidationExample, WarmCheckpoint
 from methods.signals.local_influence import reference

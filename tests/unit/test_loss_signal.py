@@ -11,7 +11,8 @@ from harness.config import LossConfig
 from harness.errors import StageError
 from harness.models.transformers_backend import load_causal_lm
 from harness.training.chat import encode
-from harness.training.sft import LoraSettings, Recipe, finetune
+from harness.training.recipe import LoraSettings, Recipe
+from harness.training.sft import finetune
 from harness.types import Message, Sample, Seed
 from methods.signals.base import Archive, Item, SignalContext, TargetState, WarmCheckpoint
 from methods.signals.catalogue import make_signal

@@ -31,7 +31,8 @@ from harness.stage import Stage, stage_folder
 from harness.training import sft, trainer
 from harness.training.adam_state import AdamState, load_adam_state
 from harness.training.adapters import given_checkpoints, load_adapter
-from harness.training.sft import LoraSettings, Recipe, Tuned, finetune
+from harness.training.recipe import LoraSettings, Recipe, Tuned
+from harness.training.sft import finetune
 from harness.types import Message, Sample
 from methods.signals.base import Archive, SignalContext, TargetState, ValidationExample, WarmCheckpoint
 from methods.signals.catalogue import SIGNALS, make_signal

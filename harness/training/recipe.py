@@ -1,0 +1,86 @@
+"""What a fine-tuning is: the recipe, the job that is handed to whatever process carries it out, and what it left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from harness.config import TrainingConfig
+from harness.types import Sample, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class LoraSettings:
+    """A LoRA adapter's shape."""
+
+    rank: int
+    alpha: int
+    dropout: float
+    modules: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to fine-tune. `batch_size` is the number of samples of one optimizer step.
+
+    `micro_batch` bounds how many of them share a forward pass; the largest divisor of `batch_size` within it is used.
+    """
+
+    learning_rate: float
+    epochs: int
+    batch_size: int
+    micro_batch: int
+    schedule: str
+    warmup_ratio: float
+    weight_decay: float
+    adam_beta2: float
+    max_length: int
+    lora: LoraSettings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What a fine-tuning left: usage, mean loss over the last epoch, and how many samples could not be used.
+
+    `epoch_rates` are the mean learning rates of the epochs.
+    """
+
+    usage: Usage
+    steps: int
+    final_loss: float
+    truncated: int
+    unusable: int
+    epoch_rates: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One fine-tuning, as it is handed to whatever process carries it out; the fields are `finetune`'s arguments."""
+
+    model_path: str
+    samples: tuple[Sample, ...]
+    recipe: Recipe
+    seed: int
+    folder: str
+    output: str
+    dtype: str
+    revision: str | None
+    save_every: int
+    save_adam: bool
+    keep_epochs: bool
+    training: TrainingConfig
+
+
+def lora_config(settings: LoraSettings, seed: int) -> Any:
+    """PEFT's configuration of an adapter; seeds its random start."""
+    import torch
+    from peft import LoraConfig
+
+    torch.manual_seed(seed)
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=list(settings.modules),
+        task_type="CAUSAL_LM",
+    )
