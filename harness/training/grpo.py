@@ -7,7 +7,6 @@ trainer starts at a rollout boundary, so nothing is scored twice or lost.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from harness.config import GrpoConfig
 from harness.errors import InputError, PrerequisiteError
 from harness.models.access import ADAPTER
 from harness.stage import SCRATCH
-from harness.training.recipe import LoraSettings, lora_config
+from harness.training.recipe import LoraSettings, fitting_modules, lora_config
 from harness.training.rollouts import Sampled, Sampler, ServerRollouts, generation_timer
 from harness.training.trainer import callback, common_arguments, publish, quiet_libraries, train
 from harness.types import Message, Usage, chat
@@ -137,28 +136,27 @@ def train_policy(
     arguments.model_init_kwargs = {"dtype": dtype, "revision": revision or "main"}
     server = None
     if sampler is not None:
-        # TRL warns that `rollout_func` is experimental; our tests hold it to what is used of it.
-        os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
         server = ServerRollouts(sampler, config, folder / SCRATCH / "served", seed, updates, on_sampled)
     ordered = [prompts[i] for i in prompt_order(len(prompts), config.prompts_per_step, steps, seed)]
     rows = Dataset.from_dict({"prompt": [chat(p.messages) for p in ordered], "key": [p.key for p in ordered]})
     side = _TrlSide(trajectory, updates, _lengths(tokenizer, prompts), server)
-    trainer = GRPOTrainer(
-        model=str(model_path),
-        reward_funcs=side.reward,
-        args=arguments,
-        train_dataset=rows,
-        processing_class=tokenizer,
-        peft_config=_lora(config, seed) if config.tune == "lora" else None,
-        rollout_func=server,
-        callbacks=[
-            callback(
-                lambda step, total: on_step(step // updates, total // updates),
-                lambda step: before_mark(step // updates),
-                lambda step, logs: on_log(step // updates, logs),
-            )
-        ],
-    )
+    with fitting_modules("grpo.lora_modules"):
+        trainer = GRPOTrainer(
+            model=str(model_path),
+            reward_funcs=side.reward,
+            args=arguments,
+            train_dataset=rows,
+            processing_class=tokenizer,
+            peft_config=_lora(config, seed) if config.tune == "lora" else None,
+            rollout_func=server,
+            callbacks=[
+                callback(
+                    lambda step, total: on_step(step // updates, total // updates),
+                    lambda step: before_mark(step // updates),
+                    lambda step, logs: on_log(step // updates, logs),
+                )
+            ],
+        )
     side.attach(trainer)
     train(trainer, folder / SCRATCH)
     _save(trainer, tokenizer, folder, merge=config.tune == "lora")

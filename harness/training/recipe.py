@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from harness.config import TrainingConfig
+from harness.errors import ConfigError
 from harness.types import Sample, Usage
 
 
@@ -84,3 +87,14 @@ def lora_config(settings: LoraSettings, seed: int) -> Any:
         target_modules=list(settings.modules),
         task_type="CAUSAL_LM",
     )
+
+
+@contextmanager
+def fitting_modules(setting: str) -> Iterator[None]:
+    """While open, PEFT's refusal of modules that no part of the model is called becomes one that names `setting`."""
+    from peft.tuners.tuners_utils import NoMatchingPeftModuleError
+
+    try:
+        yield
+    except NoMatchingPeftModuleError as error:
+        raise ConfigError(f"{setting} do not fit the model: {error}") from None

@@ -15,6 +15,7 @@ and the batch is recorded as `constrained`: its gradient treats samples of the n
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -97,6 +98,8 @@ class ServerRollouts:
         self._sampler, self._config, self._seed, self._on_sampled = sampler, config, seed, on_sampled
         self._folder, self._updates = folder, updates
         self.seconds = 0.0
+        # TRL warns that `rollout_func` is experimental; our tests hold it to what is used of it.
+        os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
     def __call__(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
         """Completions of `prompts`, one for each entry; TRL repeats a prompt for every member of its group."""

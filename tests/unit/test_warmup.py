@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,12 @@ def load(target: Path, checkpoint: WarmCheckpoint) -> AdamState:
     model = load_adapter(base, checkpoint.adapter, "tiny")
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     return load_adam_state(checkpoint.adam, trained, checkpoint.adapter)
+
+
+def test_modules_that_the_model_does_not_have_are_refused_by_their_setting(target: Path, tmp_path: Path) -> None:
+    foreign = replace(recipe(1), lora=LoraSettings(4, 8, 0.0, ("c_attn",)))
+    with pytest.raises(ConfigError, match=r"lora_modules do not fit the model: .*c_attn"):
+        finetune(target, SAMPLES, foreign, seed=1, folder=tmp_path, output="adapter")
 
 
 class TestEpochs:
