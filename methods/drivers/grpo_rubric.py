@@ -131,7 +131,7 @@ class _Training:
             on_sampled=lambda sampled: self.run.event("grpo_sampled", **asdict(sampled)),
         )
         # Read back: the last batch may have been an earlier process's.
-        last = read_metadata(max(parts(self.run.folder)))["notes"]
+        last = read_metadata(max(parts(self.run.folder))).get("notes", {})
         return {"facts": dict(facts), **last}
 
     def _sampler(self, path: Any) -> ServerSampler:
