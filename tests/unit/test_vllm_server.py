@@ -200,6 +200,13 @@ def test_the_command_line_holds_no_key_and_no_model_defaults() -> None:
     assert given["VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS"] == "60"
 
 
+def test_the_threads_of_mkl_are_left_to_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MKL_NUM_THREADS", "2")
+    monkeypatch.setenv("OTHER", "kept")
+    given = environment(VllmConfig(), "secret")
+    assert "MKL_NUM_THREADS" not in given and given["OTHER"] == "kept"
+
+
 def test_ranks_are_rounded_up_to_what_vllm_takes() -> None:
     line = command("python", Weights("m", "float32", None, 64, 20), VllmConfig(), 1, gpu=False)
     assert line[line.index("--max-lora-rank") + 1] == "32"

@@ -98,9 +98,14 @@ def _rank(rank: int) -> int:
 
 
 def environment(config: VllmConfig, key: str) -> dict[str, str]:
-    """The server's environment: its memory on a CPU, its time limit, adapters at run time, no reports to anybody."""
+    """The server's environment: its memory on a CPU, its time limit, adapters at run time, no reports to anybody.
+
+    MKL's threads are left to vLLM: it binds a worker's threads to cores of its own choice, and more threads than those
+    cores wait for one another (with two on one core, a run of minutes did not end).
+    """
+    inherited = {name: value for name, value in os.environ.items() if name != "MKL_NUM_THREADS"}
     return {
-        **os.environ,
+        **inherited,
         "VLLM_API_KEY": key,
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
         "VLLM_CPU_KVCACHE_SPACE": str(config.kv_cache_gb),
