@@ -18,7 +18,7 @@ from harness.types import Message
 
 if TYPE_CHECKING:
     from harness.config import RunConfig
-    from methods.signals.influence.selfcheck import Check
+    from harness.training.checks import Check
 
 CHECKED = ("influence",)
 """Signals that have a self-check."""

@@ -224,7 +224,7 @@ def test_a_packed_row_that_leaks_is_found_out(warm: TargetState, monkeypatch: py
     collate = engine.collate
     monkeypatch.setattr(engine, "collate", leaky)
     signal = LocalInfluenceSignal()
-    assert "failed their self-check 'alone against batched'" in signal.prepare(packed, one(warm))["gradients"]
+    assert "failed the check 'alone against batched'" in signal.prepare(packed, one(warm))["gradients"]
     assert_close(values(signal.score(SAMPLES, Archive())), wanted, 1e-4)
 
 

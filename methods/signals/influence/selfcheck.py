@@ -10,14 +10,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from harness.errors import StageError
 from harness.estimate import gigabytes
 from harness.training.chat import Encoded
+from harness.training.checks import Check, Status, judge
 from methods.signals.influence.engine import LoraGradients, gradient_norms
 from methods.signals.influence.warm_target import WarmTarget
 
@@ -31,20 +30,10 @@ TYPE_LIMIT = 0.3
 """Largest |difference| / |gradient| between the compute type and float32: a cosine of about 0.95."""
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One check: what was measured, the limit it has to stay under, and what it means."""
-
-    name: str
-    status: Literal["passed", "failed", "skipped"]
-    measured: float | None
-    limit: float | None
-    detail: str
-
-    def line(self) -> str:
-        """For people."""
-        figures = "" if self.measured is None or self.limit is None else f"{self.measured:.1e} (limit {self.limit:.0e})"
-        return f"{self.name:<26} {self.status:<8} {figures:<26} {self.detail}".rstrip()
+REMEDY = (
+    "Scores would be wrong; try runtime.scoring.layout=right, activation_checkpointing=false, "
+    "models.target.dtype=float32, or another attention implementation"
+)
 
 
 def self_check(warm: WarmTarget, items: Sequence[Encoded]) -> list[Check]:
@@ -52,8 +41,8 @@ def self_check(warm: WarmTarget, items: Sequence[Encoded]) -> list[Check]:
     chosen = _spread(items)
     checks = [*engine_checks(warm.gradients, items), _against_float32(warm, chosen)]
     usable = sum(0.0 < n < float("inf") for n in gradient_norms(warm.gradients, chosen).tolist())
-    status: Literal["passed", "failed"] = "passed" if usable else "failed"
-    return [*checks, Check("gradients not zero", status, None, None, f"{usable} of {len(chosen)} items")]
+    status: Status = "passed" if usable else "failed"
+    return [*checks, Check("gradients not zero", status, None, None, f"{usable} of {len(chosen)} items", REMEDY)]
 
 
 def engine_checks(gradients: LoraGradients, items: Sequence[Encoded]) -> list[Check]:
@@ -78,22 +67,6 @@ def engine_checks(gradients: LoraGradients, items: Sequence[Encoded]) -> list[Ch
     detail = f"{len(chosen)} items in one batch, {gradients.scoring.layout}, of {width} tokens at most"
     checks.append(_judge("alone against batched", worst, limit, detail))
     return checks
-
-
-def require(checks: Sequence[Check]) -> None:
-    """Raise `StageError` naming the first check that failed."""
-    for check in checks:
-        if check.status == "failed":
-            raise StageError(
-                f"gradients failed their self-check '{check.name}' on this model and machine: {check.detail}, measured "
-                f"{check.measured}, limit {check.limit}. Scores would be wrong; try runtime.scoring.layout=right, "
-                "activation_checkpointing=false, models.target.dtype=float32, or another attention implementation"
-            )
-
-
-def to_rows(checks: Sequence[Check]) -> list[dict[str, Any]]:
-    """The checks as plain rows, for manifests and events."""
-    return [asdict(check) for check in checks]
 
 
 def collect(gradients: LoraGradients, items: Sequence[Encoded]) -> list[dict[str, torch.Tensor]]:
@@ -140,7 +113,7 @@ def distance(got: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
 
 
 def _judge(name: str, measured: float, limit: float, detail: str) -> Check:
-    return Check(name, "passed" if measured <= limit else "failed", measured, limit, detail)
+    return judge(name, measured, limit, detail, REMEDY)
 
 
 def _spread(items: Sequence[Encoded]) -> list[Encoded]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from harness.config import InfluenceConfig
 from harness.errors import StageError
 from harness.training.chat import Encoded
+from harness.training.checks import require, to_rows
 from harness.types import Sample, Score, Usage
 from methods.signals.base import Archive, Item, SignalContext, TargetState, ValidationExample
 
@@ -39,7 +40,7 @@ class InfluenceSignal:
         """
         import torch
 
-        from methods.signals.influence.selfcheck import require, self_check, to_rows
+        from methods.signals.influence.selfcheck import self_check
         from methods.signals.influence.warm_target import WarmTarget
 
         if target is None or not target.checkpoints:
@@ -54,7 +55,7 @@ class InfluenceSignal:
         started = time.perf_counter()
         items, encoded = self._read(context.validation, target.max_length)
         checks = self_check(self._warm, encoded)
-        require(checks)
+        require(checks, "gradients of the warmed-up target")
         facts: dict[str, Any] = {"checks": to_rows(checks), "checkpoints": []}
         self._guidance: list[Guidance] = []
         self._rules: list[UpdateRule] = []

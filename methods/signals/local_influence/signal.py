@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import StageError
 from harness.training.chat import Encoded, encode
+from harness.training.checks import require, to_rows
 from harness.types import Sample, Score, Usage
 from methods.signals.base import Archive, Item, SignalContext, TargetState
 
@@ -88,7 +89,7 @@ class LocalInfluenceSignal:
     def _open_gradients(self, model: Any, facts: dict[str, Any]) -> Gradients:
         """The engine's gradients, or autograd's one by one where those would not be the adapter's, and why."""
         from methods.signals.influence.engine import LoraGradients
-        from methods.signals.influence.selfcheck import engine_checks, require, to_rows
+        from methods.signals.influence.selfcheck import engine_checks
         from methods.signals.local_influence.one_by_one import OneByOne
 
         trained = [name for name, p in model.named_parameters() if p.requires_grad]
@@ -97,7 +98,7 @@ class LocalInfluenceSignal:
         try:
             gradients = LoraGradients(model, pad, context.batch_size, context.scoring)
             checks = engine_checks(gradients, self._items)
-            require(checks)
+            require(checks, "gradients of the warmed-up target")
             facts["checks"] = to_rows(checks)
             return gradients
         except StageError as error:
