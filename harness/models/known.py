@@ -20,8 +20,21 @@ _REPACKED = ("fp8", "awq", "gptq", "gguf", "int4", "int8", "4bit", "8bit", "bnb"
 
 
 @dataclass(frozen=True, slots=True)
+class PackagedFile:
+    """A GGUF file in a package of the index: `file` within site-packages, and the SHA-256 of its content."""
+
+    distribution: str
+    version: str
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class KnownModel:
-    """A model's entry. `context` is the most tokens that a run gives it; `track` the track it is a target of."""
+    """A model's entry. `context` is the most tokens that a run gives it; `track` the track it is a target of.
+
+    `package` brings a copy of it where the hub cannot be reached.
+    """
 
     name: str
     id: str
@@ -31,6 +44,7 @@ class KnownModel:
     context: int
     track: str
     shape: ModelShape
+    package: PackagedFile | None = None
 
 
 @cache
@@ -61,15 +75,10 @@ def known_models() -> dict[str, KnownModel]:
             entry["context"],
             entry["track"],
             shapes[entry["shape"]],
+            PackagedFile(**entry["package"]) if "package" in entry else None,
         )
         for name, entry in _table()["models"].items()
     }
-
-
-def full_id(name: str) -> str:
-    """The hub id of a short name; any other name as it is."""
-    found = known_models().get(name)
-    return found.id if found else name
 
 
 def by_id(model_id: str) -> KnownModel | None:

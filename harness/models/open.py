@@ -1,7 +1,7 @@
 """From a role's settings to something that can be used: an identity for hashing, a path for loading, a backend.
 
-Identities are cheap and need nothing loaded: a hub model is its id and revision, a folder the hash of its files, a lab
-model the lab's own identity.
+Identities are cheap and need nothing loaded: a hub model is its id and revision, a folder the hash of its files, a
+GGUF file the hash of its content, a lab model the lab's own identity.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from harness.config import ModelConfig
 from harness.errors import InputError
 from harness.models.backend import Backend
+from harness.models.packaged import is_gguf
 from harness.types import file_hash
 
 if TYPE_CHECKING:
@@ -45,6 +46,10 @@ def _weights_identity(model: ModelConfig, world: int | None) -> str:
         from harness.lab.world import World
 
         return f"{model.id}:{lab_identity(World(_world(model, world)))}{kind}"
+    if is_gguf(model.id):
+        from harness.models.dequantise import gguf_identity
+
+        return f"{gguf_identity(model.id)}{kind}"
     folder = Path(model.id)
     if folder.is_dir():
         names = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in (".safetensors", ".json", ".jinja"))
@@ -54,7 +59,7 @@ def _weights_identity(model: ModelConfig, world: int | None) -> str:
 
 
 def model_path(model: ModelConfig, world: int | None) -> str | Path:
-    """Where a role's weights are loaded from; lab models are built at first use."""
+    """Where a role's weights are loaded from; lab models are built and GGUF files converted at first use."""
     if model.id.startswith("lab:"):
         from harness.lab.build import ensure_lab
         from harness.lab.world import World
@@ -62,6 +67,10 @@ def model_path(model: ModelConfig, world: int | None) -> str | Path:
         role = model.id.removeprefix("lab:")
         path: Path = getattr(ensure_lab(World(_world(model, world))), role)
         return path
+    if is_gguf(model.id):
+        from harness.models.dequantise import ensure_converted
+
+        return ensure_converted(model.id)
     return Path(model.id) if Path(model.id).is_dir() else model.id
 
 

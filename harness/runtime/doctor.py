@@ -21,10 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import PrerequisiteError
 from harness.estimate import gigabytes
+from harness.models import packaged
+from harness.models.known import known_models
 from harness.runtime import checks, machine
 from harness.runtime.findings import Finding, Problem, Report
 from harness.runtime.needs import GPU_FROM, loads
 from harness.runtime.role_models import RoleModel, embedder_model, role_models, trains_writer
+from harness.runtime.weights import missing_weights, unreadable_weights
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -46,7 +49,7 @@ def examine(
     With `config` the servers that it names are asked, with `ask_hub` the hub; `numerics` imports torch and computes.
     """
     findings = [*_packages(), *checks.conflicts(), *_own_packages()]
-    findings += [*_devices(), *_places(Path(runs)), *_lab(), *_data()]
+    findings += [*_devices(), *_places(Path(runs)), *_lab(), *_packaged(), *_data()]
     findings += checks.servers(config) if config else []
     findings += checks.hub() if ask_hub else []
     findings += checks.numerics() if numerics else []
@@ -166,6 +169,22 @@ def _lab() -> list[Finding]:
     return [Finding("places", "lab cache", f"{root}, {state}", problem)]
 
 
+def _packaged() -> list[Finding]:
+    """Models that a package of the index brings: whether it is here, and whole."""
+    found = []
+    for entry in known_models().values():
+        if entry.package is None:
+            continue
+        value, problem = f"not installed; {packaged.SETUP} brings it", ""
+        if packaged.installed(entry.package):
+            try:
+                value = str(packaged.gguf_path(packaged.PREFIX + entry.name))
+            except PrerequisiteError as error:
+                value, _, problem = str(error).partition("; ")
+        found.append(Finding("places", "packaged model", f"{entry.name}: {value}", problem))
+    return found
+
+
 def _data() -> list[Finding]:
     named = os.environ.get("HARNESS_DATA")
     if not named:
@@ -204,14 +223,16 @@ def to_json(report: Report) -> dict[str, Any]:
 def check_prerequisites(config: RunConfig) -> list[Problem]:
     """What this machine lacks for a run. Takes milliseconds, reads no weights and no network.
 
-    Raises `InputError` for files that the settings name and that are not there.
+    A GGUF file that is to be converted has its architecture looked up in transformers, which takes seconds. Raises
+    `InputError` for files that the settings name and that are not there.
     """
     models, embedder = role_models(config), embedder_model(config)
     return [
         *_missing_packages(embedder),
         *_missing_data(config),
         *_missing_services(config),
-        *_missing_weights([*models, *([embedder] if embedder else [])]),
+        *missing_weights([*models, *([embedder] if embedder else [])]),
+        *unreadable_weights(models),
         *_missing_memory(config, models),
         *_missing_disk(config, models),
     ]
@@ -284,19 +305,6 @@ def _missing_services(config: RunConfig) -> list[Problem]:
             what, _, fix = str(error).partition("; ")
             problems.append(Problem(f"server of the {role}", "a key or vLLM" if model.key_env else "vLLM", what, fix))
     return problems
-
-
-def _missing_weights(models: Sequence[RoleModel]) -> list[Problem]:
-    problems = []
-    for model in {m.id: m for m in reversed(models)}.values():
-        if model.kind in ("lab", "built-in", "service", "endpoint", "vectors") or model.folder is not None:
-            continue
-        size = gigabytes(model.weight_bytes) if model.weight_bytes else "an unknown size"
-        roles = " and ".join(m.role for m in models if m.id == model.id)
-        fix = f"hf download {model.id}" if model.kind == "hub" else "correct the path"
-        where = f"not in {machine.hub_cache()}" if model.kind == "hub" else "no config.json with weights there"
-        problems.append(Problem(f"weights of the {roles}, {model.id}", size, where, fix))
-    return problems[::-1]
 
 
 def _missing_memory(config: RunConfig, models: Sequence[RoleModel]) -> list[Problem]:

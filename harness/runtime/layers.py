@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import ConfigError
-from harness.models.known import full_id
+from harness.models.packaged import PREFIX, is_gguf, model_id
 from harness.runtime.registry import drivers, find, methods, preset_settings, signals
 from harness.runtime.targets import find_target
 
@@ -73,7 +73,7 @@ def resolve_run(
         "match": match,
         "budget": budget,
         "seed": seed,
-        "models.generator.id": full_id(generator) if generator else None,
+        "models.generator.id": _model(generator) if generator else None,
         "writer_from": writer_from,
         **_guide(guide),
     }
@@ -87,8 +87,15 @@ def resolve_run(
 
 def _named_in_full(sets: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of the command line with models, files and suites by the names that hold from anywhere."""
-    kinds = {**dict.fromkeys(_MODEL_IDS, full_id), "eval.suite": suite_path, "seeds.source": seeds_source}
+    kinds = {**dict.fromkeys(_MODEL_IDS, _model), "eval.suite": suite_path, "seeds.source": seeds_source}
     return {key: kinds[key](str(v)) if key in kinds and v not in (None, "") else v for key, v in sets.items()}
+
+
+def _model(name: str) -> str:
+    """A model by the id that holds from anywhere: that of a short name, and a GGUF file by its whole path."""
+    if is_gguf(name) and not name.startswith(PREFIX):
+        return str(Path(name).expanduser().resolve())
+    return model_id(name)
 
 
 def _check_seeds(layers: list[Layer]) -> None:

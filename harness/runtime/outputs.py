@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.models.dequantise import copies
 from harness.record import ColumnScore, RunRecord, StageCost, StageCount
 from harness.runtime.assemble import Assembly
 from harness.runtime.clean import with_clean_scores
@@ -113,6 +114,7 @@ def _flags(assembly: Assembly, by_name: Mapping[str, Summary]) -> list[str]:
             "rehearsal: the lab's tiny target cannot know this suite; its scores are near chance and only show that "
             "the loop runs"
         )
+    flags += copies(c.models)
     if assembly.plan.other_tests is not None:
         flags.append(
             f"leaks unchecked: the data were checked against suite {assembly.suite.name}, and scored on "
@@ -204,6 +206,7 @@ def _card(
         f"{len(samples)} synthetic conversations made by `{c.method}` (driver `{c.driver}`, signal `{c.signal}`) for "
         f"the target `{c.models.target.id}`.",
         "",
+        *[f"- Note: {line}" for line in copies(c.models)],
         f"- Writer: `{c.models.writer.id}`{' (trained in this run)' if 'grpo' in by_name else ''}; generator: "
         f"`{c.models.generator.id}`",
         f"- Seeds: {len(seeds)} documents; sources: {_tally(sources)}; licences: {_tally(licences)}",

@@ -201,7 +201,8 @@ def _model_line(model: RoleModel) -> str:
         if (model.shape)
         else "size not known"
     )
-    here = "here" if model.folder else {"lab": "built on first use"}.get(model.kind, "NOT on this machine")
+    absent = {"lab": "built on first use", "package": "its package is NOT on this machine"}
+    here = "here" if model.folder else absent.get(model.kind, "NOT on this machine")
     return f"{model.id}: {size if model.shape or model.kind != 'lab' else 'tiny Qwen3'}, {here}"
 
 

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import estimate
+from harness.errors import PrerequisiteError
 from harness.estimate import ModelShape
+from harness.models.gguf import read_header
 from harness.models.known import known_shape
+from harness.models.packaged import entry_of, gguf_path, is_gguf
 from harness.runtime import machine
 
 if TYPE_CHECKING:
@@ -50,6 +53,8 @@ def locate(role: str, model: ModelConfig, world: int, *, trained: bool = False) 
     if model.id.startswith("lab:"):
         folder, shape = _lab_model(model.id.removeprefix("lab:"), world)
         return RoleModel(role, model.id, model.dtype, "lab", folder, shape)
+    if is_gguf(model.id):
+        return _gguf_model(role, model)
     path = Path(model.id).expanduser()
     if path.is_dir() or model.id.startswith((".", "/", "~")):
         here = path if machine.has_weights(path) else None
@@ -57,6 +62,15 @@ def locate(role: str, model: ModelConfig, world: int, *, trained: bool = False) 
     folder = machine.cached_model(model.id, model.revision)
     shape = estimate.shape_from_folder(folder) if folder else None
     return RoleModel(role, model.id, model.dtype, "hub", folder, shape or known_shape(model.id))
+
+
+def _gguf_model(role: str, model: ModelConfig) -> RoleModel:
+    """A GGUF file's model: its weights are here when the file is, converted or not."""
+    try:
+        path = gguf_path(model.id)
+    except PrerequisiteError:
+        return RoleModel(role, model.id, model.dtype, "package", None, entry_of(model.id).shape)
+    return RoleModel(role, model.id, model.dtype, "gguf", path, read_header(path).shape)
 
 
 def _lab_model(role: str, world: int) -> tuple[Path | None, ModelShape | None]:

@@ -8,6 +8,7 @@ holds what is this run's own.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,6 +204,7 @@ def _carry_out(run: RunFolder, assembly: Assembly, observer: RunObserver) -> Run
     )
     observer.event("run_started", stages=[stage.name for stage in assembly.stages])
     _build_lab(run.config, observer)
+    _convert_models(run.config, observer)
     store = store_of(run.path.parent)
     executor = make_executor(run.config.runtime)
     try:
@@ -236,6 +238,21 @@ def _build_lab(config: RunConfig, observer: RunObserver) -> None:
 
     world = World(config.lab.world if config.lab else 0)
     ensure_lab(world, progress=lambda part, share: observer.progress(f"lab: {part}", round(100 * share), 100))
+
+
+def _convert_models(config: RunConfig, observer: RunObserver) -> None:
+    """Convert GGUF files before any stage needs one, so that its time is no stage's."""
+    from harness.models.dequantise import converted_folder, ensure_converted
+    from harness.models.packaged import is_gguf
+
+    models = config.models
+    for model in (models.target, models.writer, models.generator):
+        if is_gguf(model.id) and not model.base_url and not converted_folder(model.id).is_dir():
+            observer.progress(f"converting {short_name(model.id)}", 0, 1)
+            started = time.monotonic()
+            folder = ensure_converted(model.id)
+            seconds = round(time.monotonic() - started, 1)
+            observer.event("model_converted", model=model.id, folder=str(folder), seconds=seconds)
 
 
 def _prepare_libraries(config: RunConfig) -> None:

@@ -1,4 +1,4 @@
-"""What `--target` may be: a track with all its settings, a known model's short name, a hub id, or a folder.
+"""What `--target` may be: a track with all its settings, a known model's short name, a hub id, a folder, a GGUF file.
 
 A model is a target on the tracks of real models: the track gives the other models, the suite and the sizes, and is
 chosen like any size, with `--scale`. Nothing is downloaded or loaded to resolve a name.
@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigError, InputError, suggest
+from harness.models.gguf import read_header
 from harness.models.known import KnownModel, by_id, is_hub_id, known_models
+from harness.models.packaged import PREFIX, entry_of, gguf_path, is_gguf, model_id
 from harness.runtime.registry import TargetInfo, targets
 from harness.settings import flatten, nest
 
@@ -30,8 +32,11 @@ def find_target(name: str) -> TargetInfo:
     if name in tracks:
         return tracks[name]
     known = known_models()
-    if name in known:
-        return _on_tracks(name, _settings(known[name].id, known[name]), known[name].track, tracks)
+    entry = known.get(name)
+    if entry:
+        return _on_tracks(name, _settings(model_id(name), entry), entry.track, tracks)
+    if is_gguf(name):
+        return _on_tracks(*_gguf_settings(name), tracks)
     path = Path(name).expanduser()
     if name.startswith((".", "/", "~")) or path.is_dir():
         return _on_tracks(str(path.resolve()), _folder_settings(path.resolve()), "small", tracks)
@@ -78,6 +83,15 @@ def short_name(target: str) -> str:
 
 def _settings(model_id: str, entry: KnownModel | None) -> dict[str, Any]:
     return {"id": model_id, "dtype": "bfloat16", "max_length": entry.context if entry else CONTEXT}
+
+
+def _gguf_settings(name: str) -> tuple[str, dict[str, Any], str]:
+    """A GGUF file's full name, its settings, and its track; its length limit is its own where that is shorter."""
+    packaged = name.startswith(PREFIX)
+    full = name if packaged else str(Path(name).expanduser().resolve())
+    context = (entry_of(name).context if packaged else read_header(gguf_path(full)).context) or CONTEXT
+    track = entry_of(name).track if packaged else "small"
+    return full, {"id": full, "dtype": "bfloat16", "max_length": max(16, min(CONTEXT, context))}, track
 
 
 def _folder_settings(path: Path) -> dict[str, Any]:

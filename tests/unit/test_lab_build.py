@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -99,42 +97,7 @@ def test_a_tiny_build_loads_is_repeatable_and_cached(tmp_path: Path, monkeypatch
     assert build.lab_identity(World(0)) != build.lab_identity(World(1))
 
 
-def test_what_a_killed_build_left_behind_is_never_used(tmp_path: Path) -> None:
-    home = tmp_path / "world"
-    left = tmp_path / "world.building-dead"
-    left.mkdir()
-    (left / "model").write_text("half")
-
-    def make(folder: Path) -> None:
-        (folder / "model").write_text("whole")
-
-    build._ensure(home, make)
-    assert (home / "model").read_text() == "whole" and not left.exists()
-
-    def fail(folder: Path) -> None:
-        (folder / "model").write_text("half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        build._ensure(tmp_path / "other", fail)
-    assert not (tmp_path / "other").exists()
-
-
 def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "lab").write_text("a file")
     with pytest.raises(PrerequisiteError, match="HARNESS_CACHE"):
         build.ensure_lab(World(0), tmp_path, None, TINY)
-
-
-def test_two_builders_build_once(tmp_path: Path) -> None:
-    """File locks of separate handles exclude each other within one process as between two."""
-    builds: list[Path] = []
-
-    def make(folder: Path) -> None:
-        builds.append(folder)
-        time.sleep(0.2)
-        (folder / "model").write_text("whole")
-
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda _: build._ensure(tmp_path / "world", make), range(2)))
-    assert len(builds) == 1 and (tmp_path / "world" / "model").read_text() == "whole"

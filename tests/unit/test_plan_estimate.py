@@ -10,7 +10,7 @@ import pytest
 from harness import estimate, memory
 from harness.estimate import gigabytes, shape_from_folder
 from harness.memory import Batch, Lora
-from harness.models.known import by_id, full_id, known_models, known_shape, known_shapes
+from harness.models.known import by_id, known_models, known_shape, known_shapes
 
 # Totals of transformers' own models, built without weights from the published configurations.
 TOTALS = {
@@ -57,12 +57,11 @@ def test_totals_are_those_of_transformers(name: str) -> None:
 
 
 def test_models_are_complete_and_their_ids_lead_back() -> None:
-    for name, model in known_models().items():
-        assert full_id(name) == model.id and by_id(model.id) == model
+    for model in known_models().values():
+        assert by_id(model.id) == model
         assert known_shape(model.id) == model.shape
         assert model.template in ("chatml", "own", "none") and model.track in ("small", "paper")
         assert model.licence
-    assert full_id("owner/other") == "owner/other"
     assert [m.name for m in known_models().values() if m.gated] == ["llama3-8b", "llama3-8b-instruct"]
 
 

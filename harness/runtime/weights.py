@@ -1,0 +1,61 @@
+"""Whether the weights of a run's models are on this machine and can be read, before anything is started."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.errors import PrerequisiteError
+from harness.estimate import gigabytes
+from harness.models import packaged
+from harness.models.known import by_id
+from harness.runtime import machine
+from harness.runtime.findings import Problem
+from harness.runtime.role_models import RoleModel
+
+
+def missing_weights(models: Sequence[RoleModel]) -> list[Problem]:
+    """Models whose weights are not on this machine, and what brings them."""
+    problems = []
+    for model in {m.id: m for m in reversed(models)}.values():
+        if model.kind in ("lab", "built-in", "service", "endpoint", "vectors") or model.folder is not None:
+            continue
+        size = gigabytes(model.weight_bytes) if model.weight_bytes else "an unknown size"
+        roles = " and ".join(m.role for m in models if m.id == model.id)
+        where, fix = _where_weights_lack(model)
+        problems.append(Problem(f"weights of the {roles}, {model.id}", size, where, fix))
+    return problems[::-1]
+
+
+def unreadable_weights(models: Sequence[RoleModel]) -> list[Problem]:
+    """GGUF files that still have to be converted and cannot be, for their architecture or for want of room."""
+    from harness.models.dequantise import converted_folder, unreadable
+
+    problems = []
+    for model in {m.id: m for m in models if m.kind == "gguf"}.values():
+        folder = converted_folder(model.id)
+        if folder.is_dir():
+            continue
+        if reason := unreadable(packaged.header_of(model.id)):
+            what = f"weights of the {model.role}, {model.id}"
+            problems.append(Problem(what, "a model that transformers reads", *reason))
+        need, free = 4 * packaged.header_of(model.id).parameters, machine.disk_free(folder)
+        if free < need:
+            fix = "make room, or set HARNESS_CACHE to a folder on another disk"
+            what = f"{gigabytes(need)} for the converted {model.id}"
+            problems.append(Problem("disk", what, f"{gigabytes(free)} free in {folder.parent}", fix))
+    return problems
+
+
+def _where_weights_lack(model: RoleModel) -> tuple[str, str]:
+    """What is wrong with the place where a model's weights should be, and what to do."""
+    if model.kind == "package":
+        try:
+            packaged.gguf_path(model.id)
+        except PrerequisiteError as error:
+            what, _, fix = str(error).partition("; ")
+            return what, fix
+    if model.kind != "hub":
+        return "no config.json with weights there", "correct the path"
+    entry = by_id(model.id)
+    instead = f", or {packaged.SETUP} for a quantised copy" if entry and entry.package else ""
+    return f"not in {machine.hub_cache()}", f"hf download {model.id}{instead}"
