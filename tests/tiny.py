@@ -1,4 +1,4 @@
-"""A tiny random Qwen3 with a byte-level BPE tokenizer and a chatml template, built on the spot for tests."""
+"""Tiny random models of many architectures, with a byte-level BPE tokenizer and a chatml template, for tests."""
 
 from __future__ import annotations
 
@@ -55,3 +55,71 @@ def make_tiny_model(folder: Path, *, seed: int = 0, hidden: int = 32, layers: in
     Qwen3ForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+ARCHITECTURES = (
+    *("llama", "mistral", "gemma2", "gemma3", "gpt2", "phi3", "qwen3", "qwen3_moe", "mixtral", "bloom", "falcon"),
+    *("mpt", "opt", "mamba", "qwen3_next", "longrope", "dynamic"),
+)
+"""What `make_architecture` can build; `longrope` (Phi-3) and `dynamic` (Llama) have RoPE that depends on length."""
+
+ROPE_BOUNDARY = 32
+"""Tokens from which the models with RoPE that depends on length take other frequencies."""
+
+
+def _architecture(kind: str, context: int, vocab: int, special: dict[str, Any]) -> Any:
+    from transformers import CONFIG_MAPPING
+
+    base = dict(
+        vocab_size=vocab, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=context, tie_word_embeddings=False, **special,
+    )  # fmt: skip
+    gemma = dict(tie_word_embeddings=True, head_dim=16, query_pre_attn_scalar=16, sliding_window=16)
+    experts = dict(moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2, head_dim=16)
+    rope = dict(rope_theta=10000.0, original_max_position_embeddings=ROPE_BOUNDARY, factor=4.0)
+    small = dict(vocab_size=vocab, hidden_size=32, **special)
+    more: dict[str, dict[str, Any]] = {
+        "llama": base,
+        "mistral": base | dict(sliding_window=16),
+        "gemma2": base | gemma,
+        "gemma3": base | gemma,
+        "phi3": base,
+        "qwen3": base | dict(head_dim=16),
+        "qwen3_moe": base | experts,
+        "mixtral": base | dict(num_local_experts=4, num_experts_per_tok=2),
+        "gpt2": dict(vocab_size=vocab, n_embd=32, n_layer=2, n_head=2, n_positions=context, **special),
+        "bloom": small | dict(n_layer=2, n_head=2),
+        "falcon": small | dict(num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=context),
+        "mpt": dict(d_model=32, n_layers=2, n_heads=2, max_seq_len=context, vocab_size=vocab, **special),
+        "opt": base | dict(ffn_dim=64, word_embed_proj_dim=32),
+        "mamba": small | dict(num_hidden_layers=2, state_size=4),
+        "qwen3_next": base
+        | experts
+        | dict(
+            linear_num_key_heads=2, linear_num_value_heads=2, linear_key_head_dim=16, linear_value_head_dim=16,
+            shared_expert_intermediate_size=16, layer_types=["linear_attention", "full_attention"],
+        ),
+        "longrope": base
+        | dict(
+            original_max_position_embeddings=ROPE_BOUNDARY,
+            rope_parameters=rope | dict(rope_type="longrope", short_factor=[1.0] * 8, long_factor=[4.0] * 8),
+        ),
+        "dynamic": base | dict(max_position_embeddings=ROPE_BOUNDARY, rope_parameters=rope | dict(rope_type="dynamic")),
+    }  # fmt: skip
+    name = {"gemma3": "gemma3_text", "longrope": "phi3", "dynamic": "llama"}.get(kind, kind)
+    return CONFIG_MAPPING[name](**more[kind])
+
+
+def make_architecture(kind: str, folder: Path | None = None, *, context: int = 256, seed: int = 0) -> Any:
+    """A random model of one of `ARCHITECTURES`, in evaluation mode; with `folder` it lies there with its tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = make_tokenizer()
+    special = dict(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=0)
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(_architecture(kind, context, len(tokenizer), special))
+    if folder is not None:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return model.eval()

@@ -27,8 +27,8 @@ from harness.bench.made import BenchSize, make_items, make_model, make_state
 from harness.bench.memory import peak_tensor_bytes
 from harness.config import InfluenceConfig, ScoringConfig
 from harness.ranks import spearman
+from harness.training.batches import batches, collate
 from harness.training.chat import Encoded
-from methods.signals.influence.batches import batches, collate
 from methods.signals.influence.directions import Guidance, best, guidance, halves
 from methods.signals.influence.engine import LoraGradients, influence
 from methods.signals.influence.gamma import UpdateRule, update_rule

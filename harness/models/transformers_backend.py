@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.models.backend import Completion, PromptRequest, Sampling
+from harness.models.rope import apart_in_generation, forget_lengths, rope_switch
 from harness.training.chat import require_template
 from harness.types import Message, chat
 
@@ -38,6 +39,7 @@ def load_causal_lm(
     model = AutoModelForCausalLM.from_pretrained(
         path, revision=revision, dtype=getattr(torch, dtype), attn_implementation=attention
     )
+    forget_lengths(model)
     if place and torch.cuda.is_available():
         model.to("cuda")
     return model, tokenizer
@@ -87,7 +89,18 @@ class TransformersBackend:
         return self._max_length - sampling.max_tokens
 
     def generate(self, requests: Sequence[PromptRequest], sampling: Sampling, seed: int) -> list[Completion]:
-        """Complete every request in one batch."""
+        """Complete every request, in one batch unless the model's RoPE keeps sequences of some lengths apart."""
+        switch = rope_switch(self._load()[0].config)
+        if switch is None:
+            return self._together(requests, sampling, seed)
+        totals = [self.count_tokens(r.messages) + sampling.max_tokens for r in requests]
+        found: dict[int, Completion] = {}
+        for number, group in enumerate(apart_in_generation(switch, totals)):
+            done = self._together([requests[i] for i in group], sampling, seed + number)
+            found |= dict(zip(group, done, strict=True))
+        return [found[i] for i in range(len(requests))]
+
+    def _together(self, requests: Sequence[PromptRequest], sampling: Sampling, seed: int) -> list[Completion]:
         import torch
 
         if not requests:

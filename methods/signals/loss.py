@@ -15,6 +15,7 @@ from typing import Any
 from harness.config import LossConfig
 from harness.errors import StageError
 from harness.training.chat import encode
+from harness.training.checks import require, to_rows
 from harness.types import Sample, Score, Usage
 from methods.signals.base import Archive, Item, SignalContext, TargetState
 
@@ -27,6 +28,7 @@ class LossSignal:
     def prepare(self, context: SignalContext, target: TargetState | None) -> Mapping[str, Any]:
         """Load the target, under its last warm-up checkpoint where the settings say so."""
         from harness.models.transformers_backend import load_causal_lm
+        from harness.training.layouts import check_layout
         from methods.signals.local_influence.reference import ReferenceLoss
 
         settings: LossConfig = context.settings
@@ -41,8 +43,10 @@ class LossSignal:
 
             model = PeftModel.from_pretrained(model, target.checkpoints[-1].adapter)
         model.eval()
+        checks = [check_layout(model, "right", "Set runtime.scoring.batch_tokens=1, which scores one by one")]
+        require(checks, "losses of the target")
         self._loss = ReferenceLoss(model, self._tokenizer.pad_token_id, context.scoring.batch_tokens)
-        return {"checkpoint": settings.checkpoint, "target": target.revision}
+        return {"checkpoint": settings.checkpoint, "target": target.revision, "checks": to_rows(checks)}
 
     def score(self, items: Sequence[Item], archive: Archive) -> list[Score]:
         """One score per sample; a sample whose completion is empty after truncation is unscorable."""

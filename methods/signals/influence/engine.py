@@ -29,8 +29,9 @@ import torch
 
 from harness.config import ScoringConfig
 from harness.errors import StageError
+from harness.models.rope import rope_switch
+from harness.training.batches import Collated, Layout, batches, collate
 from harness.training.chat import Encoded
-from methods.signals.influence.batches import Collated, batches, collate
 from methods.signals.influence.gamma import UpdateRule
 
 Visit = Callable[[Sequence[int], str, torch.Tensor], None]
@@ -81,18 +82,27 @@ class LoraGradients:
         if self.scoring.activation_checkpointing:
             _checkpoint_activations(model)
         self._outer = _outer_product(self.device)
+        self._switch = rope_switch(getattr(model, "config", None))
         self._recomputing = False
 
-    def stream(self, items: Sequence[Encoded], weights: Sequence[float] | None, visit: Visit) -> None:
+    def stream(
+        self,
+        items: Sequence[Encoded],
+        weights: Sequence[float] | None,
+        visit: Visit,
+        layout: Layout | None = None,
+    ) -> None:
         """Call `visit(indices, name, G)` for every batch and LoRA matrix.
 
         Each item's loss is the mean over its completion tokens, times its weight. Items need a completion token.
+        `layout` takes the place of the settings'.
         Raises `StageError` when a LoRA matrix took part in the forward pass other than once.
         """
         lengths = [len(item.ids) for item in items]
-        for indices in batches(lengths, self.batch_size, self.scoring.batch_tokens, self.scoring.layout):
+        layout = layout or self.scoring.layout
+        for indices in batches(lengths, self.batch_size, self.scoring.batch_tokens, layout, self._switch):
             share = [1.0 if weights is None else weights[i] for i in indices]
-            batch = collate([items[i] for i in indices], share, self.pad_id, self.scoring.layout, self.device)
+            batch = collate([items[i] for i in indices], share, self.pad_id, layout, self.device)
             self._visit_batch(batch, indices, visit)
 
     def _visit_batch(self, batch: Collated, indices: Sequence[int], visit: Visit) -> None:

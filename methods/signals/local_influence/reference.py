@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from harness.errors import StageError
+from harness.models.rope import rope_switch
+from harness.training.batches import Collated, batches, collate
 from harness.training.chat import Encoded
-from methods.signals.influence.batches import Collated, batches, collate
 
 Adapters = Mapping[str, torch.Tensor]
 """K adapters by parameter name, each tensor [K, *parameter shape], float32."""
@@ -30,6 +31,7 @@ class ReferenceLoss:
 
     def __init__(self, model: Any, pad_id: int, tokens: int) -> None:
         self.model, self.pad_id, self.tokens = model, pad_id, tokens
+        self._switch = rope_switch(getattr(model, "config", None))
 
     def plain(self, items: Sequence[Encoded]) -> torch.Tensor:
         """Loss of every item under the model as it is: [N], float64."""
@@ -49,7 +51,7 @@ class ReferenceLoss:
         losses = torch.zeros(copies, len(items), dtype=torch.float64)
         lengths = [len(item.ids) for item in items]
         with torch.no_grad():
-            for rows in batches(lengths, len(items), max(1, self.tokens // copies)):
+            for rows in batches(lengths, len(items), max(1, self.tokens // copies), "right", self._switch):
                 batch = collate([items[i] for i in rows], [1.0] * len(rows), self.pad_id, "right", device)
                 losses[:, rows] = self._batch(batch, copies).cpu()
         return losses

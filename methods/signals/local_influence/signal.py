@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import StageError
 from harness.training.chat import Encoded, encode
 from harness.training.checks import require, to_rows
+from harness.training.layouts import check_layout
 from harness.types import Sample, Score, Usage
 from methods.signals.base import Archive, Item, SignalContext, TargetState
 
@@ -87,23 +88,29 @@ class LocalInfluenceSignal:
         return groups
 
     def _open_gradients(self, model: Any, facts: dict[str, Any]) -> Gradients:
-        """The engine's gradients, or autograd's one by one where those would not be the adapter's, and why."""
+        """The engine's gradients, or autograd's one by one where hooks do not see the adapter whole, and why.
+
+        Raises `StageError` where a check fails: a layout that changes scores, or gradients that are not autograd's.
+        """
         from methods.signals.influence.engine import LoraGradients
-        from methods.signals.influence.selfcheck import engine_checks
+        from methods.signals.influence.selfcheck import REMEDY, engine_checks
         from methods.signals.local_influence.one_by_one import OneByOne
 
         trained = [name for name, p in model.named_parameters() if p.requires_grad]
         pad, context = self._tokenizer.pad_token_id, self._context
-        facts["gradients"] = "batched"
+        # Reference losses are read in padded batches, whichever way gradients are taken.
+        checks = [check_layout(model, "right", REMEDY)]
+        gradients: Gradients
         try:
             gradients = LoraGradients(model, pad, context.batch_size, context.scoring)
-            checks = engine_checks(gradients, self._items)
-            require(checks, "gradients of the warmed-up target")
-            facts["checks"] = to_rows(checks)
-            return gradients
+            checks += engine_checks(gradients, self._items)
+            facts["gradients"] = "batched"
         except StageError as error:
             facts["gradients"] = f"one by one: {error}"
-            return OneByOne(model, trained)
+            gradients = OneByOne(model, trained)
+        facts["checks"] = to_rows(checks)
+        require(checks, "gradients of the warmed-up target")
+        return gradients
 
     def _prepare_exact(self, model: Any, facts: dict[str, Any]) -> None:
         from methods.signals.influence.warm_target import put

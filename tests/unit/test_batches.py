@@ -1,12 +1,12 @@
-"""Batches of influence: every item once, and never more tokens than were asked for."""
+"""Batches: every item once, and never more tokens than were asked for."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.training.batches import batches, collate
 from harness.training.chat import Encoded
-from methods.signals.influence.batches import batches, collate
 
 
 @given(st.lists(st.integers(1, 300), max_size=60), st.integers(1, 20), st.integers(1, 1000))

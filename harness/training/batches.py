@@ -13,21 +13,25 @@ from typing import Literal
 
 import torch
 
+from harness.models.rope import RopeSwitch
 from harness.training.chat import Encoded
 
 Layout = Literal["right", "left", "packed"]
 
 
-def batches(lengths: Sequence[int], size: int, tokens: int, layout: Layout = "right") -> Iterator[list[int]]:
+def batches(
+    lengths: Sequence[int], size: int, tokens: int, layout: Layout = "right", switch: RopeSwitch | None = None
+) -> Iterator[list[int]]:
     """Indices of items by rising length, at most `size` in a batch and `tokens` in it (or one item).
 
-    Padding counts as tokens; a packed batch has none.
+    Padding counts as tokens; a packed batch has none. A batch's items are of one side of `switch`, where there is one.
     """
     batch: list[int] = []
     held = 0
     for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
         full = held + lengths[index] if layout == "packed" else (len(batch) + 1) * lengths[index]
-        if batch and (len(batch) == size or full > tokens):
+        apart = bool(batch) and switch is not None and switch.side(lengths[batch[0]]) != switch.side(lengths[index])
+        if batch and (apart or len(batch) == size or full > tokens):
             yield batch
             batch, held = [], 0
         batch.append(index)
