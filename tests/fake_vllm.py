@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Stands in for an interpreter with vLLM: takes its command line, answers on its port, has a worker process, and obeys.
 
-`FAKE_VLLM` in the environment makes it fail: `fail` ends it at once with an error, `never` keeps it from getting ready,
-`die` ends it as soon as `/die` is asked for. It writes what it was started with to `FAKE_VLLM_LOG`.
+`FAKE_VLLM` in the environment makes it fail: `fail` ends it at once with an error, `never` keeps it from getting ready.
+`/die` ends it at once, and `/ill` makes it answer as vLLM does between the death of its engine and its own. Adapters
+are taken, refused and listed with vLLM's statuses and words. It writes what it was started with to `FAKE_VLLM_LOG`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ def main() -> None:
     arguments = sys.argv[1:]
     port = int(arguments[arguments.index("--port") + 1])
     mode = os.environ.get("FAKE_VLLM", "")
-    adapters: list[str] = []
+    adapters: dict[str, str] = {}
+    ill: list[str] = []
     if mode == "fail":
         print("(APIServer pid=1) ERROR 11-24 06:00:00 [core.py:1] ValueError: no such dtype")
         sys.exit(1)
@@ -43,20 +45,38 @@ def main() -> None:
         def do_GET(self) -> None:
             if self.path == "/die":
                 os._exit(1)
-            self.reply(200, {"version": "fake", "adapters": adapters})
+            elif self.path == "/ill":
+                ill.append(self.path)
+            if self.path == "/v1/models":
+                self.reply(200, {"data": [{"id": "base"}, *({"id": n, "root": p} for n, p in adapters.items())]})
+            else:
+                dead = self.path == "/health" and ill
+                self.reply(503 if dead else 200, {"version": "fake", "adapters": list(adapters)})
+
+        def refuse(self, status: int, message: str) -> None:
+            self.reply(status, {"error": {"message": message, "code": status}})
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            name = body["lora_name"]
             if self.headers.get("Authorization") != f"Bearer {key}":
-                self.reply(401, {"error": "Unauthorized"})
+                self.refuse(401, "Unauthorized")
+            elif ill:
+                self.refuse(500, "EngineCore encountered an issue. See stack trace (above) for the root cause.")
             elif self.path == "/v1/unload_lora_adapter":
-                adapters.remove(body["lora_name"])
-                self.reply(200, "ok")
+                if adapters.pop(name, None) is None:
+                    self.refuse(404, f"The lora adapter '{name}' cannot be found.")
+                else:
+                    self.reply(200, f"Success: LoRA adapter '{name}' removed successfully.")
+            elif name in adapters:
+                self.refuse(400, f"The lora adapter '{name}' has already been loaded.")
             elif body["lora_path"].endswith("bad"):
-                self.reply(400, {"error": {"message": "no such adapter"}})
+                self.refuse(404, "No adapter found for " + body["lora_path"])
+            elif body["lora_path"].endswith("rank"):
+                self.refuse(500, "LoRA rank 64 is greater than max_lora_rank 8.")
             else:
-                adapters.append(body["lora_name"])
-                self.reply(200, "ok")
+                adapters[name] = body["lora_path"]
+                self.reply(200, f"Success: LoRA adapter '{name}' added successfully.")
 
         def log_message(self, *arguments: object) -> None:
             pass

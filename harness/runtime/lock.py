@@ -9,12 +9,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import random
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
+from typing import IO
 
 from harness.errors import RunLockedError
 from harness.shards import write_failure
@@ -33,14 +35,12 @@ def hold(path: Path, what: str, *, wait: Callable[[str], None] | None = None) ->
     except OSError as error:
         raise write_failure(path, error) from None
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _take(handle):
             holder = _holder(path)
             if wait is None:
                 raise RunLockedError(
                     f"{what} is being written by {holder}; wait for it, or stop it and use 'harness resume'"
-                ) from None
+                )
             wait(holder)
             fcntl.flock(handle, fcntl.LOCK_EX)
         _sign(handle, path)
@@ -53,12 +53,32 @@ def is_held(path: Path) -> bool:
     """Whether a process holds the lock at `path`."""
     try:
         with open(path, "rb") as handle:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+            return not _lock(handle, fcntl.LOCK_SH)
     except OSError:
         return False
-    return False
+
+
+def _take(handle: FileIO) -> bool:
+    """Take the lock; False where somebody holds it.
+
+    Who asks `is_held` shares the lock for a moment, and that must not pass for a holder: a lock that can be shared has
+    none, and is asked for again.
+    """
+    while not _lock(handle, fcntl.LOCK_EX):
+        if not _lock(handle, fcntl.LOCK_SH):
+            return False
+        # Not kept: another process that is here too could never have it for its own.
+        fcntl.flock(handle, fcntl.LOCK_UN)
+        time.sleep(random.uniform(0.001, 0.01))
+    return True
+
+
+def _lock(handle: IO[bytes] | FileIO, kind: int) -> bool:
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _sign(handle: FileIO, path: Path) -> None:

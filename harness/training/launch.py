@@ -72,7 +72,7 @@ def launch(job: Job, on_step: Callable[[int, int], None]) -> Tuned:
     folder = Path(job.folder) / SCRATCH
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "job.json"
-    write_json(file, {**job_to_json(job), "launcher": os.getpid()})
+    write_json(file, {**job_to_json(job), "launcher": os.getpid(), "born": born(os.getpid())})
     process = subprocess.Popen(
         command(job, file),
         stdout=subprocess.PIPE,
@@ -108,6 +108,25 @@ def launch(job: Job, on_step: Callable[[int, int], None]) -> Tuned:
             "Correct the cause and resume: checkpoints are kept"
         )
     return tuned_from_json(result["tuned"])
+
+
+def born(pid: int) -> str:
+    """When a process began, in its kernel's clock; empty where it has ended, also where nobody has noticed yet.
+
+    Where the kernel does not tell (it is not Linux), `alive` for every process that can be sent a signal.
+    """
+    if not sys.platform.startswith("linux"):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return ""
+        return "alive"
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return ""
+    # Fields 3 and 22 of proc(5): a zombie keeps its number until its parent asks for it, which may be never.
+    return "" if fields[0] in ("Z", "X") else fields[19]
 
 
 def _threads(job: Job) -> str:

@@ -14,18 +14,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 from harness.errors import HarnessError
-from harness.training.launch import PREFIX, job_from_json
+from harness.training.launch import PREFIX, born, job_from_json
 
 POLL_SECONDS = 2.0
 
 
-def _end_with(launcher: int) -> None:
-    while True:
-        try:
-            os.kill(launcher, 0)
-        except OSError:
-            os._exit(1)
+def _end_with(launcher: int, birth: str) -> None:
+    # Its number alone would not do: it may be a zombie's by now, or another process's.
+    while born(launcher) == birth:
         time.sleep(POLL_SECONDS)
+    os._exit(1)
 
 
 def _tell(**message: object) -> None:
@@ -36,7 +34,7 @@ def _tell(**message: object) -> None:
 def main(path: str) -> int:
     """Carry out the job in this file; the exit status is 0 where it was finished."""
     value = json.loads(Path(path).read_text(encoding="utf-8"))
-    threading.Thread(target=_end_with, args=(value.pop("launcher"),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(value.pop("launcher"), value.pop("born")), daemon=True).start()
     from harness.training.sft import carry_out
 
     job = job_from_json(value)

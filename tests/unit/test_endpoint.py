@@ -40,7 +40,7 @@ def open_backend(
     max_tokens: int | None = None,
     structured: bool = True,
     accept_length: bool = False,
-    health: Callable[[], bool] | None = None,
+    health: Callable[[], int] | None = None,
 ) -> EndpointBackend:
     log = log or MemoryLog()
     endpoint = Endpoint(
@@ -224,17 +224,6 @@ def test_a_key_that_no_header_can_hold_is_refused_and_not_printed(key: str, monk
     monkeypatch.setenv("PLANTED", " \n")
     with pytest.raises(PrerequisiteError, match="is not set"):
         key_of(model, "generator")
-
-
-def test_a_model_that_is_not_back_yet_after_a_restart_is_waited_for() -> None:
-    states = iter([False])
-    log = MemoryLog()
-    with FaultyServer(scripted(("404",))) as server:
-        backend = open_backend(server, log, health=lambda: next(states, True))
-        (completion,) = backend.generate(requests(1), SAMPLING, 7)
-        assert completion.finish_reason == "stop" and completion.calls == 2
-    with FaultyServer(scripted(("404",))) as server, pytest.raises(PrerequisiteError, match="does not have m"):
-        open_backend(server, health=lambda: True).generate(requests(1), SAMPLING, 7)
 
 
 def test_a_gateway_that_gave_up_waiting_counts_at_the_bound() -> None:

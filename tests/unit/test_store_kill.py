@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import random
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,24 @@ def test_second_writer_gets_one_clear_line_and_a_kill_frees_the_lock(tmp_path: P
     with hold(lock, "run a"):
         assert is_held(lock)
         assert json.loads(lock.read_text())["pid"] != holder.pid
+
+
+def test_asking_about_a_lock_does_not_pass_for_holding_it(tmp_path: Path) -> None:
+    lock = tmp_path / "run.lock"
+    lock.touch()
+
+    def write() -> bool:
+        with hold(lock, "run a"):
+            return is_held(lock)
+
+    with ThreadPoolExecutor(1) as pool:
+        # What `is_held` does for a moment, at length.
+        with lock.open("rb") as asking:
+            fcntl.flock(asking, fcntl.LOCK_SH)
+            writing = pool.submit(write)
+            with pytest.raises(TimeoutError):
+                writing.result(0.3)
+        assert writing.result(20)
 
 
 LEDGER = """

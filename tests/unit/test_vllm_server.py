@@ -7,78 +7,31 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from vllm_servers import FAKE, WEIGHTS, alive, gone, servers, stand_in, start_log, starts, until
 
 from harness.config_models import VllmConfig
 from harness.errors import PrerequisiteError, StageError
 from harness.models.vllm import pool
 from harness.models.vllm.server import PYTHON_VARIABLE, VllmServer, Weights, command, environment, find_python
 
-FAKE = Path(__file__).parents[1] / "fake_vllm.py"
-WEIGHTS = Weights("/models/tiny", "float32", None, 512, 8)
-
 
 @pytest.fixture(autouse=True)
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("FAKE_VLLM_LOG", str(tmp_path / "starts.jsonl"))
-    monkeypatch.delenv("FAKE_VLLM", raising=False)
-    return tmp_path / "starts.jsonl"
+    return start_log(tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def python(tmp_path: Path) -> str:
-    """An interpreter that takes any command for a fake server's."""
-    script = tmp_path / "python"
-    script.write_text(f'#!/bin/sh\nexec {sys.executable} {FAKE} "$@"\n', encoding="utf-8")
-    script.chmod(0o755)
-    return str(script)
+    return stand_in(tmp_path)
 
 
 @pytest.fixture
 def make(python: str, tmp_path: Path) -> Iterator[Callable[..., VllmServer]]:
-    servers = []
-
-    def build(**settings: Any) -> VllmServer:
-        events: list[tuple[str, dict[str, Any]]] = []
-        config = VllmConfig(python=python, start_seconds=30, **settings)
-        server = VllmServer(WEIGHTS, config, tmp_path / "logs", lambda kind, **fields: events.append((kind, fields)))
-        server.events = events  # type: ignore[attr-defined]
-        servers.append(server)
-        return server
-
-    yield build
-    for server in servers:
-        server.stop()
-
-
-def starts(log: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def gone(pids: list[int], seconds: float = 10.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not any(alive(pid) for pid in pids)
-
-
-def until(seen: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not seen():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    yield from servers(python, tmp_path)
 
 
 def test_a_server_is_started_and_ended_with_its_workers(make: Callable[..., VllmServer], log: Path) -> None:
@@ -148,13 +101,6 @@ def test_an_adapter_waits_for_a_server_that_is_being_started_again(
     server._call("GET", "/die")
     with pytest.raises(StageError, match="died 2 times"):
         server.load_adapter("c", tmp_path / "c")
-
-
-def test_an_adapter_that_is_refused_is_an_error(make: Callable[..., VllmServer], tmp_path: Path) -> None:
-    server = make()
-    server.start()
-    with pytest.raises(StageError, match="HTTP 400"):
-        server.load_adapter("x", tmp_path / "bad")
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])

@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future, wait
 from functools import cache
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+PATIENCE = 5.0
+"""Seconds that cancelled work may take to end."""
 
 
 class Background:
@@ -24,14 +26,32 @@ class Background:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Wait for `work`. An interrupt cancels it and is raised once it has ended."""
-        future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        ended: Future[T] = Future()
+        tasks: list[asyncio.Task[T]] = []
+
+        def begin() -> None:
+            tasks.append(self._loop.create_task(work))
+            tasks[0].add_done_callback(lambda task: _hand_on(task, ended))
+
+        self._loop.call_soon_threadsafe(begin)
         try:
-            return future.result()
+            return ended.result()
         except BaseException:
-            if future.cancel():
-                # Let cancelled calls enter the account before whoever is interrupted closes it.
-                asyncio.run_coroutine_threadsafe(asyncio.sleep(0.2), self._loop).result(5)
+            if not ended.done():
+                # Cancelled calls enter the account before whoever is interrupted closes it.
+                self._loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+                wait([ended], PATIENCE)
             raise
+
+
+def _hand_on(task: asyncio.Task[T], ended: Future[T]) -> None:
+    """Give a finished task's result, or its error, to the thread that waits for it."""
+    if task.cancelled():
+        ended.set_exception(CancelledError())
+    elif (error := task.exception()) is not None:
+        ended.set_exception(error)
+    else:
+        ended.set_result(task.result())
 
 
 @cache

@@ -74,9 +74,12 @@ class Endpoint:
         log: CallLog,
         purse: Purse,
         has_queue: bool = False,
-        health: Callable[[], bool] | None = None,
+        health: Callable[[], int] | None = None,
     ) -> None:
-        """`health` is asked about a server of our own: False while it is being restored; raises once it is given up."""
+        """`health` is asked about a server of our own: the number of its process, 0 while it is being restored.
+
+        It raises once that server is given up.
+        """
         self.base_url, self.role, self.model, self.identity = base_url.rstrip("/"), role, model, identity
         self.host = urlsplit(base_url).netloc.rpartition("@")[2]
         self._remote = urlsplit(base_url).hostname not in LOOPBACK
@@ -86,6 +89,7 @@ class Endpoint:
         self._throttle: Throttle | None = None
         self._breaker = Breaker()
         self._useless = 0
+        self._known_process = 0
         self._last_success = float("-inf")
         self._last_failure = Outcome()
 
@@ -173,7 +177,7 @@ class Endpoint:
         started = time.monotonic()
         calls = failures = paid = extra_prompt = extra_completion = 0
         while True:
-            whole = self._health is None or self._health()
+            process = self._process()
             outcome = await self._attempt(request)
             calls += 1
             if not outcome.reason:
@@ -191,8 +195,9 @@ class Endpoint:
             extra_completion += outcome.completion_tokens or 0
             paid += outcome.reason in USELESS
             failures += outcome.reason != "rate_limited"
-            if outcome.reason == "not_found" and not (whole and (self._health is None or self._health())):
-                # A server that was started again has its models back a moment after it answers.
+            if outcome.reason == "not_found" and not (process and process == self._process()):
+                # A server that was started again has its models back a moment after it answers. It may have them by
+                # now: an attempt waits for its turn, and meanwhile a whole restart goes by.
                 outcome = replace(outcome, fatal=False, retry=True)
             elif outcome.fatal:
                 raise self._dead_end(outcome)
@@ -306,11 +311,25 @@ class Endpoint:
         if outcome.retry_after is not None:
             wait = outcome.retry_after + random.uniform(0.0, 0.25)
         await asyncio.sleep(wait)
+        # While a server of our own is being restored, attempts at it would be spent on nothing.
+        while not self._process():
+            await asyncio.sleep(0.1)
+
+    def _process(self) -> int:
+        """The number of the process behind a server of our own, 0 while that is being restored; 1 for others.
+
+        One that took the place of another has answered whoever restored it: what went before is not held against it.
+        """
+        process = 1 if self._health is None else self._health()
+        if process > self._known_process:
+            self._known_process = process
+            self._breaker.success(time.monotonic())
+        return process
 
     def _check_patience(self) -> None:
         """Raise `StageError` where the service has been down for too long, or is known not to come back."""
-        if self._health is not None:
-            self._health()
+        if not self._process():
+            return
         down = self._breaker.down_for(time.monotonic())
         if down > self._service.patience_seconds:
             last = self._last_failure

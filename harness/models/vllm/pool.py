@@ -34,7 +34,6 @@ def serve(
         try:
             server.start()
         except BaseException:
-            server.stop()
             del _servers[weights]
             raise
         return server
