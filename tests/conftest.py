@@ -3,6 +3,10 @@
 Real data are optional on a developer's machine and mandatory where `HARNESS_REQUIRE_DATA` is set: there a test that
 skips because of `HARNESS_TEST_DATA` fails, so that a check cannot pass by testing nothing. vLLM likewise, with
 `HARNESS_REQUIRE_VLLM`.
+
+The lab's models are trained on the machine, so what they write belongs to its processor, and no test may name a count
+that follows from it (valid pairs, steps, scores): it is read from the run. `HARNESS_LAB_DISTURB=1 pytest tests/e2e`
+runs the tests with models of other training seeds, which is how to see whether one does.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.errors import PrerequisiteError
+from harness.errors import ConfigError, PrerequisiteError
 from harness.lab import build
 from harness.lab.corpora import generator_examples, target_examples, writer_examples
 from harness.lab.tokenizer import build_tokenizer, encode_chats
@@ -95,6 +95,29 @@ def test_a_tiny_build_loads_is_repeatable_and_cached(tmp_path: Path, monkeypatch
     monkeypatch.setattr(build, "_build_world", refuse)
     assert build.ensure_lab(World(0), tmp_path / "a", None, TINY) == models
     assert build.lab_identity(World(0)) != build.lab_identity(World(1))
+
+
+def test_a_disturbance_gives_other_models_under_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.delenv(build.DISTURBANCE, raising=False)
+    plain = build.ensure_lab(World(0), tmp_path, None, TINY)
+    monkeypatch.setenv(build.DISTURBANCE, "0")
+    assert build.ensure_lab(World(0), tmp_path, None, TINY) == plain
+    monkeypatch.setenv(build.DISTURBANCE, "1")
+    other = build.ensure_lab(World(0), tmp_path, None, TINY)
+    assert other.identity != plain.identity
+    for role in ("writer", "generator", "target"):
+        one, two = (AutoModelForCausalLM.from_pretrained(getattr(m, role)) for m in (plain, other))
+        assert not all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("value", ["-1", "1.5", "yes"])
+def test_a_disturbance_that_is_no_number_is_one_sentence(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(build.DISTURBANCE, value)
+    with pytest.raises(ConfigError, match="HARNESS_LAB_DISTURB is"):
+        build.lab_identity(World(0))
 
 
 def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
