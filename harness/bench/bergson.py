@@ -122,7 +122,7 @@ def _run(python: str, arguments: Sequence[str], device: str) -> subprocess.Compl
         environment["CUDA_VISIBLE_DEVICES"] = ""
     try:
         return subprocess.run(
-            [python, "-I", *arguments], capture_output=True, text=True, errors="replace", env=environment
+            [python, "-I", *arguments], capture_output=True, encoding="utf-8", errors="replace", env=environment
         )
     except OSError as error:
         raise PrerequisiteError(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 
-from harness.cli.command import Command, Parser, emit
+from harness.cli.command import Command, Parser
 from harness.cli.options import positive
 from harness.errors import ConfigError, suggest
+from harness.screen import emit, emit_json
 
 
 def _influence(args: argparse.Namespace) -> int:
@@ -54,7 +54,10 @@ def _influence(args: argparse.Namespace) -> int:
         result = run_bench(plan, progress.update)
     finally:
         progress.close()
-    emit(json.dumps(result.to_json(), indent=2) if args.json else render(result))
+    if args.json:
+        emit_json(result.to_json())
+    else:
+        emit(render(result))
     return 0
 
 
@@ -105,7 +108,10 @@ def _grpo(args: argparse.Namespace) -> int:
         )
     finally:
         progress.close()
-    emit(json.dumps(result.to_json(), indent=2) if args.json else render(result))
+    if args.json:
+        emit_json(result.to_json())
+    else:
+        emit(render(result))
     return 0
 
 
@@ -135,7 +141,10 @@ def _decontam(args: argparse.Namespace) -> int:
         count=positive(args.items, "--items"),
         sizes=sizes,
     )
-    emit(json.dumps(asdict(result), indent=2) if args.json else render(result))
+    if args.json:
+        emit_json(asdict(result))
+    else:
+        emit(render(result))
     return 0
 
 

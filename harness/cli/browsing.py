@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from harness.cli.command import Command, Parser, emit
+from harness.cli.command import Command, Parser
 from harness.cli.options import add_runs_option
 from harness.errors import ConfigError
+from harness.screen import emit, say
 
 
 def _folder(args: argparse.Namespace, name: str) -> Path:
@@ -43,7 +44,7 @@ def _export(args: argparse.Namespace) -> int:
     from results.export import export_run
 
     folder = _folder(args, args.run)
-    emit(export_run(folder, Path(args.to or f"{folder.name}-export")))
+    say(export_run(folder, Path(args.to or f"{folder.name}-export")))
     return 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
@@ -15,8 +16,11 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from harness.errors import ConfigError, suggest
+from harness.screen import emit
 
 WIDTH = 100
+_NEGATIVE = re.compile(r"^-(\.?\d|(inf|nan)\b)", re.IGNORECASE)
+"""What is a value although it begins with a minus: a number, or a list or range of them."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -25,10 +29,17 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         options.setdefault("formatter_class", Help)
         super().__init__(allow_abbrev=False, **options)
+        # argparse takes -1 for a value and -1,1 for an option; no option of ours begins with a digit.
+        self._negative_number_matcher = _NEGATIVE
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing a usage block."""
         raise ConfigError(f"{message}; see '{self.prog} --help'")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Help and version, on whatever screen there is."""
+        if message:
+            emit(message.rstrip("\n"))
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
@@ -79,15 +90,6 @@ class Command:
         parser = commands.add_parser(self.name, usage=f"%(prog)s {self.usage}", description=self.summary, epilog=epilog)
         parser.set_defaults(run_command=self.run, parser=parser)
         self.configure(parser)
-
-
-def emit(text: str) -> None:
-    """Print to standard output; a reader that has gone away (`| head`) ends the program quietly."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(141) from None
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli.command import Command, Parser, emit
+from harness.cli.command import Command, Parser
 from harness.errors import ConfigError
+from harness.screen import emit, emit_json, say
 
 if TYPE_CHECKING:
     from decontam.check import Check
@@ -162,7 +162,10 @@ def _calibrate(args: argparse.Namespace) -> int:
     embedder = _embedder(args)
     texts = [item.text for item in load_against(args.against, DataContext()).items]
     found = calibrate(embedder, texts, read_pairs(args.pairs) if args.pairs else reworded(texts))
-    emit(json.dumps(asdict(found)) if args.json else render(found))
+    if args.json:
+        emit_json(asdict(found), indent=None)
+    else:
+        emit(render(found))
     return 0
 
 
@@ -237,16 +240,16 @@ def _check_files(args: argparse.Namespace, settings: DecontamConfig, against: An
         check.backend.close()
     progress.close()
     if args.json:
-        emit(json.dumps(done.report, ensure_ascii=False))
+        emit_json(done.report, indent=None)
         return 0
-    emit(render_text(done.report))
+    say(render_text(done.report))
     if done.reused:
-        emit(f"\nThis check was done before; its results are in {out}.")
+        say(f"\nThis check was done before; its results are in {out}.")
     else:
         took = time.perf_counter()
-        emit(f"\nReading took {loaded - started:.1f} s, the check with its outputs {took - loaded:.1f} s.")
+        say(f"\nReading took {loaded - started:.1f} s, the check with its outputs {took - loaded:.1f} s.")
     width = max(len(name) for name, _ in _LEFT)
-    emit("\n".join([f"What it left in {out}", *(f"  {name:<{width}}  {line}" for name, line in _LEFT)]))
+    say("\n".join([f"What it left in {out}", *(f"  {name:<{width}}  {line}" for name, line in _LEFT)]))
     return 0
 
 
@@ -272,7 +275,10 @@ def _selftest(args: argparse.Namespace, settings: DecontamConfig) -> int:
             check.backend.close()
     finally:
         progress.close()
-    emit(json.dumps(asdict(result)) if args.json else render_selftest(result))
+    if args.json:
+        emit_json(asdict(result), indent=None)
+    else:
+        emit(render_selftest(result))
     return 0
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import re
 
-from harness.cli.command import Command, Parser, emit
+from harness.cli.command import Command, Parser
 from harness.cli.options import add_runs_option, positive
 from harness.errors import ConfigError
+from harness.screen import emit, say
 
 WORLDS_HELP = "worlds as a list and ranges, such as 0,1 or 10-14"
 
@@ -43,8 +44,8 @@ def _build(args: argparse.Namespace) -> int:
             models = ensure_lab(World(number), progress=show)
         finally:
             progress.close()
-        emit(f"world {number}: ready in {time.perf_counter() - started:.0f} s, {models.target.parent}")
-    emit(f"cache: {cache_root()}")
+        say(f"world {number}: ready in {time.perf_counter() - started:.0f} s, {models.target.parent}")
+    say(f"cache: {cache_root()}")
     return 0
 
 
@@ -115,7 +116,7 @@ def parse_tilts(text: str) -> tuple[float, ...]:
     except ValueError:
         tilts = []
     if not tilts or not all(0 < abs(t) < float("inf") for t in tilts):
-        raise ConfigError(f"--tilts {text!r}: expected numbers other than 0, such as --tilts=-1.5,-0.75,0.75,1.5")
+        raise ConfigError(f"--tilts {text!r}: expected numbers other than 0, such as --tilts -1.5,-0.75,0.75,1.5")
     return tuple(tilts)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 
-from harness.cli.command import Command, Parser, emit, table
+from harness.cli.command import Command, Parser, table
+from harness.screen import emit, emit_json
 
 
 def _methods(_: argparse.Namespace) -> int:
@@ -44,7 +44,7 @@ def _targets(args: argparse.Namespace) -> int:
 
     tracks, models = listing()
     if args.json:
-        emit(json.dumps({"tracks": tracks, "models": models}, indent=2, ensure_ascii=False))
+        emit_json({"tracks": tracks, "models": models})
         return 0
     rows = [
         (t["name"], t["suite"], ", ".join(t["scales"]), t["default_scale"], str(t["replicates"]), t["summary"])

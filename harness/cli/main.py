@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import harness
 from harness.cli import bench, browsing, decontam, lab, listing, planning, running
-from harness.cli.command import Command, Parser, emit
+from harness.cli.command import Command, Parser
 from harness.errors import HarnessError
+from harness.screen import check_arguments, emit, prepare_screens, say
 
 INTERRUPTED = 130
 
@@ -63,16 +64,19 @@ def build_parser() -> Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    prepare_screens()
+    given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        args = build_parser().parse_all(sys.argv[1:] if arguments is None else list(arguments))
+        check_arguments(given)
+        args = build_parser().parse_all(given)
         if not hasattr(args, "run_command"):
             emit(front_page())
             return 0
         status: int = args.run_command(args)
         return status
     except HarnessError as error:
-        print(f"harness: {error}", file=sys.stderr)
+        say(f"harness: {error}", sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        print("harness: interrupted", file=sys.stderr)
+        say("harness: interrupted", sys.stderr)
         return INTERRUPTED

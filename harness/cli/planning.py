@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 
-from harness.cli.command import Command, Parser, emit
+from harness.cli.command import Command, Parser
 from harness.cli.options import add_run_options, add_runs_option, resolve_options
 from harness.errors import ConfigError
+from harness.screen import emit, emit_json
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -17,7 +17,10 @@ def _plan(args: argparse.Namespace) -> int:
     if args.replicates is not None and args.replicates < 1:
         raise ConfigError(f"--replicates {args.replicates}: a comparison has at least one run of each arm")
     plan = make_plan(resolve_options(args), args.replicates)
-    emit(json.dumps(to_json(plan), indent=2, ensure_ascii=False) if args.json else render(plan))
+    if args.json:
+        emit_json(to_json(plan))
+    else:
+        emit(render(plan))
     return 0
 
 
@@ -34,7 +37,10 @@ def _doctor(args: argparse.Namespace) -> int:
 
         config = resolve_run(config_file=args.config).config
     report = examine(args.runs or "runs", config, ask_hub=args.hub, numerics=args.numerics)
-    emit(json.dumps(to_json(report), indent=2, ensure_ascii=False) if args.json else render(report))
+    if args.json:
+        emit_json(to_json(report))
+    else:
+        emit(render(report))
     return 1 if report.problems else 0
 
 
@@ -55,7 +61,7 @@ def _doctor_signal(args: argparse.Namespace) -> int:
     checks = check_signal(resolve_run(method="optimsyn", signal=args.signal, target=args.target, sets=sets).config)
     passed = all(check.status != "failed" for check in checks)
     if args.json:
-        emit(json.dumps({"ok": passed, "checks": [asdict(check) for check in checks]}, indent=2))
+        emit_json({"ok": passed, "checks": [asdict(check) for check in checks]})
     else:
         emit("\n".join([f"signal {args.signal} on target {args.target}", *(f"  {check.line()}" for check in checks)]))
     return 0 if passed else 1

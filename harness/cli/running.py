@@ -6,8 +6,9 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from harness.cli.command import Command, Parser, emit
+from harness.cli.command import Command, Parser
 from harness.cli.options import add_run_options, add_runs_option, resolve_options
+from harness.screen import say
 
 if TYPE_CHECKING:
     from harness.runtime.run import RunFolder
@@ -32,17 +33,17 @@ def _carry_out(run: RunFolder, quiet: bool) -> int:
     from harness.runtime.run import carry_out
 
     if not quiet:
-        print(f"{run.path.name}\n  in {run.path}", file=sys.stderr)
+        say(f"{run.path.name}\n  in {run.path}", sys.stderr)
     try:
         record = carry_out(run, quiet=quiet)
     except KeyboardInterrupt:
-        print(f"harness: interrupted; finished work is kept. Go on with: harness resume {run.path}", file=sys.stderr)
+        say(f"harness: interrupted; finished work is kept. Go on with: harness resume {run.path}", sys.stderr)
         return INTERRUPTED
     from harness.cli.next_steps import next_steps
     from results.views import render_show
 
-    emit(render_show(run.path))
-    emit("\n" + next_steps(record, run.path))
+    say(render_show(run.path))
+    say("\n" + next_steps(record, run.path))
     return 0
 
 

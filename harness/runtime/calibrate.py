@@ -133,7 +133,7 @@ def _run(arm: CalibrationArm, world: int, scale: str, runs: str) -> RunRecord:
         command += ["--driver", arm.driver, "--scale", scale, "--seed", str(world), "--runs", runs, "--quiet"]
         command += ["--signal", arm.signal] if arm.signal else []
         command += ["--set", f"lab.world={world}"]
-        finished = subprocess.run(command, capture_output=True, text=True)
+        finished = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
         if finished.returncode:
             last = (finished.stderr.strip() or "no message").splitlines()[-1]
             raise StageError(f"{folder.name} failed ({last}); run it alone to see more: {' '.join(command[2:])}")

@@ -41,7 +41,9 @@ def _nvidia_smi(*arguments: str) -> str | None:
     if path is None:
         return None
     try:
-        done = subprocess.run([path, *arguments], capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(
+            [path, *arguments], capture_output=True, encoding="utf-8", errors="replace", timeout=20, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None

@@ -6,6 +6,8 @@ import sys
 import time
 from typing import Any, TextIO
 
+from harness.screen import say
+
 
 class Progress:
     """Shows the stages of a run. `close` must be called, also after an error."""
@@ -44,7 +46,7 @@ class Progress:
         if done < total and now - self._last.get(label, 0.0) < 2.0:
             return
         self._last[label] = now
-        print(f"  {label}: {done}/{total}" + (f", {note}" if note else ""), file=self._stream, flush=True)
+        say(f"  {label}: {done}/{total}" + (f", {note}" if note else ""), self._stream)
 
     def line(self, text: str) -> None:
         """Print a line above the bars."""
@@ -53,7 +55,7 @@ class Progress:
         if self._bars is not None:
             self._bars.console.print(text, markup=False, highlight=False)
         else:
-            print(text, file=self._stream, flush=True)
+            say(text, self._stream)
 
     def close(self) -> None:
         """Stop the bars."""

@@ -77,7 +77,8 @@ def launch(job: Job, on_step: Callable[[int, int], None]) -> Tuned:
         command(job, file),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         start_new_session=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": _threads(job)},
     )
