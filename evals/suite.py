@@ -9,12 +9,13 @@ is data plus Jinja templates, which is enough for choices, extracted answers and
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from harness.errors import ConfigError, InputError, suggest
+from harness.types import LARGEST
 
 SUITE_FOLDER = Path(__file__).parent / "suites"
 
@@ -207,16 +208,11 @@ def load_suite(name_or_path: str | Path) -> Suite:
 
 
 def _read_yaml(path: Path) -> Any:
-    import yaml
+    from harness.yaml_text import read_yaml
 
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"The suite file {path} does not exist.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"The suite file {path} cannot be read: {error}.") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"The suite file {path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    if not path.exists():
+        raise InputError(f"The suite file {path} does not exist.")
+    return read_yaml(path, "the suite file")
 
 
 def _parse(raw: Any, path: Path) -> Suite:
@@ -226,6 +222,8 @@ def _parse(raw: Any, path: Path) -> Suite:
         raise ConfigError(f"The suite file {path} must be a mapping with 'name', 'description' and 'benchmarks'.")
     if "folder" in raw:
         raise ConfigError(f"{path}: 'folder' is not a key of a suite; files are looked up beside the YAML.")
+    for where, value in _uncountable(raw):
+        raise ConfigError(f"{path}: '{where}': expected a whole number from 0 to {LARGEST}, got {str(value).lower()}")
     try:
         suite = TypeAdapter(Suite).validate_python(raw)
     except ValidationError as error:
@@ -237,6 +235,24 @@ def _parse(raw: Any, path: Path) -> Suite:
 
     check_suite(suite, path)
     return suite
+
+
+_COUNTS = {
+    f.name
+    for kind in (Rows, Template, Benchmark, ValidationSet)
+    for f in dataclasses.fields(kind)
+    if str(f.type).startswith("int")
+}
+"""Keys whose values are whole numbers, whatever they stand in."""
+
+
+def _uncountable(raw: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """Keys that should hold a count, and hold less than none, more than there can be, or `true`, which is 1."""
+    for key, value in raw.items() if isinstance(raw, dict) else enumerate(raw) if isinstance(raw, list) else ():
+        at = f"{where}{key}"
+        if key in _COUNTS and isinstance(value, int) and (isinstance(value, bool) or not 0 <= value <= LARGEST):
+            yield at, value
+        yield from _uncountable(value, f"{at}.")
 
 
 _UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden")

@@ -15,6 +15,7 @@ from harness.config_decontam import DecontamConfig as DecontamConfig
 from harness.config_models import EmbedderConfig as EmbedderConfig
 from harness.config_models import ModelConfig as ModelConfig
 from harness.config_models import ModelsConfig, Section, ServiceConfig, VllmConfig
+from harness.config_validity import ValiditySettings
 
 
 class SamplingConfig(Section):
@@ -74,7 +75,7 @@ class SynthesisConfig(Section):
     generator: SamplingConfig = SamplingConfig(temperature=0.7, max_tokens=8192)
     max_passes: int = Field(8, ge=1)
     shard_size: int = Field(256, ge=1)
-    validity: dict[str, int | float | bool] = Field(default_factory=dict)
+    validity: ValiditySettings = ValiditySettings()
 
 
 class WarmupConfig(Section):
@@ -330,7 +331,7 @@ class RuntimeConfig(Section):
     scoring: ScoringConfig = ScoringConfig()
     service: ServiceConfig = ServiceConfig()
     vllm: VllmConfig = VllmConfig()
-    max_usd: float | None = Field(None, gt=0, allow_inf_nan=False)
+    max_usd: float | None = Field(None, gt=0)
     max_tokens: int | None = Field(None, ge=1)
 
 
@@ -348,7 +349,7 @@ class RunConfig(Section):
     synth_seed: int | None = Field(None, ge=0)
     sft_seed: int | None = Field(None, ge=0)
     match: Literal["samples", "sft_tokens", "teacher_tokens", "flops"] = "samples"
-    budget: float = Field(gt=0, allow_inf_nan=False)
+    budget: float = Field(gt=0)
     allow_shortfall: bool = False
     writer_from: str | None = None
     best_of: int = Field(4, ge=2)

@@ -7,10 +7,12 @@ variable that holds it.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from harness.types import LARGEST
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -18,14 +20,38 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 class Section(BaseModel):
     """Base of every settings section: frozen, and closed to unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
+        """`true` is no number, though Python counts it as 1."""
+        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
+        values = value if isinstance(value, list | tuple) else (value,)
+        if kinds & {int, float} and bool not in kinds and any(isinstance(v, bool) for v in values):
+            raise ValueError(f"expected a number, got {str(value).lower()}")
+        return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _countable(cls, value: Any) -> Any:
+        """A whole number that tables, seeds and other programs can hold exactly."""
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise ValueError(f"expected a number up to {LARGEST}, got one of {len(f'{value:x}') * 4} bits")
+        return value
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The plain types that an annotation admits, at any depth."""
+    parts = get_args(annotation)
+    return set().union(*map(_kinds, parts)) if parts and get_origin(annotation) is not Literal else {annotation}
 
 
 class PriceConfig(Section):
     """What a service charges, in US dollars per million tokens. There is no built-in price list: see the bill."""
 
-    input: float = Field(ge=0, allow_inf_nan=False)
-    output: float = Field(ge=0, allow_inf_nan=False)
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
 
     def usd(self, prompt_tokens: int, completion_tokens: int) -> float:
         """Dollars for these tokens."""

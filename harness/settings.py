@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from harness.config import INFLUENCE_PRESETS, RunConfig
 from harness.config_models import Section
 from harness.errors import ConfigError, suggest
+from harness.yaml_text import parse_yaml, read_yaml
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,25 +62,19 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     key, sep, value = text.partition("=")
     if not sep or not key.strip():
         raise ConfigError(f"--set {text!r}: expected KEY=VALUE, for example --set grpo.learning_rate=1e-3")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {text!r}: the value is not valid YAML; quote it") from None
-    return key.strip(), parsed
+    return key.strip(), parse_yaml(value, f"--set {text!r}: the value")
 
 
 def read_config_file(path: str | Path) -> Layer:
     """A user's YAML file as a layer; a `config.yaml` that a run wrote is such a file."""
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the config file {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", None)
-        where = f", line {line + 1}" if line is not None else ""
-        raise ConfigError(f"the config file {path}{where} is not valid YAML; correct it") from None
+    values = read_yaml(path, "the config file")
     if not isinstance(values, Mapping):
         raise ConfigError(f"the config file {path} must hold settings as 'key: value' lines")
+    seen: set[str] = set()
+    for key, _ in flatten(values):
+        if key in seen:
+            raise ConfigError(f"the config file {path} sets '{key}' twice, nested and by its dotted name; drop one")
+        seen.add(key)
     return Layer(f"file {path}", values)
 
 
@@ -104,7 +99,7 @@ def resolve(layers: list[Layer]) -> Resolved:
     origin: dict[str, str] = {}
     for layer in layers:
         for key, value in _with_influence_preset(dict(flatten(layer.values))).items():
-            if key not in known and not key.startswith("synthesis.validity."):
+            if key not in known:
                 raise ConfigError(f"unknown setting '{key}' ({layer.name}){suggest(key, known)}")
             for old in [k for k in merged if k.startswith(f"{key}.") or key.startswith(f"{k}.")]:
                 del merged[old]
@@ -146,9 +141,15 @@ def _explain(error: ValidationError, origin: Mapping[str, str]) -> str:
     key = next((k for n in range(len(path), 0, -1) if (k := ".".join(path[:n])) in origin), ".".join(path))
     where = f" ({origin[key]})" if key in origin else ""
     message = fault["msg"].removeprefix("Value error, ")
-    got = "" if fault["type"] == "value_error" else f", got {fault['input']!r}"
+    got = "" if fault["type"] == "value_error" else f", got {_shown(fault['input'])}"
     more = error.error_count() - 1
     return f"setting '{key}'{where}: {message}{got}" + (f" (and {more} more)" if more else "")
+
+
+def _shown(value: Any) -> str:
+    """A wrong value as it was given, cut to the room of a message."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def check_consistency(config: RunConfig) -> None:

@@ -19,6 +19,9 @@ from harness.errors import InputError
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 ScoreStatus = Literal["ok", "unscorable", "failed"]
 
+LARGEST = 2**53
+"""Whole numbers up to here survive JSON and float64, and no count of anything is larger."""
+
 RUBRIC_PARTS = (
     "Prompt-related",
     "Response-related",

@@ -106,7 +106,8 @@ class Plan:
         s = self.config.synthesis
         return {
             "prompts": self.prompting.hash,
-            "validity": dict(s.validity),
+            # What stands at its default is left out, so that a new threshold moves no identity.
+            "validity": s.validity.model_dump(mode="json", exclude_defaults=True),
             "generator": self.identity(self.config.models.generator),
             "lengths": [self.config.models.writer.max_length, self.config.models.generator.max_length],
             **{name: getattr(s, name).model_dump(mode="json") for name in sampling},

@@ -229,14 +229,13 @@ def read_reference(method: str, settings: Sequence[Setting]) -> tuple[tuple[Devi
 
 def _reference(method: str) -> Mapping[str, Any]:
     """A method's `reference.yaml`, or nothing."""
-    import yaml
-
     from harness.runtime.registry import methods
+    from harness.yaml_text import read_yaml
 
     path = methods()[method].folder / "reference.yaml" if method in methods() else None
     if path is None or not path.is_file():
         return {}
-    content: Mapping[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content: Mapping[str, Any] = read_yaml(path, "the reference")
     return content
 
 

@@ -114,7 +114,7 @@ def preset_settings(method: MethodInfo, name: str) -> Mapping[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    import yaml
+    from harness.yaml_text import read_yaml
 
-    value: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    value: dict[str, Any] = read_yaml(path, "the declaration")
     return value

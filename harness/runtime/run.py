@@ -158,10 +158,13 @@ def open_run(name: str, runs: str | Path) -> RunFolder:
     """The run that `name` means. Raises `ConfigError` where its config.yaml is no longer what it was created with."""
     path = find_run(Path(runs), name)
     layer = read_config_file(path / "config.yaml")
-    config = resolve([layer]).config
-    before = dict(flatten(load_run(path).manifest["settings"]))
+    resolved = resolve([layer])
+    config = resolved.config
+    before = {key: value for key, value in flatten(load_run(path).manifest["settings"]) if value != {}}
     after = dict(flatten(identity_settings(config)))
-    changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    # A setting that came with a later version stands in neither file, and is at its default.
+    new = {key for key in after.keys() - before.keys() if resolved.origin.get(key) == "default"}
+    changed = sorted(key for key in before.keys() | after.keys() - new if before.get(key) != after.get(key))
     if changed:
         raise ConfigError(
             f"{path}/config.yaml has drifted from what the run was created with: {', '.join(changed[:6])}"

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.config_validity import ValiditySettings
 from harness.errors import ConfigError
 from harness.models.backend import Backend, Completion, PromptRequest, Sampling
 from harness.models.prompts import Prompt
@@ -19,7 +20,7 @@ from harness.synthesis.forms import PAIR_FORM, RUBRIC_FORM
 from harness.synthesis.pairs import parse_pair
 from harness.synthesis.parsing import Failure
 from harness.synthesis.rubric import parse_rubric, question_type
-from harness.synthesis.validity import ValiditySettings, check_pair
+from harness.synthesis.validity import check_pair
 from harness.types import Message, Reject, Rubric, Sample, Seed, Usage, derive_seed, stable_hash
 
 _LONGEST_WORD = 40

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from harness.config_validity import ValiditySettings
 from harness.synthesis import lexicon
 from harness.synthesis.options import named_option, read_options
 from harness.types import Message
@@ -38,24 +39,6 @@ VALIDITY_REASONS: Mapping[str, str] = MappingProxyType(
     }
 )
 """Reason codes of invalid pairs in the order of checking, with what each means."""
-
-
-@dataclass(frozen=True, slots=True)
-class ValiditySettings:
-    """Thresholds of the checks; all lengths are in words."""
-
-    short_answer_max: int = 80
-    """The longest short answer."""
-    essay_min: int = 4
-    """The shortest essay; low, so that it refuses only what is no essay by any standard."""
-    excerpt_max: int = 40
-    """The longest run that question or answer may share with the document."""
-    excerpt_share: float = 0.6
-    """The largest share of an answer that one such run may make up ..."""
-    excerpt_share_from: int = 20
-    """... once the answer has more words than this."""
-    passage_from: int = 60
-    """A question with this many words may carry a passage, and the answer may stand in it."""
 
 
 @dataclass(frozen=True, slots=True)

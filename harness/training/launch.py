@@ -42,12 +42,9 @@ def accelerate_settings(training: TrainingConfig) -> Mapping[str, Any]:
             f"runtime.training.accelerate_config names {path}, which is no file; 'accelerate config "
             f"--config_file {path}' writes one"
         )
-    import yaml
+    from harness.yaml_text import read_yaml
 
-    try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read ({str(error).splitlines()[0]}); write it again") from None
+    found = read_yaml(path, "the accelerate configuration")
     if not isinstance(found, Mapping) or "distributed_type" not in found:
         raise ConfigError(f"{path} is no accelerate configuration: it has no distributed_type; write it again")
     return found

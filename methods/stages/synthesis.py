@@ -23,7 +23,6 @@ from harness.models.open import open_backend
 from harness.shards import ShardOutput, Summary, parts, read_records, summarise
 from harness.stage import Stage, StageRun, ordered, read_summary, stage_folder
 from harness.synthesis.synthesize import Counter, Draw, Synthesizer, document_of
-from harness.synthesis.validity import ValiditySettings
 from harness.types import Sample, Seed, Usage, derive_seed
 from methods.plan import Plan
 from methods.stages.dataset import kept_count
@@ -48,7 +47,7 @@ def synthesizer(plan: Plan, seeds: Sequence[Seed], access: Access | None = None)
     """The run's generator behind its prompts and checks; the seeds are the extractive generator's corpus."""
     corpus = [document_of(s) for s in seeds]
     generator = open_backend(plan.config.models.generator, plan.world, corpus, access=access)
-    return Synthesizer(generator, plan.prompting, ValiditySettings(**plan.config.synthesis.validity))  # type: ignore[arg-type]
+    return Synthesizer(generator, plan.prompting, plan.config.synthesis.validity)
 
 
 def synthesize_shard(plan: Plan, maker: Synthesizer, writer: Backend, draws: Sequence[Draw], seed: int) -> ShardOutput:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import typing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from harness.config import RunConfig
 from harness.errors import ConfigError
@@ -124,7 +127,45 @@ def test_wrong_values_name_key_layer_and_value() -> None:
     assert "'samples'" in message(("command line", {"match": "smaples"}))
     assert "(and 1 more)" in message(("command line", {"match": "x", "seed": -1}))
     assert "setting 'grpo' (file)" in message(("file", {"grpo": 5}))
-    assert "setting 'synthesis.validity.x' (file)" in message(("file", {"synthesis": {"validity": {"x": [1]}}}))
+    assert "setting 'synthesis.validity.excerpt_max' (file)" in message(
+        ("file", {"synthesis": {"validity": {"excerpt_max": [1]}}})
+    )
+
+
+@pytest.mark.parametrize("key", ["x", "max_excerpt_words", "short_answer_maxx"])
+def test_every_section_is_closed(key: str) -> None:
+    """Also those that were open mappings: a threshold that no check reads would be a silent nothing."""
+    said = message(("command line", {"synthesis": {"validity": {key: 3}}}))
+    assert said.startswith(f"unknown setting 'synthesis.validity.{key}' (command line)")
+    assert "did you mean" in said or "known:" in said
+
+
+def _numbers(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
+    """Dotted keys of all settings that are numbers alone."""
+    found = []
+    for name, info in model.model_fields.items():
+        kinds = {info.annotation, *typing.get_args(info.annotation)} - {type(None)}
+        sections = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
+        found += [key for section in sections for key in _numbers(section, f"{prefix}{name}.")]
+        if kinds & {int, float} and not sections:
+            found.append(prefix + name)
+    return found
+
+
+@pytest.mark.parametrize("key", _numbers())
+def test_no_number_is_a_truth_value_or_out_of_bounds(key: str) -> None:
+    whole = {f"{key.rpartition('.')[0]}.{name}": 1 for name in ("input", "output")} if ".price." in key else {}
+    for value in (True, False, math.nan, -math.inf, "nan", 10**400, [1], "text"):
+        text = message(("command line", nest({**whole, key: value})))
+        assert key in text and len(text) < 400
+
+
+def test_a_count_is_a_whole_number_of_reasonable_size() -> None:
+    for value in ("1e3", 1.5, 2**53 + 1, "0x10"):
+        assert "'grpo.steps'" in message(("command line", {"grpo": {"steps": value}}))
+    assert command_line("grpo.steps=1000.0", "budget=1e3").config.budget == 1000.0
+    assert command_line("match=flops", "budget=1e18").config.budget == 1e18
+    assert "expected a number" in message(("file", {"decontam": {"thresholds": [0.1, True]}}))
 
 
 def test_a_missing_setting_says_that_it_is_missing() -> None:
@@ -160,7 +201,7 @@ def test_file_errors_name_file_and_line(tmp_path: Path) -> None:
 
 def test_a_written_config_resolves_to_itself(tmp_path: Path) -> None:
     config = command_line(
-        "grpo.learning_rate=1e-6", "select.keep=0.25", "lab.world=7", "synthesis.validity.max_excerpt_words=9",
+        "grpo.learning_rate=1e-6", "select.keep=0.25", "lab.world=7", "synthesis.validity.excerpt_max=9",
         "seeds.domain=médecine «x»", "runtime.runs=/tmp/elsewhere",
     ).config  # fmt: skip
     (tmp_path / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")

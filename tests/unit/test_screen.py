@@ -96,7 +96,7 @@ def test_json_is_json_on_every_screen(opened: Callable[[], Screen]) -> None:
 
 
 def test_progress_on_every_screen_and_on_none(opened: Callable[[], Screen]) -> None:
-    screen = opened()
+    opened()
     prepare_screens()
     progress = Progress()
     progress.update("warm-up × 2", 1, 1, "→ done")
@@ -119,7 +119,9 @@ def test_closed_and_full_screens() -> None:
     with open("/dev/full", "wb") as full:
         done = run(["signals"], stdout=full, stderr=subprocess.PIPE)
     assert done.returncode == 3
-    assert done.stderr.decode() == "harness: cannot write to standard output: No space left on device; send it elsewhere\n"
+    assert (
+        done.stderr.decode() == "harness: cannot write to standard output: No space left on device; send it elsewhere\n"
+    )
 
 
 def test_help_whose_reader_goes_away_is_quiet() -> None:
