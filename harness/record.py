@@ -40,6 +40,34 @@ class ColumnScore:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """An earlier run that something of this run was made in, and what guided it there.
+
+    `what` is what came from it (`writer`, `target`, ...; `writer of RUN` where it came by way of RUN). `suite` and
+    `guide` name the validation set; `reads_validation` is None where that is not known any more. `guided_columns` are
+    the benchmarks whose items, of any split, were read.
+    """
+
+    what: str
+    run: str
+    signal: str
+    suite: str
+    guide: str
+    reads_validation: bool | None
+    guided_columns: Sequence[str] = ()
+
+    def line(self) -> str:
+        """What came from where, and what guided it, for people."""
+        read = f"which read validation set {self.guide} of suite {self.suite}"
+        if self.reads_validation is None:
+            read = "of which it is not known whether it read validation items"
+        elif not self.reads_validation:
+            read = "which read no validation items"
+        signal = f" (signal {self.signal})" if self.signal not in ("", "none") else ""
+        return f"the {self.what} is from run {self.run}{signal}, {read}"
+
+
+@dataclass(frozen=True, slots=True)
 class StageCost:
     """One role's cost in one stage. Tokens and seconds are of the stage as it was computed, by whichever run."""
 
@@ -73,7 +101,10 @@ class StageCount:
 class RunRecord:
     """A run in numbers. `columns` are of the fine-tuned target, `base_columns` of the target before it.
 
-    `contamination` holds the reports of the contamination check (`decontam/report.py`), one for every pair.
+    `reads_validation` and `guided_columns` are of the run with all that it was made from; `upstream` names the earlier
+    runs among that, nearest first, and `reads_itself` is of the run's own feedback (None in records from before there
+    was `upstream`, where `reads_validation` is that). `contamination` holds the reports of the contamination check
+    (`decontam/report.py`), one for every pair.
     """
 
     run: str
@@ -97,6 +128,8 @@ class RunRecord:
     validity_flags: Sequence[str]
     data_metrics: Mapping[str, Any] = field(default_factory=dict)
     contamination: Sequence[Mapping[str, Any]] = ()
+    upstream: Sequence[Origin] = ()
+    reads_itself: bool | None = None
     schema: int = SCHEMA_VERSION
 
     def write(self, path: Path) -> None:
@@ -120,6 +153,7 @@ def read_record(path: Path) -> RunRecord:
         value["base_columns"] = [ColumnScore(**c) for c in value["base_columns"]]
         value["cost"] = [StageCost(**c) for c in value["cost"]]
         value["counts"] = [StageCount(**c) for c in value["counts"]]
+        value["upstream"] = [Origin(**o) for o in value.get("upstream", ())]
         return RunRecord(**value)
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} does not have the fields of a record ({error}); run it again") from None

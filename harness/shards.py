@@ -86,9 +86,28 @@ def write_failure(path: Path | str, error: Exception) -> StageError:
         return DiskFullError(
             f"the disk is full while writing {path}; free some space, then resume: finished shards are kept"
         )
-    return StageError(
-        f"cannot write {path}: {getattr(error, 'strerror', None) or error}; check the folder's permissions"
-    )
+    return StageError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}; {write_advice(error)}")
+
+
+_ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "check the folder's permissions, or name another folder"),
+    errno.EROFS: "the disk takes no changes; name a folder on another",
+    errno.ENAMETOOLONG: "give it a shorter name",
+    **dict.fromkeys((errno.EEXIST, errno.ENOTEMPTY), "it is there already; name another folder"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR), "a file and a folder have the same name; name another folder"),
+    errno.ENOENT: "a folder on its path is gone; make it, or name another",
+    errno.EIO: "the disk fails; name a folder on another",
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "too many files are open; raise the limit (ulimit -n)"),
+}
+
+
+def write_advice(error: Exception) -> str:
+    """What to do about a refused write, by its error number: a full disk and a closed folder want different things."""
+    number, text = getattr(error, "errno", None), str(error)
+    # Copying a folder, and formats that write natively, give the system's message and no number.
+    number = number or next((known for known in _ADVICE if os.strerror(known) in text), 0)
+    return _ADVICE.get(errno.ENOSPC if is_disk_full(error) else number, "look at the folder, or name another")
 
 
 def is_disk_full(error: BaseException) -> bool:

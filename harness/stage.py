@@ -98,6 +98,11 @@ def ordered(stages: Sequence[Stage]) -> list[Stage]:
     return list(seen.values())
 
 
+def store_of(runs: str | Path) -> Path:
+    """The stage store that the runs of a folder share."""
+    return Path(runs) / ".stages"
+
+
 def stage_folder(store: Path, stage: Stage) -> Path:
     """Where a stage's output lies."""
     return store / stage.folder_name

@@ -8,35 +8,20 @@ takes several runs of each, and `results.statistics` has it.
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import InputError
-from harness.record import RunRecord
+from results.differences import NOT_COMPARED, equal_settings, recorded_rows, setting_rows
 from results.runs import Run, last_event, load_items, load_run
 from results.tables import GUIDED_NOTE, Arm, accuracy_rows, column_names, cost_rows, count_rows
-from results.text import blocks
+from results.text import blocks, wrapped
 
 NOT_REPLICATES = (
     "Each run is a single draw of generation and training. The errors are over test items and leave out\n"
     "what varies from run to run: they can say which of these models is better on this test, not which\n"
     "method is. That takes several seeds of each."
 )
-
-_FIELDS: dict[str, Callable[[RunRecord], object]] = {
-    "method": lambda r: r.method,
-    "driver": lambda r: r.driver,
-    "signal": lambda r: r.signal,
-    "target": lambda r: r.target,
-    "suite": lambda r: r.suite,
-    "scale": lambda r: r.scale,
-    "lab world": lambda r: r.lab_world,
-    "data seed": lambda r: r.synth_seed,
-    "tuning seed": lambda r: r.sft_seed,
-    "budget": lambda r: f"{r.budget:g} {r.match}",
-    "reads validation": lambda r: "yes" if r.reads_validation else "no",
-}
-
 
 def render_compare(paths: Sequence[Path]) -> str:
     """Counts, cost and accuracies of the runs in `paths`, with differences to base and to the first run.
@@ -50,7 +35,7 @@ def render_compare(paths: Sequence[Path]) -> str:
     runs.sort(key=lambda run: run.record is None)
     arms = [Arm(_letter(i), run.record, load_items(run.folder)) for i, run in enumerate(runs)]
     lines = [f"{arm.label}  {run.name}" for arm, run in zip(arms, runs, strict=True)]
-    lines += ["", *_settings(arms)]
+    lines += ["", *_settings(runs, arms)]
     sections = (
         ("Accuracy of the target, percent ± standard error over items", accuracy_rows(arms), 2),
         ("Rows in, kept, rejected by reason", count_rows(arms), 2),
@@ -67,21 +52,22 @@ def _letter(index: int) -> str:
     return letters[index] if index < len(letters) else _letter(index // 26 - 1) + letters[index % 26]
 
 
-def _settings(arms: Sequence[Arm]) -> list[str]:
-    known = [(arm.label, arm.record) for arm in arms if arm.record]
-    shared, rows = [], [["", *[arm.label for arm in arms]]]
-    for name, read in _FIELDS.items():
-        values = [str(read(record)) for _, record in known]
-        if len(set(values)) > 1:
-            by_label = {label: value for (label, _), value in zip(known, values, strict=True)}
-            rows.append([name, *[by_label.get(arm.label, "") for arm in arms]])
-        elif values[0] != "None":
-            shared.append(f"{name} {values[0]}")
-    lines = _wrapped("Same in all: ", shared) if len(known) > 1 else _wrapped("Settings: ", shared)
-    if len(rows) > 1:
-        for block in blocks(rows):
+def _settings(runs: Sequence[Run], arms: Sequence[Arm]) -> list[str]:
+    """What the runs share, what they differ in, and what was not looked at."""
+    shared, rows = recorded_rows([arm.record for arm in arms])
+    rows += setting_rows(runs)
+    several = len(runs) > 1
+    equal, known = equal_settings(runs)
+    if several and known:
+        shared.append(f"and {'all' if equal == known else f'{equal} of the'} {known} settings")
+    lines = _wrapped("Same in all: " if several else "Settings: ", shared)
+    if rows:
+        for block in blocks([["", *[arm.label for arm in arms]], *rows]):
             lines += ["", "What differs", *block]
-    return lines
+    unknown = [arm.label for run, arm in zip(runs, arms, strict=True) if not run.manifest.get("settings")]
+    if unknown and several:
+        lines.append(f"The settings of {', '.join(unknown)} are not known: its run.json does not hold them.")
+    return [*lines, NOT_COMPARED] if several else lines
 
 
 def _wrapped(title: str, words: Sequence[str]) -> list[str]:
@@ -100,6 +86,7 @@ def _notes(runs: Sequence[Run], arms: Sequence[Arm]) -> list[str]:
             lines.append(f"{arm.label} is not complete ({run.status}{f', last event: {doing}' if doing else ''}).")
         else:
             lines += [f"{arm.label}: {flag}" for flag in arm.record.validity_flags]
+            lines += [line for o in arm.record.upstream for line in wrapped(f"{arm.label}: {o.line()}")]
     lines += _guided(arms) + _unpaired(arms)
     return [*lines, *NOT_REPLICATES.splitlines()]
 

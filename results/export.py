@@ -11,11 +11,11 @@ import shutil
 from pathlib import Path
 
 from harness.errors import InputError, StageError
-from results.runs import RECORD, load_run
+from harness.shards import write_advice
+from results.runs import MODEL, RECORD, Run, load_run, missing_output, output
 from results.text import count
 
 DATASET = "dataset.jsonl"
-MODEL = "model"
 CARD = "README.md"
 OUTPUTS = (DATASET, CARD, MODEL, RECORD)
 
@@ -23,8 +23,8 @@ OUTPUTS = (DATASET, CARD, MODEL, RECORD)
 def export_run(run_folder: Path, dest: Path) -> str:
     """Copy data set, data card, model and record to `dest`; returns what the folder holds, for people.
 
-    Raises `InputError` for an incomplete run or a `dest` that is not an empty folder, `StageError` where it cannot be
-    written.
+    Raises `InputError` for an incomplete run, one whose model or another output is not here, and a `dest` that is not
+    an empty folder; `StageError` where it cannot be written.
     """
     run = load_run(run_folder)
     if run.record is None or not (run_folder / DATASET).is_file():
@@ -32,11 +32,10 @@ def export_run(run_folder: Path, dest: Path) -> str:
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
         raise InputError(f"{dest} exists and is not an empty folder; name another one")
     temporary = dest.with_name(f".{dest.name}.{os.getpid()}.tmp")
-    present = [name for name in OUTPUTS if (run_folder / name).exists()]
+    sources = {name: _source(run, name) for name in OUTPUTS}
     try:
         temporary.mkdir(parents=True)
-        for name in present:
-            source = run_folder / name
+        for name, source in sources.items():
             if source.is_dir():
                 shutil.copytree(source, temporary / name)
             else:
@@ -45,9 +44,23 @@ def export_run(run_folder: Path, dest: Path) -> str:
         os.replace(temporary, dest)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise StageError(f"cannot write {dest}: {error.strerror or error}; free space or name another folder") from None
-    width = max(len(name) for name in present)
-    return "\n".join([str(dest), *[f"  {name:<{width}}  {describe(dest / name)}" for name in present]])
+        raise StageError(f"cannot write {dest}: {_reason(error)}; {write_advice(error)}") from None
+    width = max(len(name) for name in OUTPUTS)
+    return "\n".join([str(dest), *[f"  {name:<{width}}  {describe(dest / name)}" for name in OUTPUTS]])
+
+
+def _source(run: Run, name: str) -> Path:
+    """Where an output of a finished run lies. Raises `InputError` where that is nowhere."""
+    found = output(run, name)
+    if found is None:
+        raise InputError(missing_output(run, name))
+    return found
+
+
+def _reason(error: OSError) -> str:
+    """What was refused; copying a folder collects its errors, of which the first is said."""
+    first = error.args[0][0][-1] if isinstance(error, shutil.Error) else error.strerror
+    return " ".join(str(first or error).split())
 
 
 def describe(path: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from harness.runtime.events import read_events
 from harness.runtime.lock import is_held
 
 MANIFEST = "run.json"
+MODEL = "model"
+STORE = ".stages"
 LOCK = ".lock"
 RECORD = "record.json"
 ITEMS = "items.parquet"
@@ -101,6 +104,34 @@ def load_run(folder: Path) -> Run:
         raise InputError(f"{path} is not a JSON object; restore it, or start the run anew from its config.yaml")
     record = read_record(folder / RECORD) if (folder / RECORD).is_file() else None
     return Run(folder, manifest, record)
+
+
+def missing_output(run: Run, name: str) -> str:
+    """Why an output of a finished run is not there, and what to do: where a link leads to, if it is one."""
+    path = run.folder / name
+    again = f"compute it again with: harness resume {run.folder}"
+    if path.is_symlink():
+        where = os.path.normpath(run.folder / path.readlink())
+        return (
+            f"{name} of run {run.name} is not here: it lies in {where}, which is missing; bring the stage store along "
+            f"(a run is moved together with the folder {STORE} beside it), or {again}"
+        )
+    return f"{name} of run {run.name} is missing from {run.folder}; put it back, or {again}"
+
+
+def output(run: Run, name: str) -> Path | None:
+    """Where an output of a run lies; None where that is nowhere.
+
+    The model is in the run's folder, where its link leads, or in the stage store beside the run.
+    """
+    if name != MODEL:
+        return run.folder / name if (run.folder / name).exists() else None
+    candidates = [run.folder / MODEL]
+    stage = run.manifest.get("stages", {}).get("finetune")
+    if stage:
+        # A run's folder may itself be a link; its name then still lies beside the store.
+        candidates += [parent / STORE / stage / MODEL for parent in (run.folder.parent, run.folder.resolve().parent)]
+    return next((folder for folder in candidates if folder.is_dir() and any(folder.iterdir())), None)
 
 
 def load_items(folder: Path) -> Items:

@@ -13,8 +13,9 @@ from typing import Any
 from harness.errors import InputError
 from results.compare import render_compare
 from results.contamination import any_unclean, clean_cell, contamination_lines
+from results.differences import reading
 from results.export import OUTPUTS, describe, export_run
-from results.runs import Run, last_event, load_items, load_run, run_folders
+from results.runs import Run, last_event, load_items, load_run, missing_output, output, run_folders
 from results.tables import GUIDED_MARK, GUIDED_NOTE, Arm, cost_rows, difference_cell, score_cell
 from results.text import aligned, count, duration, kept_together, percent, shorten, wrapped
 
@@ -63,6 +64,7 @@ def render_show(run_folder: Path) -> str:
         return "\n".join(lines)
     arm = Arm("run", run.record, load_items(run_folder))
     lines += ["", "Accuracy of the target, percent ± standard error over items", *aligned(_accuracy(arm))]
+    lines += [line for origin in run.record.upstream for line in wrapped(f"From an earlier run: {origin.line()}")]
     lines += _unmeasured(run) + [line for flag in run.record.validity_flags for line in wrapped(f"Caution: {flag}")]
     if any(column.guided for column in run.record.columns):
         lines.append(GUIDED_NOTE)
@@ -72,8 +74,15 @@ def render_show(run_folder: Path) -> str:
     lines += _contamination(run)
     lines += _signal(run)
     lines += ["", "Tokens and seconds by role", *aligned(cost_rows([arm]), left=2)]
-    lines += _metrics(run.record.data_metrics) + _outputs(run_folder)
+    lines += _metrics(run.record.data_metrics) + _outputs(run)
     return "\n".join(lines)
+
+
+_VALIDATION = {
+    "yes": "the signal reads labelled validation items",
+    "yes, and before": "the signal reads labelled validation items, and so did what the run is made from",
+    "no": "not read",
+}
 
 
 def _facts(run: Run) -> list[str]:
@@ -95,7 +104,7 @@ def _facts(run: Run) -> list[str]:
         )
         facts["took"] = duration(sum(c.seconds for c in record.counts)) + " for all stages, reused ones included"
         facts["budget"] = f"{record.budget:g} {record.match}"
-        facts["validation"] = "the signal reads labelled validation items" if record.reads_validation else "not read"
+        facts["validation"] = _VALIDATION.get(reading(record), reading(record))
     argv = manifest.get("argv")
     if isinstance(argv, Sequence) and not isinstance(argv, str):
         facts["command"] = shorten(" ".join(str(word) for word in argv), 86)
@@ -197,9 +206,16 @@ def _metrics(metrics: Mapping[str, Any]) -> list[str]:
     return ["", "The generated data", *[f"  {line}" for line in aligned(body)]]
 
 
-def _outputs(folder: Path) -> list[str]:
-    rows = [[name, describe(folder / name)] for name in OUTPUTS if (folder / name).exists()]
-    plots = sorted(path.name for path in folder.glob("*.png"))
+def _outputs(run: Run) -> list[str]:
+    rows, lost = [], []
+    for name in OUTPUTS:
+        where = output(run, name)
+        if where is None:
+            lost += wrapped(f"Missing: {missing_output(run, name)}", indent="    ")
+        else:
+            rows.append([name, describe(where)])
+    plots = sorted(path.name for path in run.folder.glob("*.png"))
     if plots:
         rows.append(["plots", ", ".join(plots)])
-    return ["", f"What it left in {folder}", *[f"  {line}" for line in aligned(rows, left=2)]] if rows else []
+    lines = [*aligned(rows, left=2), *lost]
+    return ["", f"What it left in {run.folder}", *[f"  {line}" for line in lines]] if lines else []

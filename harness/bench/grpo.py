@@ -21,13 +21,13 @@ from typing import Any
 
 from harness.errors import StageError
 from harness.models.open import model_path, open_backend
-from harness.runtime.assemble import assemble, store_of
+from harness.runtime.assemble import assemble
 from harness.runtime.execute import execute
 from harness.runtime.layers import resolve_run
 from harness.runtime.progress import Progress
 from harness.runtime.run import RunObserver
 from harness.shards import read_rows
-from harness.stage import Stage, StageRun, stage_folder
+from harness.stage import Stage, StageRun, stage_folder, store_of
 from harness.synthesis.synthesize import Counter, Draft, Draw
 from harness.training.grpo import PolicyPrompt, batch_sizes, prompt_order, trl_arguments
 from harness.training.trainer import common_arguments

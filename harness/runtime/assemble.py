@@ -11,7 +11,9 @@ from pathlib import Path
 from evals.suite import Suite, load_suite
 from harness.config import RunConfig
 from harness.errors import ConfigError, InputError
-from harness.stage import Stage, ordered, read_summary
+from harness.record import Origin
+from harness.runtime.provenance import origins
+from harness.stage import Stage, ordered, read_summary, store_of
 from methods.drivers.catalogue import DRIVERS, make_driver
 from methods.plan import Plan
 from methods.signals.catalogue import SIGNALS
@@ -19,11 +21,15 @@ from methods.signals.catalogue import SIGNALS
 
 @dataclass(frozen=True)
 class Assembly:
-    """A run laid out: its stages in order (inputs before users), the plan they were laid out from, and its suite."""
+    """A run laid out: its stages in order (inputs before users), the plan they were laid out from, and its suite.
+
+    `upstream` are the earlier runs that it is made from.
+    """
 
     plan: Plan
     suite: Suite
     stages: tuple[Stage, ...]
+    upstream: tuple[Origin, ...] = ()
 
     def stage(self, name: str) -> Stage | None:
         """The stage called `name`, if the run has it."""
@@ -31,7 +37,12 @@ class Assembly:
 
     @property
     def reads_validation(self) -> bool:
-        """Whether the run's feedback reads labelled validation items."""
+        """Whether the run's feedback, or that of a run which it is made from, reads labelled validation items."""
+        return self.reads_itself or any(origin.reads_validation for origin in self.upstream)
+
+    @property
+    def reads_itself(self) -> bool:
+        """Whether the run's own feedback reads labelled validation items."""
         names = {self.plan.config.signal} if DRIVERS[self.plan.config.driver].uses_signal else set()
         if self.plan.config.select and self.plan.config.select.signal:
             names.add(self.plan.config.select.signal)
@@ -39,21 +50,19 @@ class Assembly:
 
     @property
     def guided_columns(self) -> tuple[str, ...]:
-        """Columns whose items, of any split, guided the run."""
+        """Columns whose items, of any split, guided the run or what it is made from."""
         guide = self.plan.config.guide.set
-        return self.suite.guided_columns(guide) if self.reads_validation else ()
-
-
-def store_of(runs: str | Path) -> Path:
-    """The stage store that the runs of a folder share."""
-    return Path(runs) / ".stages"
+        own = self.suite.guided_columns(guide) if self.reads_itself else ()
+        return tuple(dict.fromkeys([*own, *(name for origin in self.upstream for name in origin.guided_columns)]))
 
 
 def assemble(config: RunConfig) -> Assembly:
     """Lay a run out. Raises `ConfigError` or `InputError` for a suite, driver, prompt or writer that is not there."""
     suite = load_suite(config.suite)
     tests = load_suite(config.eval.suite) if config.eval.suite else None
-    plan = Plan(config, suite, _policy(config), tests)
+    writer = _writer(config)
+    policy = (writer[1].name, writer[1] / "policy") if writer else None
+    plan = Plan(config, suite, policy, tests)
     if config.suite != "lab" and config.lab is not None:
         raise ConfigError(f"lab settings are given, but the suite is '{config.suite}'; drop 'lab', or use --suite lab")
     if DRIVERS[config.driver].trains and config.models.writer.backend == "openai":
@@ -63,21 +72,25 @@ def assemble(config: RunConfig) -> Assembly:
             "drivers')"
         )
     stages = tuple(ordered(make_driver(config.driver).stages(plan, config.signal)))
-    return Assembly(plan, suite, stages)
+    return Assembly(plan, suite, stages, origins(config, writer))
 
 
-def _policy(config: RunConfig) -> tuple[str, Path] | None:
-    """The trained writer of another run: its stage's identity and its folder."""
+def _writer(config: RunConfig) -> tuple[Path, Path] | None:
+    """The run whose trained writer is started from: its folder, and that of the stage which trained the writer."""
     if config.writer_from is None:
         return None
     from results.runs import find_run, load_run
 
     folder = find_run(Path(config.runtime.runs), config.writer_from)
-    stages = load_run(folder).manifest["stages"]
-    name = stages.get("grpo")
+    name = load_run(folder).manifest.get("stages", {}).get("grpo")
     if name is None:
         raise InputError(f"run {folder.name} trained no writer; --writer-from needs a run of a driver that trains one")
     stage = store_of(folder.parent) / name
+    if load_run(folder).record is not None and not stage.is_dir():
+        raise InputError(
+            f"the writer of run {folder.name} is not here: {stage} is missing; a run is moved with the folder "
+            f"{stage.parent.name} beside it, or computed again with: harness resume {folder}"
+        )
     if read_summary(stage) is None:
         raise InputError(f"run {folder.name} has not finished training its writer; resume it first")
-    return name, stage / "policy"
+    return folder, stage

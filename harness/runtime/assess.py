@@ -16,13 +16,13 @@ from typing import Any
 
 from harness.errors import ConfigError, InputError, suggest
 from harness.models.endpoint.calls import CallLog, MemoryLog
-from harness.runtime.assemble import assemble, store_of
+from harness.runtime.assemble import assemble
 from harness.runtime.execute import execute
 from harness.runtime.layers import resolve_run
 from harness.runtime.progress import Progress
 from harness.settings import parse_assignment
 from harness.shards import read_records, read_rows
-from harness.stage import Stage, read_summary, stage_folder
+from harness.stage import Stage, read_summary, stage_folder, store_of
 from harness.types import Sample, Score, Usage, derive_seed, stable_hash
 from methods.drivers.base import common
 from methods.plan import Plan

@@ -7,6 +7,7 @@ generation and the fine-tuning anew. Finished runs are kept, so a stopped calibr
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,11 +17,11 @@ from pathlib import Path
 
 from harness.errors import ConfigError, StageError, suggest
 from harness.record import RunRecord, read_record
-from harness.runtime.assemble import store_of
 from harness.runtime.layers import resolve_run
 from harness.runtime.progress import Progress
 from harness.runtime.run import run_name
 from harness.shards import read_rows, write_text
+from harness.stage import store_of
 from harness.types import Message
 from results.calibration import CalibrationRow, Expectation, calibration_table, write_calibration
 
@@ -59,7 +60,7 @@ def calibrate(
     `arms` names the arms, each with the worlds that it runs in if they are not all; `static` always runs in all.
     Raises `ConfigError` for an unknown arm, `StageError` naming the first run that failed.
     """
-    where = {"static": None, **(arms or dict.fromkeys(ARMS))}
+    where = {"static": None, **{arm_name(name): w for name, w in (arms or dict.fromkeys(ARMS)).items()}}
     chosen = {name: _find(name) for name in where}
     work = [(name, world) for world in worlds for name in chosen if world in (where[name] or worlds)]
     progress = Progress()
@@ -113,6 +114,11 @@ def _learning(work: Sequence[tuple[str, int]], records: Sequence[RunRecord], run
             f"| {name} | {world} | {value[0]:.3f} → {value[1]:.3f} | {useful[0]:.0%} → {useful[1]:.0%} | {auc} |"
         )
     return "\n".join(lines) + "\n" if len(lines) > head else ""
+
+
+def arm_name(text: str) -> str:
+    """An arm's name with the cross that the tables show, whichever of `×`, `x` and `*` was typed for it."""
+    return " × ".join(re.split(r"\s*[×*]\s*|\s+[xX]\s+", text.strip()))
 
 
 def _find(name: str) -> CalibrationArm:

@@ -38,6 +38,21 @@ CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, at REAL NOT NULL, answ
 """
 
 
+_ADVICE = {
+    sqlite3.SQLITE_FULL: "free some space",
+    sqlite3.SQLITE_READONLY: "check its permissions",
+    sqlite3.SQLITE_PERM: "check its permissions",
+    sqlite3.SQLITE_CANTOPEN: "check the folder's permissions",
+    sqlite3.SQLITE_BUSY: "end the program that holds it",
+    sqlite3.SQLITE_IOERR: "look at the disk",
+}
+
+
+def _advice(error: sqlite3.DatabaseError) -> str:
+    """What to do, by SQLite's primary code; a file that is damaged, or no database, is moved away."""
+    return _ADVICE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, "move the file away")
+
+
 class Ledger:
     """The run's `ledger.sqlite`."""
 
@@ -58,7 +73,7 @@ class Ledger:
             with self._lock:
                 yield
         except sqlite3.DatabaseError as error:
-            raise StageError(f"cannot write {self._path} ({error}); free space or move it, then resume") from None
+            raise StageError(f"cannot write {self._path} ({error}); {_advice(error)}, then resume") from None
 
     def add(self, stage: str, signal: str, usage: Sequence[Usage]) -> None:
         """Append one row per usage. Raises `StageError` where the disk is full or the file is damaged."""

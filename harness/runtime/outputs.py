@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evals.data import load_items
 from harness.models.dequantise import copies
 from harness.record import ColumnScore, RunRecord, StageCost, StageCount
 from harness.runtime.assemble import Assembly
@@ -103,6 +104,8 @@ def _record(
         validity_flags=_flags(assembly, by_name),
         data_metrics=_data_metrics(samples),
         contamination=by_name["decontaminate"].notes["contamination"],
+        upstream=assembly.upstream,
+        reads_itself=assembly.reads_itself,
     )
 
 
@@ -124,14 +127,27 @@ def _flags(assembly: Assembly, by_name: Mapping[str, Summary]) -> list[str]:
     if given:
         flags.append(f"own warm-up: the signal read {', '.join(given)}, whose training is in no cost of this run")
     flags += _cut_texts(assembly, by_name)
-    if c.eval.limit is not None:
-        flags.append(f"partial: only the first {c.eval.limit} items of each benchmark were scored")
+    flags += _partial(assembly, by_name)
     shortfall = by_name["dataset"].notes.get("shortfall", by_name["regenerate"].notes.get("shortfall"))
     if shortfall is not None:
         flags.append(f"shortfall: the data set is {shortfall:.0%} below the declared line")
     if c.scale == "smoke":
         flags.append("smoke scale: too small to compare anything")
     return flags
+
+
+def _partial(assembly: Assembly, by_name: Mapping[str, Summary]) -> list[str]:
+    """Which benchmarks were scored on their first items alone; a limit above a benchmark's size cuts nothing."""
+    plan, cut = assembly.plan, []
+    limit = plan.config.eval.limit
+    if limit is None:
+        return []
+    for column in by_name["evaluate"].notes["columns"]:
+        # Fewer items than the limit are all that there are.
+        if column["n"] == limit:
+            total = len(load_items(plan.tests.benchmark(column["column"]), plan.data, plan.tests.folder))
+            cut += [f"{limit} of {total:,} items of {column['column']}"] if total > limit else []
+    return [f"partial: only the first {', '.join(cut)} were scored"] if cut else []
 
 
 def _cut_texts(assembly: Assembly, by_name: Mapping[str, Summary]) -> list[str]:
@@ -212,7 +228,8 @@ def _card(
         f"- Seeds: {len(seeds)} documents; sources: {_tally(sources)}; licences: {_tally(licences)}",
         "- The documents themselves are not included. Answers repeat facts from them; the seeds' licences apply.",
         f"- Guided by the validation set `{c.guide.set}` of suite `{assembly.suite.name}`: "
-        f"{'yes' if record.reads_validation else 'no'}",
+        f"{'yes' if assembly.reads_itself else 'no'}",
+        *[f"- From an earlier run: {origin.line()}" for origin in record.upstream],
         f"- Seeds of randomness: data {record.synth_seed}, fine-tuning {record.sft_seed}",
         "",
         "## Filters",

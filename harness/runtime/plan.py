@@ -92,8 +92,8 @@ def make_plan(resolved: Resolved, replicates: int | None = None) -> Plan:
 
     Raises what `assemble` raises for settings that name something that is not there.
     """
-    from harness.runtime.assemble import assemble, store_of
-    from harness.stage import read_summary, stage_folder
+    from harness.runtime.assemble import assemble
+    from harness.stage import read_summary, stage_folder, store_of
 
     # With the commits that a run would pin, so that stages in the store are recognised.
     config = pin_revisions(resolved.config)

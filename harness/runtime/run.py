@@ -20,7 +20,7 @@ from harness.executor import Executor, LocalExecutor
 from harness.models.endpoint.calls import CallLog
 from harness.models.vllm.pool import stop_all
 from harness.record import RunRecord
-from harness.runtime.assemble import Assembly, assemble, store_of
+from harness.runtime.assemble import Assembly, assemble
 from harness.runtime.call_log import RunCallLog
 from harness.runtime.doctor import require_prerequisites
 from harness.runtime.events import EventLog
@@ -29,13 +29,15 @@ from harness.runtime.ledger import Ledger
 from harness.runtime.lock import hold
 from harness.runtime.manifest import code_state, hardware, now, update, versions
 from harness.runtime.progress import Progress
+from harness.runtime.provenance import note_origins
 from harness.runtime.registry import methods
 from harness.runtime.revisions import pin_revisions
 from harness.runtime.targets import short_name
 from harness.settings import Resolved, dump_yaml, flatten, read_config_file, resolve
 from harness.shards import Summary, write_text
+from harness.stage import read_summary, stage_folder, store_of
 from harness.types import Usage, stable_hash
-from results.runs import LOCK, MANIFEST, find_run, load_run
+from results.runs import LOCK, MANIFEST, RECORD, find_run, load_run
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,11 @@ def _carry_out(run: RunFolder, assembly: Assembly, observer: RunObserver) -> Run
     _build_lab(run.config, observer)
     _convert_models(run.config, observer)
     store = store_of(run.path.parent)
+    done = [s for s in assembly.stages if read_summary(stage_folder(store, s)) is not None]
+    if (run.path / RECORD).exists() and not done:
+        text = f"this run was finished elsewhere; none of its stages is in {store}, so all are computed again"
+        observer.event("notice", stage="store", text=text)
+    note_origins(assembly.stages, store, run.path.name, run.config, assembly.upstream)
     executor = make_executor(run.config.runtime)
     try:
         summaries = execute(assembly.stages, store, observer, executor)

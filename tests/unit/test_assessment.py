@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness.cli.lab import parse_tilts
-from harness.cli.main import main
+from harness.cli.main import build_parser, main
 from harness.errors import ConfigError, InputError
 from harness.lab.planted import label
 from harness.lab.pool import Candidate, candidates, first_pairs
@@ -245,6 +245,29 @@ def test_settings_that_an_assessment_makes_are_refused(key: str, option: str) ->
 def test_sizes_are_numbers_from_1(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lab", "assess", "--worlds", "0", option, "0"]) == 2
     assert f"{option} 0: give a number from 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", [["--tilts", "-1,1"], ["--tilts=-1,1"], ["--tilts", "-.5,2"], ["--tilts", "-1e0,1"]])
+def test_tilts_that_begin_with_a_minus_can_be_typed(given: list[str]) -> None:
+    args = build_parser().parse_all(["lab", "assess", "--worlds", "0", *given])
+    assert parse_tilts(args.tilts)[0] < 0 < parse_tilts(args.tilts)[1]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["lab", "assess", "--worlds", "-1,2"],
+        ["bench", "decontam", "--sizes", "-5,3"],
+        ["bench", "influence", "--length", "-5"],
+        ["plan", "--method", "static", "--target", "nano", "--budget", "-8"],
+        ["plan", "--method", "static", "--target", "nano", "--budget", "-inf"],
+        ["plan", "--method", "static", "--target", "nano", "--seed", "-1"],
+    ],
+)
+def test_a_value_with_a_minus_is_judged_as_a_value(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(given) == 2
+    said = capsys.readouterr().err
+    assert given[-1].split(",")[0] in said and "expected one argument" not in said and said.count("\n") == 1
 
 
 def test_tilts_are_numbers_other_than_zero() -> None:

@@ -41,6 +41,12 @@ def test_static_is_always_there_and_an_arm_may_have_its_own_worlds(asked_for: li
     assert line.split("|")[2].strip() == "2"
 
 
+@pytest.mark.parametrize("cross", [" × ", "×", " x ", " X ", "*", "  ×"])
+def test_any_cross_names_an_arm(asked_for: list[tuple[str | None, int]], cross: str) -> None:
+    calibrate([1], arms=dict([_arm(f"grpo_rubric{cross}oracle@1")]))
+    assert sorted(asked_for, key=str) == [("oracle", 1), (None, 1)]
+
+
 def test_an_unknown_arm_is_named_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'grpo_rubric × oracle'"):
         calibrate([1], arms={"grpo_rubric × oracel": None})

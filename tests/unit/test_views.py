@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from made_runs import make_run, unfinished_run
 
 from harness.errors import InputError, StageError
-from harness.record import StageCount
+from harness.record import Origin, StageCount
 from harness.runtime.lock import hold
 from results.runs import LOCK, find_run, load_run
 from results.text import blocks, count, duration, percent, shorten
@@ -186,6 +188,73 @@ def test_export_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     assert [p.name for p in tmp_path.iterdir()] == ["runs"]
 
 
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(28, "free some space"), (122, "free some space"), (13, "permissions"), (30, "takes no changes"), (36, "shorter")],
+)
+@pytest.mark.parametrize("copied", ["copyfile", "copytree"])
+def test_export_advises_what_its_error_calls_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, advice: str, copied: str
+) -> None:
+    run = make_run(tmp_path / "runs", "a", BETTER, BASE)
+
+    def refuse(source: object, dest: object, **_: object) -> None:
+        if copied == "copyfile":
+            raise OSError(number, os.strerror(number))
+        raise shutil.Error([(source, dest, f"[Errno {number}] {os.strerror(number)}: '{dest}'")])
+
+    monkeypatch.setattr(f"results.export.shutil.{copied}", refuse)
+    with pytest.raises(StageError, match=f"{os.strerror(number)}.*{advice}") as caught:
+        export_run(run, tmp_path / "out")
+    assert "\n" not in str(caught.value) and ("space" in advice or "space;" not in str(caught.value))
+
+
+def in_store(runs: Path, name: str) -> Path:
+    """A run whose model lies in the stage store, as real ones do."""
+    run = make_run(runs, name, BETTER, BASE)
+    stage = runs / ".stages" / f"finetune-{name}"
+    stage.mkdir(parents=True)
+    shutil.move(run / "model", stage / "model")
+    (run / "model").symlink_to(f"../.stages/{stage.name}/model")
+    return with_settings(run, stages__finetune=stage.name)
+
+
+def test_a_runs_folder_that_moves_as_a_whole_keeps_its_models(tmp_path: Path) -> None:
+    in_store(tmp_path / "runs", "a")
+    shutil.move(tmp_path / "runs", tmp_path / "moved")
+    export_run(tmp_path / "moved" / "a", tmp_path / "out")
+    assert (tmp_path / "out" / "model" / "config.json").read_text() == "{}"
+    assert "Missing" not in render_show(tmp_path / "moved" / "a")
+
+
+def test_a_run_that_is_a_link_or_lost_its_own_link_finds_its_model(tmp_path: Path) -> None:
+    run = in_store(tmp_path / "runs", "a")
+    shutil.move(run, tmp_path / "disk")
+    run.symlink_to(tmp_path / "disk")
+    export_run(run, tmp_path / "out")
+    (run / "model").unlink()
+    export_run(run, tmp_path / "again")
+    assert (tmp_path / "out" / "model" / "config.json").is_file() and (tmp_path / "again" / "model").is_dir()
+
+
+@pytest.mark.parametrize("lost", ["store", "model", "README.md"])
+def test_a_run_without_an_output_is_not_exported(tmp_path: Path, lost: str) -> None:
+    run = in_store(tmp_path / "runs", "a")
+    if lost == "store":
+        shutil.copytree(run, tmp_path / "away" / "a", symlinks=True)
+        run = tmp_path / "away" / "a"
+    elif lost == "model":
+        shutil.rmtree(run / "model" / ".." / "model")
+    else:
+        (run / lost).unlink()
+    name = "README.md" if lost == "README.md" else "model"
+    with pytest.raises(InputError, match=rf"{name} of run a is (not here|missing).*harness resume") as caught:
+        export_run(run, tmp_path / "out")
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+    assert f"Missing: {name} of run a" in render_show(run)
+    assert "moved together with the folder .stages" in str(caught.value) or name == "README.md"
+
+
 def test_text_forms() -> None:
     assert percent(None) == "" and percent(0.0) == "0.0"
     assert percent(-0.0001, signed=True) == "0.0" and percent(0.051, 0.01, signed=True) == "+5.1 ± 1.0"
@@ -221,3 +290,89 @@ def test_show_says_what_a_signals_scores_follow(tmp_path: Path) -> None:
         "0.18; mean gradient norm 12.3; rank correlation between halves of the validation set +0.50; 3 could not be "
         "scored; 2 were scored on a part of their answer"
     ) in shown
+
+
+def with_settings(folder: Path, **changes: object) -> Path:
+    """`folder` with the settings, versions and inputs of a run in its manifest; dotted names by `__`."""
+    manifest = json.loads((folder / "run.json").read_text())
+    settings = {"seed": 0, "sft": {"epochs": 3, "learning_rate": 1e-5}, "seeds": {"source": "/data/a.jsonl"}}
+    settings["eval"] = {}
+    manifest |= {"settings": settings, "versions": {"torch": "2.8", "trl": "0.23"}, "git_commit": "a" * 40}
+    manifest |= {"models": {"target": "files:1"}, "stages": {"sources": "sources-1", "finetune": "finetune-1"}}
+    for name, value in changes.items():
+        node = manifest
+        *parents, leaf = name.split("__")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    (folder / "run.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "row"),
+    [
+        ({"settings__sft__epochs": 1}, ["sft.epochs", "3", "1"]),
+        ({"settings__sft__learning_rate": 1.0000001e-5}, ["sft.learning_rate", "1e-05", "1.0000001e-05"]),
+        ({"settings__seeds__source": "/data/b.jsonl"}, ["seeds.source", "/data/a.jsonl", "/data/b.jsonl"]),
+        ({"settings__eval__limit": 4}, ["eval.limit", "(not set)", "4"]),
+        ({"settings__writer_from": "x@1"}, ["writer_from", "(not set)", "x@1"]),
+        ({"settings__select": {"keep": 0.5}}, ["select.keep", "(not set)", "0.5"]),
+        ({"settings__flag": True}, ["flag", "(not set)", "yes"]),
+        ({"versions__torch": "2.9"}, ["version of torch", "2.8", "2.9"]),
+        ({"git_commit": "b" * 40}, ["version of harness", "a" * 12, "b" * 12]),
+        ({"models__target": "files:2"}, ["weights of target", "files:1", "files:2"]),
+        ({"prompts": "p"}, ["prompts", "(not set)", "p"]),
+        ({"hardware__gpus": ["H100"]}, ["computed on", "(not set)", "H100"]),
+        ({"stages__sources": "sources-2"}, ["content of stage sources", "1", "2"]),
+        ({"stages__finetune": "finetune-2"}, ["content of stage finetune", "1", "2"]),
+    ],
+)
+def test_compare_names_whatever_differs(tmp_path: Path, change: dict[str, object], row: list[str]) -> None:
+    a = with_settings(make_run(tmp_path, "a", BETTER, BASE))
+    b = with_settings(make_run(tmp_path, "b", BETTER, BASE), **change)
+    text = render_compare([a, b])
+    assert line(text.split("What differs")[1], row[0]) == row
+    assert "Not compared: settings under runtime" in text
+
+
+def test_compare_of_equal_runs_says_how_much_it_compared(tmp_path: Path) -> None:
+    a, b = (with_settings(make_run(tmp_path, name, BETTER, BASE), settings__n=n) for name, n in (("a", 1), ("b", 1.0)))
+    text = render_compare([a, b])
+    assert "What differs" not in text and "and all 6 settings" in " ".join(text.split())
+    c = make_run(tmp_path, "c", BETTER, BASE)
+    assert "The settings of B are not known" in render_compare([a, c])
+
+
+def test_compare_shows_settings_of_runs_that_are_not_complete(tmp_path: Path) -> None:
+    a, u = with_settings(make_run(tmp_path, "a", BETTER, BASE)), with_settings(unfinished_run(tmp_path, "u"))
+    with_settings(u, settings__seed=4)
+    assert line(render_compare([a, u]).split("What differs")[1], "seed") == ["seed", "0", "4"]
+
+
+def test_long_values_that_differ_in_their_middle_are_told_apart(tmp_path: Path) -> None:
+    paths = [f"/some/long/folder/{'x' * 40}{name}{'y' * 40}/file.jsonl" for name in "ab"]
+    a, b = (
+        with_settings(make_run(tmp_path, name, BETTER, BASE), settings__seeds__source=path)
+        for name, path in zip("ab", paths, strict=True)
+    )
+    _, left, right = line(render_compare([a, b]).split("What differs")[1], "seeds.source")
+    assert left != right
+
+
+def test_screens_say_what_guided_a_writer_before(tmp_path: Path) -> None:
+    came = Origin("writer", "optimsyn@1", "influence", "lab", "asked", True, ("asked",))
+    unknown = Origin("target", "old", "", "", "", None)
+    changes = {"driver": "static", "signal": "none", "reads_validation": True, "reads_itself": False}
+    a = make_run(tmp_path, "a", BETTER, BASE, upstream=[came], guided_columns=["asked"], **changes)
+    plain = make_run(tmp_path, "b", BETTER, BASE, **{**changes, "reads_validation": False})
+    lost = make_run(tmp_path, "c", BETTER, BASE, **{**changes, "reads_validation": False}, upstream=[unknown])
+    text = render_compare([a, plain, lost])
+    assert line(text, "reads validation") == ["reads validation", "before: writer", "no", "not known"]
+    assert line(text, "made from") == ["made from", "writer: optimsyn@1", "none", "target: old"]
+    said = "the writer is from run optimsyn@1 (signal influence), which read validation set asked of suite lab"
+    assert f"A: {said}" in " ".join(text.split()) and "* guided" in text
+    shown = " ".join(render_show(a).split())
+    assert "validation before: writer" in shown and f"From an earlier run: {said}" in shown
+    assert "validation not read" in " ".join(render_show(plain).split())
+    assert "it is not known whether it read validation items" in " ".join(render_show(lost).split())

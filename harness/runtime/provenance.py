@@ -1,0 +1,152 @@
+"""Earlier runs that a run is made from, and what guided them: its writer, its models, its adapters, its documents.
+
+What a writer or target learned from validation items it keeps, whoever uses it next, so a run answers for all that it
+is made from, at any remove. Stages that train say beside their weights where these come from (`origin.json`), which
+goes with them when a store is moved; stages of versions that did not are looked up in the runs that made them. Gives
+up: weights that were copied out of their run by hand carry nothing, and count as anyone's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from evals.suite import load_suite
+from harness.config import RunConfig
+from harness.errors import HarnessError
+from harness.record import Origin
+from harness.shards import write_json
+from harness.stage import Stage, store_of
+from methods.drivers.catalogue import DRIVERS
+from methods.signals.catalogue import SIGNALS
+from results.runs import MANIFEST, RECORD, Run, find_run, load_run, run_folders
+
+FILE = "origin.json"
+TRAINED = ("warmup", "grpo", "finetune")
+"""Stages that leave weights."""
+
+
+def origins(config: RunConfig, writer: tuple[Path, Path] | None) -> tuple[Origin, ...]:
+    """The earlier runs that a run of these settings is made from, nearest first.
+
+    `writer` is the run folder and the stage folder of the trained writer that it starts from.
+    """
+    found: list[Origin] = []
+    if writer is not None:
+        run, stage = writer
+        found += _named("writer", _of_stage(stage) or _of_run(run))
+    roles = [("target", config.models.target.id), ("writer", config.models.writer.id)]
+    roles += [("generator", config.models.generator.id), ("embedder", config.models.embedder.id)]
+    roles += [("warm-up adapter", folder) for folder in config.warmup.adapter]
+    for what, name in (*roles, ("seed documents", config.seeds.source)):
+        found += _named(what, _at(Path(name))) if not name.startswith("lab") and Path(name).exists() else []
+    return tuple(dict.fromkeys(replace(o, guided_columns=tuple(o.guided_columns)) for o in found))
+
+
+def note_origins(stages: Sequence[Stage], store: Path, run: str, config: RunConfig, upstream: Sequence[Origin]) -> None:
+    """Say beside the weights of every stage that trains where they come from, unless an earlier run has said so."""
+    for stage in stages:
+        path = store / stage.folder_name / FILE
+        if stage.name in TRAINED and not path.exists():
+            own = _own(run, config.model_dump(mode="json"), stage.name)
+            write_json(path, [asdict(origin) for origin in (own, *upstream)])
+
+
+def _own(run: str, settings: Mapping[str, Any], stage: str = "finetune") -> Origin:
+    """A run as the origin of what its `stage` made.
+
+    The warm-up trains on pairs that no feedback has touched, the writer on its driver's signal, and the target on pairs
+    that another signal may have selected.
+    """
+    signal, select, guide = settings["signal"], settings.get("select") or {}, settings["guide"]["set"]
+    signal = signal if stage != "warmup" and DRIVERS[settings["driver"]].uses_signal else "none"
+    names: set[str] = {signal, select.get("signal") or signal} if stage == "finetune" else {signal}
+    read = any(SIGNALS[name].spec.reads_validation for name in names & SIGNALS.keys())
+    suite, guided = str(settings["suite"]), tuple[str, ...]()
+    try:
+        declared = load_suite(suite)
+        suite, guided = declared.name, declared.guided_columns(guide) if read else ()
+    except HarnessError:
+        # The suite's file is gone or changed; that validation items were read still stands.
+        pass
+    return Origin("", run, signal, suite, guide, read, guided)
+
+
+def _named(what: str, chain: Sequence[Origin]) -> list[Origin]:
+    """A chain under the name of what came from its first run."""
+    if not chain:
+        return []
+    first, *rest = chain
+    return [replace(first, what=what), *(replace(o, what=f"{o.what} of {first.run}") for o in rest)]
+
+
+def _at(path: Path) -> Sequence[Origin]:
+    """The runs that a file or folder comes from: it lies in a stage's folder, a run's, or an export's."""
+    for base in (path.absolute(), path.resolve()):
+        for folder in (base, *base.parents)[:4]:
+            if found := _of_stage(folder):
+                return found
+            if (folder / MANIFEST).is_file() or (folder / RECORD).is_file():
+                return _of_run(folder)
+    return ()
+
+
+def _of_stage(folder: Path) -> Sequence[Origin]:
+    """What a stage's folder says, or the runs beside its store that made it."""
+    try:
+        return [Origin(**entry) for entry in json.loads((folder / FILE).read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError):
+        pass
+    if folder.parent.name != store_of("").name:
+        return ()
+    return next((_of_run(run) for run in _makers(folder)), ())
+
+
+def _makers(folder: Path) -> Iterator[Path]:
+    for run in run_folders(folder.parent.parent):
+        try:
+            stages = load_run(run).manifest.get("stages", {})
+        except HarnessError:
+            continue
+        if folder.name in stages.values():
+            yield run
+
+
+def _of_run(folder: Path) -> Sequence[Origin]:
+    """A run or an export, by its record, or by its settings where it has none yet."""
+    try:
+        run = load_run(folder) if (folder / MANIFEST).is_file() else _exported(folder)
+    except HarnessError:
+        return [Origin("", folder.name, "", "", "", None)]
+    settings = run.manifest.get("settings")
+    record = run.record
+    if record is not None:
+        guide = settings["guide"]["set"] if settings else ""
+        own = Origin("", record.run, record.signal, record.suite, guide, record.reads_validation, record.guided_columns)
+        if record.upstream or not settings:
+            return [own, *record.upstream]
+    elif settings:
+        own = _own(run.name, settings)
+    else:
+        return [Origin("", folder.name, "", "", "", None)]
+    return [own, *_before(run, settings)]
+
+
+def _before(run: Run, settings: Mapping[str, Any]) -> Sequence[Origin]:
+    """The writer's origins of a run whose record does not know them."""
+    name = settings.get("writer_from")
+    if not name:
+        return ()
+    try:
+        return _named("writer", _of_run(find_run(run.folder.parent, name)))
+    except HarnessError:
+        return [Origin("writer", str(name), "", "", "", None)]
+
+
+def _exported(folder: Path) -> Run:
+    from harness.record import read_record
+
+    return Run(folder, {}, read_record(folder / RECORD))
