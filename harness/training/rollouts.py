@@ -108,6 +108,7 @@ class ServerRollouts:
         model = trainer.accelerator.unwrap_model(trainer.model)
         adapter = self._save(model, step)
         name = self._sampler.load(adapter)
+        self._tidy()
         ids = [
             trainer.processing_class.apply_chat_template(p, add_generation_prompt=True, return_dict=False)
             for p in prompts
@@ -129,13 +130,19 @@ class ServerRollouts:
         return {"prompt_ids": ids, "completion_ids": [list(d.ids) for d in drawn], "logprobs": None}
 
     def _save(self, model: Any, step: int) -> Path:
-        """The adapter of this step; the one before it stays, in case the server has to load it once more."""
+        """The adapter of this step."""
         path = self._folder / f"step-{step}"
         shutil.rmtree(path, ignore_errors=True)
         model.save_pretrained(path)
+        return path
+
+    def _tidy(self) -> None:
+        """Delete what a server that is started again does not load again: all but the last two that it was given.
+
+        Until it has the latest it may want the one that goes now.
+        """
         for old in sorted(self._folder.glob("step-*"), key=lambda p: int(p.name.partition("-")[2]))[:-2]:
             shutil.rmtree(old, ignore_errors=True)
-        return path
 
     def _draw(self, name: str, ids: Sequence[Sequence[int]], decoding: Decoding, seed: int) -> list[Drawn]:
         """One completion per entry; entries of equal prompts are one request."""
