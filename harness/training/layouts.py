@@ -54,7 +54,9 @@ def check_layout(model: Any, layout: Layout, setting: str, *, positions: bool = 
     dtype = model.get_input_embeddings().weight.dtype
     eps = torch.finfo(dtype).eps
     layers = max(1, int(getattr(model.config.get_text_config(), "num_hidden_layers", 1) or 1))
-    limits = max(NOISE * leak_noise, eps / 16, 1e-6), NOISE * apart_noise + max(4 * eps * layers**0.5, 1e-5)
+    # Bounded above, since a model that reads what comes later has no sequence in which nothing can leak.
+    leak_limit = min(max(NOISE * leak_noise, eps / 16, 1e-6), max(4 * eps, 1e-3))
+    limits = leak_limit, min(NOISE * apart_noise + max(4 * eps * layers**0.5, 1e-5), 0.2)
     how = {"packed": "packed into one row", "left": "padded on the left", "right": "padded on the right"}[layout]
     how += "" if positions or layout == "packed" else ", without positions"
     where = f"{type(model).__name__} in {str(dtype).removeprefix('torch.')}"

@@ -38,10 +38,10 @@ def test_a_small_leak_in_bfloat16_is_no_noise() -> None:
     model = make_architecture("llama").bfloat16()
 
     def mix(module: torch.nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        return output + 2.0 * output.mean(dim=(0, 1), keepdim=True)
+        return output + 0.2 * output.mean(dim=0, keepdim=True)
 
     assert check_layout(model, "right", "").status == "passed"
-    handle = model.model.layers[0].mlp.register_forward_hook(mix)
+    handle = model.model.layers[0].register_forward_hook(mix)
     check = check_layout(model, "right", "")
     assert check.status == "failed" and check.measured is not None and check.measured < 0.1
     handle.remove()
@@ -100,7 +100,7 @@ def test_a_long_sequence_changes_no_scores_of_its_batch_mates(kind: str) -> None
 
     alone = {i: scores([i])[i] for i in range(len(items))}
     mixed = scores([0, 5])[0]
-    assert (mixed - alone[0]).norm() > 1e-3 * alone[0].norm()
+    assert (mixed - alone[0]).norm() > 1e-4 * alone[0].norm()
     for rows in batches(lengths, 8, 10_000, "right", switch):
         for i, found in scores(rows).items():
             assert (found - alone[i]).norm() < 1e-5 * alone[i].norm()
