@@ -83,7 +83,8 @@ class WarmupConfig(Section):
 
     `keep` says at which points: the end (`last`), or the end of every epoch (`epochs`), which signals then sum over by
     the epochs' mean learning rates (LESS §2.1). `adapter` names folders of your own LoRA checkpoints, with their
-    optimizer's state, that take the place of training one.
+    optimizer's state, that take the place of training one. `lora_modules` are names of the model's linear layers, or
+    the words `attention` and `all-linear`, which mean each architecture's own; fine-tuning an adapter uses them, too.
     """
 
     share: float = Field(0.1, gt=0, le=1)
@@ -95,13 +96,13 @@ class WarmupConfig(Section):
     lora_rank: int = Field(128, ge=1)
     lora_alpha: int = Field(512, ge=1)
     lora_dropout: float = Field(0.1, ge=0, lt=1)
-    lora_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    lora_modules: tuple[str, ...] = ("attention",)
     keep: Literal["last", "epochs"] = "last"
     adapter: tuple[str, ...] = ()
 
-    @field_validator("adapter", mode="before")
+    @field_validator("adapter", "lora_modules", mode="before")
     @classmethod
-    def _one_folder(cls, value: Any) -> Any:
+    def _one_or_more(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value or ()
 
     @model_validator(mode="after")
@@ -225,14 +226,16 @@ class GrpoConfig(Section):
     tune: Literal["full", "lora"] = "full"
     lora_rank: int = Field(16, ge=1)
     lora_alpha: int = Field(32, ge=1)
-    lora_modules: tuple[str, ...] = (
-        *("q_proj", "k_proj", "v_proj", "o_proj"),
-        *("gate_proj", "up_proj", "down_proj"),
-    )
+    lora_modules: tuple[str, ...] = ("all-linear",)
     rollouts: Literal["transformers", "server", "colocate"] = "transformers"
     max_logprob_gap: float = Field(0.1, gt=0)
     micro_batch: int = Field(8, ge=1)
     reward: RewardConfig = RewardConfig()
+
+    @field_validator("lora_modules", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value or ()
 
     @model_validator(mode="after")
     def _sizes(self) -> GrpoConfig:

@@ -79,6 +79,8 @@ class ModelShape:
             "gate_proj": self.hidden + self.intermediate,
             "up_proj": self.hidden + self.intermediate,
             "down_proj": self.hidden + self.intermediate,
+            "experts.gate_up_proj": self.experts * (self.hidden + 2 * self.intermediate),
+            "experts.down_proj": self.experts * (self.hidden + self.intermediate),
         }
         return self.layers * rank * sum(ends[name] for name in modules if name in ends)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from harness import estimate, memory
 from harness.runtime import machine
 from harness.runtime.role_models import RoleModel, embedder_model, needs_of_signals, role_models, trains_writer
+from harness.training.lora_modules import plain_names
 
 if TYPE_CHECKING:
     from harness.config import ModelConfig, RunConfig
@@ -167,7 +168,7 @@ class _Sizer:
         if w.adapter:
             return self.reads()
         micro = largest_divisor(w.batch_size, self.config.sft.micro_batch)
-        adapter = memory.Lora(w.lora_rank, w.lora_modules, w.lora_dropout > 0)
+        adapter = memory.Lora(w.lora_rank, plain_names(w.lora_modules, target.shape), w.lora_dropout > 0)
         peak = memory.lora_training(
             target.shape,
             target.dtype,
@@ -190,7 +191,7 @@ class _Sizer:
         own = warm(c)
         # A probe's loss differences are below what bfloat16 can tell, so it computes in float32.
         dtype = "float32" if probes_validation(c.signal, c) else target.dtype
-        adapter = memory.Lora(own.rank, own.modules)
+        adapter = memory.Lora(own.rank, plain_names(own.modules, target.shape))
         peak = memory.scoring(
             target.shape,
             dtype,
@@ -229,7 +230,8 @@ class _Sizer:
             return []
         mini = (g.mini_batch_prompts or g.prompts_per_step) * g.group_size
         rows = largest_divisor(mini, g.micro_batch)
-        adapter = memory.Lora(g.lora_rank, g.lora_modules) if g.tune == "lora" else None
+        modules = plain_names(g.lora_modules, writer.shape)
+        adapter = memory.Lora(g.lora_rank, modules) if g.tune == "lora" else None
         update = memory.policy_training(
             writer.shape,
             writer.dtype,
@@ -268,7 +270,7 @@ class _Sizer:
                 cuda=self.cuda,
             )
         else:
-            adapter = memory.Lora(c.lora_rank, self.config.warmup.lora_modules)
+            adapter = memory.Lora(c.lora_rank, plain_names(self.config.warmup.lora_modules, target.shape))
             peak = memory.lora_training(
                 target.shape,
                 target.dtype,

@@ -17,6 +17,7 @@ from harness.runtime.costs import estimate_stage
 from harness.runtime.doctor import check_prerequisites
 from harness.runtime.estimator import Cost, Estimator, make_estimator
 from harness.runtime.findings import Problem
+from harness.runtime.lora_lines import lora_lines
 from harness.runtime.needs import Load, loads
 from harness.runtime.revisions import pin_revisions
 from harness.runtime.role_models import RoleModel, role_models
@@ -154,6 +155,7 @@ def _meaning(config: RunConfig, suite: Suite, estimator: Estimator) -> list[tupl
         rows.append((model.role, _model_line(model)))
     if config.warmup.adapter:
         rows.append(("warm-up", _given_line(config)))
+    rows += lora_lines(config)
     if estimator.embedder:
         rows.append(("embedder", _model_line(estimator.embedder)))
     judge = f"{config.models.judge or 'none named'}; its columns stay empty until it has scored them"

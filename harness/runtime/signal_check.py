@@ -91,13 +91,12 @@ def _adapter(config: RunConfig, path: Any, folder: Path) -> None:
     from peft import get_peft_model
 
     from harness.models.transformers_backend import load_causal_lm
-    from harness.training.recipe import LoraSettings, fitting_modules, lora_config
+    from harness.training.recipe import LoraSettings, lora_config
 
     base, _ = load_causal_lm(path, config.models.target.dtype, config.models.target.revision)
     w = config.warmup
     settings = LoraSettings(w.lora_rank, w.lora_alpha, w.lora_dropout, w.lora_modules)
-    with fitting_modules("warmup.lora_modules"):
-        model = get_peft_model(base, lora_config(settings, seed=0))
+    model = get_peft_model(base, lora_config(settings, 0, base, "warmup.lora_modules"))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ".lora_B." in name:

@@ -16,6 +16,7 @@ from typing import Any
 from harness.config import TrainingConfig
 from harness.errors import InputError
 from harness.stage import SCRATCH
+from harness.training.lora_modules import meta_model
 from harness.training.recipe import LoraSettings, lora_config
 from harness.training.trainer import callback, common_arguments, publish, quiet_libraries, train
 from harness.types import Message, Usage, chat
@@ -104,12 +105,13 @@ def train_preferences(
     arguments.model_init_kwargs = {"dtype": dtype, "revision": revision or "main"}
     if training.attention:
         arguments.model_init_kwargs["attn_implementation"] = training.attention
+    adapter = lora_config(recipe.lora, seed, meta_model(model_path, revision), "lora.modules") if recipe.lora else None
     trainer = DPOTrainer(
         model=str(model_path),
         args=arguments,
         train_dataset=rows,
         processing_class=tokenizer,
-        peft_config=lora_config(recipe.lora, seed) if recipe.lora else None,
+        peft_config=adapter,
         callbacks=[callback(on_step, on_log=on_log)],
     )
     parameters = float(trainer.model.num_parameters())

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import GrpoConfig
-from harness.errors import InputError, PrerequisiteError
+from harness.errors import ConfigError, InputError, PrerequisiteError
 from harness.models.access import ADAPTER
 from harness.stage import SCRATCH
-from harness.training.recipe import LoraSettings, fitting_modules, lora_config
+from harness.training.lora_modules import meta_model
+from harness.training.recipe import LoraSettings, lora_config
 from harness.training.rollouts import Sampled, Sampler, ServerRollouts, generation_timer
 from harness.training.trainer import callback, common_arguments, publish, quiet_libraries, train
 from harness.types import Message, Usage, chat
@@ -140,23 +141,22 @@ def train_policy(
     ordered = [prompts[i] for i in prompt_order(len(prompts), config.prompts_per_step, steps, seed)]
     rows = Dataset.from_dict({"prompt": [chat(p.messages) for p in ordered], "key": [p.key for p in ordered]})
     side = _TrlSide(trajectory, updates, _lengths(tokenizer, prompts), server)
-    with fitting_modules("grpo.lora_modules"):
-        trainer = GRPOTrainer(
-            model=str(model_path),
-            reward_funcs=side.reward,
-            args=arguments,
-            train_dataset=rows,
-            processing_class=tokenizer,
-            peft_config=_lora(config, seed) if config.tune == "lora" else None,
-            rollout_func=server,
-            callbacks=[
-                callback(
-                    lambda step, total: on_step(step // updates, total // updates),
-                    lambda step: before_mark(step // updates),
-                    lambda step, logs: on_log(step // updates, logs),
-                )
-            ],
-        )
+    trainer = GRPOTrainer(
+        model=str(model_path),
+        reward_funcs=side.reward,
+        args=arguments,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        peft_config=_lora(config, seed, meta_model(model_path, revision)) if config.tune == "lora" else None,
+        rollout_func=server,
+        callbacks=[
+            callback(
+                lambda step, total: on_step(step // updates, total // updates),
+                lambda step: before_mark(step // updates),
+                lambda step, logs: on_log(step // updates, logs),
+            )
+        ],
+    )
     side.attach(trainer)
     train(trainer, folder / SCRATCH)
     _save(trainer, tokenizer, folder, merge=config.tune == "lora")
@@ -213,9 +213,16 @@ def _save(trainer: Any, tokenizer: Any, folder: Path, *, merge: bool) -> None:
     publish(temporary, folder / "policy")
 
 
-def _lora(config: GrpoConfig, seed: int) -> Any:
+def _lora(config: GrpoConfig, seed: int, model: Any) -> Any:
     """The adapter of the policy; no dropout, since a token's probability must be the same in sampling and training."""
-    return lora_config(LoraSettings(config.lora_rank, config.lora_alpha, 0.0, config.lora_modules), seed)
+    settings = LoraSettings(config.lora_rank, config.lora_alpha, 0.0, config.lora_modules)
+    chosen = lora_config(settings, seed, model, "grpo.lora_modules")
+    if chosen.target_parameters and config.rollouts == "server":
+        raise ConfigError(
+            f"grpo.lora_modules adapts experts ({', '.join(chosen.target_parameters)}), which a server cannot be given "
+            "as an adapter; set grpo.lora_modules=attention, or grpo.rollouts=transformers"
+        )
+    return chosen
 
 
 def _colocate() -> dict[str, Any]:

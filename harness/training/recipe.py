@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from harness.config import TrainingConfig
 from harness.errors import ConfigError
+from harness.training.lora_modules import ATTENTION, adapted
 from harness.types import Sample, Usage
 
 
 @dataclass(frozen=True, slots=True)
 class LoraSettings:
-    """A LoRA adapter's shape."""
+    """A LoRA adapter's shape; `modules` are names, or words as in `harness.training.lora_modules`."""
 
     rank: int
     alpha: int
@@ -74,27 +73,26 @@ class Job:
     training: TrainingConfig
 
 
-def lora_config(settings: LoraSettings, seed: int) -> Any:
-    """PEFT's configuration of an adapter; seeds its random start."""
+def lora_config(settings: LoraSettings, seed: int, model: Any, setting: str) -> Any:
+    """PEFT's configuration of an adapter of `model`; seeds its random start.
+
+    Raises `ConfigError` naming `setting` where its modules do not fit the model.
+    """
     import torch
     from peft import LoraConfig
 
+    chosen = adapted(model, settings.modules, setting)
+    if chosen.parameters and settings.dropout:
+        raise ConfigError(
+            f"{setting} adapts experts ({', '.join(chosen.parameters)}), whose adapters take no dropout; set "
+            f"{setting.rpartition('.')[0]}.lora_dropout=0, or {setting}={ATTENTION}"
+        )
     torch.manual_seed(seed)
     return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=list(settings.modules),
+        target_modules=list(chosen.modules),
+        target_parameters=list(chosen.parameters) or None,
         task_type="CAUSAL_LM",
     )
-
-
-@contextmanager
-def fitting_modules(setting: str) -> Iterator[None]:
-    """While open, PEFT's refusal of modules that no part of the model is called becomes one that names `setting`."""
-    from peft.tuners.tuners_utils import NoMatchingPeftModuleError
-
-    try:
-        yield
-    except NoMatchingPeftModuleError as error:
-        raise ConfigError(f"{setting} do not fit the model: {error}") from None

@@ -19,7 +19,7 @@ from harness.stage import SCRATCH
 from harness.training.adam_state import save_adam_state
 from harness.training.chat import encode
 from harness.training.launch import data_parallel, launch, sharding
-from harness.training.recipe import Job, Recipe, Tuned, fitting_modules, lora_config
+from harness.training.recipe import Job, Recipe, Tuned, lora_config
 from harness.training.trainer import callback, common_arguments, publish, quiet_libraries, train
 from harness.types import Sample, Usage
 
@@ -109,15 +109,14 @@ def carry_out(job: Job, on_step: Callable[[int, int], None]) -> Tuned:
     arguments = _arguments(job)
     if kind == "FSDP":
         _shard_on_processors(arguments)
-    with fitting_modules("the settings' lora_modules"):
-        trainer = SFTTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=rows,
-            processing_class=tokenizer,
-            peft_config=lora_config(recipe.lora, job.seed) if recipe.lora else None,
-            callbacks=[callback(on_step, on_epoch=end_epoch if job.keep_epochs else None)],
-        )
+    trainer = SFTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        peft_config=lora_config(recipe.lora, job.seed, model, "warmup.lora_modules") if recipe.lora else None,
+        callbacks=[callback(on_step, on_epoch=end_epoch if job.keep_epochs else None)],
+    )
     if kind and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         raise ConfigError(
             f"{job.training.accelerate_config} asks for {kind}, which accelerate does not apply here; use FSDP or "

@@ -24,6 +24,7 @@ from harness.stage import SCRATCH, Stage, StageRun
 from harness.synthesis.forms import RUBRIC_FORM
 from harness.synthesis.synthesize import Attempt, Counter, Draft, Draw, Synthesizer
 from harness.training.grpo import PolicyPrompt, RolloutBatch, train_policy
+from harness.training.lora_modules import settled_names
 from harness.training.trainer import checkpoint_step, last_checkpoint
 from harness.types import Reject, Sample, Score, Seed, Usage, derive_seed
 from methods.drivers.base import common, finish
@@ -79,7 +80,10 @@ def grpo_stage(plan: Plan, signal: str, inputs: tuple[Stage, ...]) -> Stage:
         **plan.synthesis_settings(),
         **signal_settings(plan, signal),
         "writer_model": writer,
-        "grpo": c.grpo.model_dump(mode="json", exclude={"micro_batch"}),
+        "grpo": {
+            **c.grpo.model_dump(mode="json", exclude={"micro_batch"}),
+            "lora_modules": list(settled_names(c.grpo.lora_modules, c.models.writer.id)),
+        },
     }
     return Stage("grpo", 2, settings, inputs, lambda run: _Training(run, plan, signal).go(), signal=signal)
 

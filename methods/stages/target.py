@@ -14,6 +14,7 @@ from harness.models.open import model_path
 from harness.shards import ShardOutput
 from harness.stage import Stage, StageRun
 from harness.training.launch import accelerate_settings, sharding
+from harness.training.lora_modules import settled_names
 from harness.training.recipe import LoraSettings, Recipe, Tuned
 from harness.training.sft import finetune
 from harness.types import Sample, derive_seed
@@ -95,6 +96,8 @@ def finetune_stage(plan: Plan, dataset: Stage) -> Stage:
         "sft": c.sft.model_dump(mode="json", exclude={"micro_batch"}),
         "seed": c.tuning_seed,
     }
+    if c.sft.tune == "lora":
+        settings["lora_modules"] = list(settled_names(c.warmup.lora_modules, c.models.target.id))
 
     def work(run: StageRun) -> Mapping[str, Any]:
         samples = run.records("dataset", Sample)

@@ -18,6 +18,7 @@ from harness.models.open import model_path
 from harness.shards import ShardOutput, write_json
 from harness.stage import Stage, StageRun
 from harness.training.adapters import FILES, GivenCheckpoint, given_checkpoints, load_adapter
+from harness.training.lora_modules import settled_names
 from harness.training.recipe import LoraSettings, Recipe
 from harness.training.sft import epoch_name
 from harness.training.trainer import publish
@@ -33,10 +34,11 @@ def warmup(plan: Plan, initial: Stage) -> Stage:
     """LoRA warm-up of the target on a share of the initial pairs (OptimSyn §3.1.3, App. D.4)."""
     c = plan.config
     w = c.warmup
+    modules = list(settled_names(w.lora_modules, c.models.target.id))
     settings: dict[str, Any] = {
         "target": plan.identity(c.models.target),
         "max_length": c.models.target.max_length,
-        "warmup": w.model_dump(mode="json", exclude={"adapter"}),
+        "warmup": {**w.model_dump(mode="json", exclude={"adapter"}), "lora_modules": modules},
         "seed": c.synthesis_seed,
     }
 

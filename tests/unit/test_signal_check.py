@@ -59,7 +59,7 @@ def test_a_failing_check_is_an_exit_status(
         ),
         (
             ["--signal", "influence", "--target", "nano", "--set", "models.target.id=MODEL", *FOREIGN],
-            "warmup.lora_modules do not fit the model",
+            "warmup.lora_modules does not fit",
         ),
         (["--signal", "influence", "--target", "nano", "--set", "models.target.id=/nowhere"], "weights of the target"),
     ],

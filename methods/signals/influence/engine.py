@@ -15,7 +15,7 @@ dropped unit makes a gradient another sample's. For activation checkpointing, wh
 just the checkpointing layers themselves are flagged as training, not what they contain.
 
 What it gives up: adapters that do not go through the forward of the A and B linears exactly once (DoRA, fused kernels,
-shared modules, experts) are refused rather than scored in part.
+shared modules, the experts' one parameter) are refused rather than scored in part.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ class LoraGradients:
     ) -> None:
         self.model, self.pad_id, self.batch_size = model, pad_id, batch_size
         self.scoring = scoring or ScoringConfig()
-        self.restrict_logits = restrict_logits
+        head = model.get_output_embeddings()
+        # An adapter on the head has a gradient at every token that passes through it.
+        self.restrict_logits = restrict_logits and not any(p.requires_grad for p in head.parameters())
         self.device = next(model.parameters()).device
         trained = {name for name, p in model.named_parameters() if p.requires_grad}
         self.modules = {
@@ -125,8 +127,8 @@ class LoraGradients:
         if odd:
             raise StageError(
                 f"influence needs every LoRA matrix to be used once in a forward pass, and {len(odd)} are not (for "
-                f"example {odd[0]}: {forward[odd[0]]} times forward, {backward[odd[0]]} times backward); leave shared "
-                "modules and experts out of the adapter"
+                f"example {odd[0]}: {forward[odd[0]]} times forward, {backward[odd[0]]} times backward); leave layers "
+                "that several parts share, and experts, out of warmup.lora_modules"
             )
 
     def loss(self, batch: Collated) -> torch.Tensor:
@@ -170,16 +172,18 @@ class LoraGradients:
 
         def before(name: str) -> Callable[..., None]:
             def keep(module: Any, args: tuple[torch.Tensor, ...]) -> None:
-                if tuple(args[0].shape[:-1]) != expected:
+                if tuple(args[0].shape[:-1]) not in (expected, (expected[0] * expected[1],)):
                     raise StageError(
                         f"influence needs LoRA inputs of shape [batch, tokens, features], and {name} takes "
-                        f"{tuple(args[0].shape)}; leave modules that flatten tokens, such as experts, out of the "
-                        "adapter, and a language-model head too"
+                        f"{tuple(args[0].shape)}; leave modules that see some of the tokens, such as an expert, out of "
+                        "warmup.lora_modules"
                     )
+                # Routers and shared experts see the same tokens in one row.
+                x = args[0].detach().reshape(*expected, -1)
                 if name in waiting:
-                    receive(name, waiting.pop(name), args[0].detach())
+                    receive(name, waiting.pop(name), x)
                 elif self._recomputing or not self.scoring.activation_checkpointing:
-                    kept[name] = args[0].detach()
+                    kept[name] = x
 
             return keep
 
@@ -194,6 +198,7 @@ class LoraGradients:
                 output.register_hook(arrive)
 
             def arrive(delta: torch.Tensor) -> None:
+                delta = delta.reshape(*expected, -1)
                 if name in kept:
                     receive(name, delta, kept.pop(name))
                 else:
