@@ -9,8 +9,9 @@ from typing import Literal, Protocol
 import numpy as np
 
 from decontam.check import Check, run_check
-from decontam.corpus import PARTS, EmbeddedCorpus, MemoryCorpus, Part
+from decontam.corpus import EmbeddedCorpus, MemoryCorpus
 from decontam.evidence import Shown, evidence
+from decontam.fields import PARTS, Part
 from decontam.outputs import strongest
 from decontam.report import Origin, Report, make_report, touched_items
 from decontam.verdict import KINDS, decide, shown_score

@@ -67,8 +67,10 @@ def render_page(report: Report, shown: Sequence[Evidence], total: int) -> str:
         *[f"<p>{escape(note)}.</p>" for note in report.notes],
         "<h2>Benchmarks: items found in the training text</h2>",
         _benchmarks(report),
+        *_unasked(report),
         "<h2>Sources: rows removed</h2>",
         _sources(report),
+        *_fields(report),
         f'<div class="grid"><div>{"".join(_thresholds(report))}</div><div>{"".join(_histograms(report))}</div></div>',
         *_common(report),
         *_pairs(shown, total),
@@ -147,6 +149,32 @@ def _sources(report: Report) -> str:
             f"<td>{share}</td></tr>"
         )
     return _table(["source", "rows", *(NAMES[k] for k in kinds), "removed", "share"], rows)
+
+
+def _unasked(report: Report) -> list[str]:
+    lines = []
+    for rate in report.benchmarks:
+        if rate.empty:
+            ids = escape(", ".join(report.unasked[rate.benchmark]))
+            lines.append(
+                f"<details><summary>{escape(rate.benchmark)}: {rate.empty:,} of {rate.items:,} items were not asked "
+                f"for, since they have no text</summary><p>{ids}</p></details>"
+            )
+        if rate.partial:
+            name = escape(rate.benchmark)
+            lines.append(f'<p class="soft">{name}: {rate.partial:,} items have an empty field; the others serve.</p>')
+    return lines
+
+
+def _fields(report: Report) -> list[str]:
+    if not report.fields:
+        return []
+    titles = {"prompt": "prompt", "answer": "answer", "": "not read"}
+    rows = []
+    for use in report.fields:
+        name = f"{escape(use.field)}{'' if use.known else ' <span class=soft>(a name that says no part)</span>'}"
+        rows.append(f'<tr><td class="wrap">{name}</td><td>{titles[use.part]}</td>{_number(use.rows)}</tr>')
+    return ["<h2>Fields of the training rows that hold text</h2>", _table(["field", "read as", "rows"], rows)]
 
 
 def _thresholds(report: Report) -> list[str]:

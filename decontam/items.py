@@ -56,6 +56,7 @@ class TestSide:
 
     `item_of` (fields,) leads from a field to its item, `length` (fields,) is its number of covered units: our tokens,
     or under open-instruct's rules the other tokenizer's. `tokens` (items,) counts an item's tokens over its fields.
+    `empty` (items,) marks items that cannot be asked for, `partial` those that are asked for by some fields alone.
     """
 
     __test__ = False
@@ -68,12 +69,8 @@ class TestSide:
         ids, begin = TokenIds(self.vocabulary, grow=True).of(texts)
         lengths = np.diff(begin) - 1
         owner = np.repeat(np.arange(len(self.items)), [len(item.fields) for item in self.items])
-        # An item with a field that says nothing cannot be asked for as a whole.
-        empty = np.ones(len(self.items), np.bool_)
-        empty[owner] = False
-        empty[owner[lengths == 0]] = True
-        kept = ~empty[owner]
-        self.empty: NDArray[np.bool_] = empty
+        self.partial, self.empty = _silent(owner, lengths, len(self.items), settings.compat == "open-instruct")
+        kept = (lengths > 0) & ~self.empty[owner]
         self.item_of: Ints = owner[kept]
         self.words_length: Ints = lengths[kept]
         self.ids: NDArray[np.int32] = ids[ids != BREAK][np.repeat(kept, lengths)]
@@ -82,7 +79,7 @@ class TestSide:
         self.tokens: Ints = np.bincount(self.item_of, self.words_length, len(self.items)).astype(np.int64)
         self.fields_of: Ints = np.bincount(self.item_of, minlength=len(self.items))
         self.first_field: Ints = np.concatenate(([0], np.cumsum(self.fields_of)))[:-1]
-        self.short: NDArray[np.bool_] = (self.tokens < settings.min_tokens) & ~empty
+        self.short: NDArray[np.bool_] = (self.tokens < settings.min_tokens) & ~self.empty
 
     @property
     def benchmarks(self) -> tuple[str, ...]:
@@ -176,6 +173,18 @@ class TestSide:
         ids = np.array([t for key in number for t in key], np.int32)
         starts = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
         return Question(Phrases(tuple(self.vocabulary), ids, starts), len(gram_lengths), occurrences, field_phrase)
+
+
+def _silent(owner: Ints, lengths: Ints, items: int, strict: bool) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Items with a field of no token that others speak for, and items that cannot be asked for at all.
+
+    The fields that say something serve for the whole; open-instruct (`strict`) leaves out an item with an empty field.
+    """
+    fields = np.bincount(owner, minlength=items)
+    speaking = np.bincount(owner[lengths > 0], minlength=items)
+    lacking = speaking < fields
+    empty = (speaking == 0) | lacking if strict else speaking == 0
+    return lacking & ~empty, empty
 
 
 @dataclass(frozen=True, slots=True)

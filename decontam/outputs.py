@@ -1,15 +1,13 @@
 """What a check of files leaves: cleaned and removed rows, evidence, numbers, a table in open-instruct's shape, a page.
 
-Kept rows of JSONL are copied byte by byte. Everything is written under a temporary name and renamed, and `report.json`
-comes last: where it lies, the folder is complete.
+Kept rows are copied byte by byte, in the form of their file. Everything is written under a temporary name and renamed,
+and `report.json` comes last: where it lies, the folder is complete.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decontam.check import Check
-from decontam.corpus import PARTS, FileCorpus
+from decontam.corpus import FileCorpus
 from decontam.evidence import Shown, evidence
+from decontam.fields import PARTS
 from decontam.report import Report
 from decontam.verdict import KINDS, Pairs, Verdicts, shown_score
 from harness.shards import replace_into, write_text
-from harness.synthesis.tables import read_rows
+from harness.synthesis.tables import copy_rows
 
 REPORT = "report.json"
 EVIDENCE = "evidence.jsonl"
@@ -144,46 +143,9 @@ def write_rows(corpus: FileCorpus, removed: NDArray[np.bool_], folder: Path) -> 
         while name in names:
             name, number = f"{number}-{own}", number + 1
         names.add(name)
-        write = _write_parquet if name.lower().endswith(".parquet") else _write_lines
         # The removed file first: a cleaned file without it would hide what is gone.
-        replace_into(folder / "removed" / name, lambda p, mine=mine, path=path, write=write: write(path, mine, p))  # type: ignore[misc]
-        replace_into(folder / "cleaned" / name, lambda p, mine=mine, path=path, write=write: write(path, ~mine, p))  # type: ignore[misc]
-
-
-def _write_lines(path: str, wanted: NDArray[np.bool_], temporary: Path) -> None:
-    with ExitStack() as stack:
-        stream: Any
-        if path.lower().endswith(".gz"):
-            raw = stack.enter_context(open(temporary, "wb"))
-            # Without a time stamp, equal rows give equal files.
-            stream = stack.enter_context(gzip.GzipFile("", "wb", fileobj=raw, mtime=0))
-        else:
-            stream = stack.enter_context(open(temporary, "wb"))
-        for number, line in enumerate(_lines(path)):
-            if wanted[number]:
-                stream.write(line if line.endswith(b"\n") else line + b"\n")
-
-
-def _lines(path: str) -> Iterator[bytes]:
-    """The rows of a file as their bytes, or of a data set as JSON."""
-    if not Path(path).is_file():
-        for _, row in read_rows(path)[1]:
-            yield json.dumps(row, default=str).encode() + b"\n"
-        return
-    opener: Any = gzip.open if path.lower().endswith(".gz") else open
-    with opener(path, "rb") as stream:
-        yield from (line for line in stream if line.strip())
-
-
-def _write_parquet(path: str, wanted: NDArray[np.bool_], temporary: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as source, pq.ParquetWriter(temporary, source.schema_arrow) as target:
-        before = 0
-        for batch in source.iter_batches(batch_size=1024):
-            target.write_batch(batch.filter(pa.array(wanted[before : before + len(batch)])))
-            before += len(batch)
+        for part, wanted in (("removed", mine), ("cleaned", ~mine)):
+            replace_into(folder / part / name, lambda p, path=path, wanted=wanted: copy_rows(path, wanted, p))  # type: ignore[misc]
 
 
 def write_table(report: Report, folder: Path) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from decontam.backend import Floats, Ints
 from decontam.check import Check
+from decontam.fields import FieldUse
 from decontam.verdict import KINDS, Kind, Verdicts, shown_score, thresholds
 
 SCHEMA = 1
@@ -39,7 +40,8 @@ class Origin:
 class BenchmarkRate:
     """One benchmark: `items` of which `empty` could not be asked for and `short` are never removed for.
 
-    `found` counts items with a hit, by kind; `touched` those with any; `short_touched` the short ones among them.
+    `partial` are asked for by some of their fields, since the others hold no token. `found` counts items with a hit, by
+    kind; `touched` those with any; `short_touched` the short ones among them.
     """
 
     benchmark: str
@@ -49,6 +51,7 @@ class BenchmarkRate:
     found: Mapping[str, int]
     touched: int
     short_touched: int
+    partial: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,8 @@ class Common:
 class Report:
     """A check. `histogram` counts items by best score, by kind: edges (n + 1) and counts (n).
 
-    `touched` lists the items with any hit, by benchmark: what a score on clean items has to leave out.
+    `touched` lists the items with any hit, by benchmark: what a score on clean items has to leave out. `unasked` lists
+    those that could not be asked for. `fields` says what of the training rows was read.
     """
 
     pair: str
@@ -105,6 +109,8 @@ class Report:
     common: Sequence[Common]
     common_total: int
     touched: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    unasked: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    fields: Sequence[FieldUse] = ()
     identity: str = ""
     schema: int = SCHEMA
     notes: Sequence[str] = field(default_factory=tuple)
@@ -122,6 +128,7 @@ def make_report(
     pair: str,
     train: Sequence[str],
     rows_without_text: int = 0,
+    fields: Sequence[FieldUse] = (),
     identity: str = "",
     missing: Sequence[str] = (),
 ) -> Report:
@@ -146,6 +153,8 @@ def make_report(
         common=_common(check, verdicts),
         common_total=int(verdicts.common.sum()),
         touched=touched_items(check, verdicts.touched()),
+        unasked=touched_items(check, np.flatnonzero(side.empty)),
+        fields=tuple(fields),
         identity=identity,
         notes=(*(f"not checked: {name}" for name in missing), *_notes(check)),
     )
@@ -176,6 +185,7 @@ def benchmark_rates(check: Check, verdicts: Verdicts) -> list[BenchmarkRate]:
                 {kind: int(mine[items].sum()) for kind, items in found.items()},
                 int((mine & touched).sum()),
                 int((mine & touched & side.short).sum()),
+                int((mine & side.partial).sum()),
             )
         )
     return rates

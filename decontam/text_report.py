@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 WIDTH = 100
+NAMED = 12
+"""Fields, or items, that are named; of more, their number is said."""
 TITLES = {"text": "whole", "contained": "inside", "ngram": "n-gram", "embedding": "embedding"}
 
 
@@ -19,8 +21,10 @@ def render_text(report: Mapping[str, Any]) -> str:
     ]
     if report["rows_without_text"]:
         lines.append(f"  {report['rows_without_text']:,} rows have no text of the checked parts, and are kept")
+    lines += _fields(report["fields"])
     lines += [f"  {note}" for note in report["notes"]]
     lines += ["", "Test items found in the training text", *_benchmarks(report["benchmarks"])]
+    lines += _unasked(report)
     lines += ["", "Rows removed, by source", *_sources(report["sources"])]
     if report["steps"]:
         lines += ["", "Other thresholds", *_steps(report)]
@@ -33,6 +37,39 @@ def render_text(report: Mapping[str, Any]) -> str:
             f"  {examples}"[:WIDTH],
         ]
     return "\n".join(lines)
+
+
+def _fields(uses: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The fields that were read, by part, and those that were not, with the rows that have them."""
+    lines: list[str] = []
+    for title, part in (("prompts", "prompt"), ("answers", "answer"), ("text not read", "")):
+        mine = [use for use in uses if use["part"] == part]
+        names = [f"{u['field']}{'' if u['known'] else '?'} {u['rows']:,}" for u in mine[:NAMED]]
+        more = [f"{len(mine) - NAMED:,} more"] if len(mine) > NAMED else []
+        lines += _wrapped(f"  {title}: ", [*names, *more]) if mine else []
+    if any(not use["known"] for use in uses):
+        lines.append("  (rows with each field; ?: a name that says nothing about its part, read as a prompt's)")
+    return lines
+
+
+def _unasked(report: Mapping[str, Any]) -> list[str]:
+    """The items that could not be looked for, or only in part."""
+    lines: list[str] = []
+    for rate in report["benchmarks"]:
+        ids = report["unasked"].get(rate["benchmark"], ())
+        if ids:
+            more = [f"{len(ids) - NAMED:,} more"] if len(ids) > NAMED else []
+            title = f"  not asked for: {len(ids):,} of {rate['items']:,} items of {rate['benchmark']}, without text: "
+            lines += _wrapped(title, [*ids[:NAMED], *more])
+        if rate["partial"]:
+            lines.append(f"  {rate['partial']:,} items of {rate['benchmark']} have an empty field; the others serve")
+    return lines
+
+
+def _wrapped(title: str, parts: Sequence[str]) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(title + ", ".join(parts), WIDTH, initial_indent="  ", subsequent_indent="    ")
 
 
 def _benchmarks(rates: Sequence[Mapping[str, Any]]) -> list[str]:

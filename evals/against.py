@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from decontam.fields import look_up, present
 from decontam.items import TestItem
-from evals.data import as_text, contamination_items
+from decontam.tokens import clean
+from evals.data import contamination_items, item_text
 from evals.read import DataContext
 from evals.suite import Suite, list_suites, load_suite
 from harness.errors import ConfigError, HarnessError, InputError
+from harness.synthesis.seeds import is_given
 from harness.synthesis.tables import read_rows
 
 QUESTION_FIELDS = ("question", "prompt", "problem", "input", "instruction", "text")
@@ -41,6 +44,8 @@ class Against:
 
 def load_against(names: Sequence[str], context: DataContext) -> Against:
     """Items of `names`: `SUITE`, `SUITE:BENCHMARK`, `FILE` or `FILE:FIELD[,FIELD]`; a suite may be a YAML file.
+
+    A field may be a dotted path. A row that lacks it is an item without it, as one where it is empty.
 
     Raises `ConfigError` for an unknown name and `InputError` for a file that cannot be read. A benchmark that is named
     has to be there; of a whole suite, those that are not come back as missing.
@@ -96,7 +101,7 @@ def _file(name: str) -> list[TestItem]:
         path, colon, listed = name.rpartition(":")
         if not colon:
             path = name
-    if not Path(path).is_file():
+    if not Path(path).exists():
         raise ConfigError(
             f"--against {name}: there is no such suite ({', '.join(list_suites())}) and no such file; a benchmark of a "
             "suite is named SUITE:BENCHMARK, fields of a file FILE:FIELD,FIELD"
@@ -104,29 +109,30 @@ def _file(name: str) -> list[TestItem]:
     wanted = tuple(field.strip() for field in listed.split(",") if field.strip())
     label, rows = read_rows(path)
     items: list[TestItem] = []
+    lacking = set(wanted)
     for line, row in rows:
         fields = wanted or _guess(row, f"{path}, line {line}")
         texts = []
         for field in fields:
-            if field not in row:
-                raise InputError(f"{path}, line {line} has no field '{field}' (fields present: {_present(row)})")
-            texts.append(as_text(row[field]))
-        identifier = next((str(row[key]) for key in ID_FIELDS if row.get(key) not in (None, "")), str(line))
-        items.append(TestItem(label, identifier, tuple(texts)))
+            there, value = look_up(row, field)
+            lacking -= {field} if there else set()
+            texts.append(item_text(value))
+        identifier = next((str(row[key]) for key in ID_FIELDS if is_given(row.get(key)) and row[key] != ""), str(line))
+        items.append(TestItem(label, clean(identifier), tuple(texts)))
     if not items:
         raise InputError(f"{path} has no rows; give a file with test items")
+    if lacking:
+        named = next(name for name in wanted if name in lacking)
+        raise InputError(f"no row of {path} has a field '{named}' (fields of the last: {present(row)}); name another")
     return items
 
 
 def _guess(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    found = next((field for field in QUESTION_FIELDS if row.get(field) is not None), None)
+    named = {str(name).strip().lower(): str(name) for name in row if is_given(row[name])}
+    found = next((named[field] for field in QUESTION_FIELDS if field in named), None)
     if found is None:
         raise InputError(
-            f"{where} has none of the fields {', '.join(QUESTION_FIELDS)} (fields present: {_present(row)}); name the "
+            f"{where} has none of the fields {', '.join(QUESTION_FIELDS)} (fields present: {present(row)}); name the "
             "test text after a colon: FILE:FIELD,FIELD"
         )
     return (found,)
-
-
-def _present(row: Mapping[str, Any]) -> str:
-    return ", ".join(sorted(row))[:200] or "none"

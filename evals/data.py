@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from decontam.items import TestItem
+from evals.choices import Choices, as_index, read_answer, read_choices
 from evals.read import DataContext, Raw, find_source, read_rows
 from evals.render import letters, render
-from evals.suite import Benchmark, Rendering, Rows, Source, Suite, Template
+from evals.suite import Benchmark, Rendering, Rows, Source, Suite
 from harness.errors import ConfigError, InputError
+from harness.synthesis.parsing import is_unicode
+from harness.synthesis.seeds import is_given
 from harness.types import Message, derive_seed, stable_hash
 
 
@@ -62,14 +65,23 @@ Chooser: TypeAlias = "Callable[[Sequence[ValidationItem], int], Sequence[Validat
 
 
 def as_text(value: Any) -> str:
-    """A field as text: lists line by line, chat messages by their content."""
+    """A field as text: lists line by line, chat messages by their content, nothing for null and NaN."""
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping):
         return as_text(value["content"]) if "content" in value else "\n".join(as_text(v) for v in value.values())
     if isinstance(value, (list, tuple)):
         return "\n".join(as_text(v) for v in value)
-    return "" if value is None else str(value)
+    return str(value) if is_given(value) else ""
+
+
+def item_text(value: Any) -> str:
+    """A field of a test item as text: of labelled choices the texts alone, since the test's labels are no text."""
+    if isinstance(value, Mapping) and isinstance(value.get("text"), (list, tuple)):
+        return as_text(value["text"])
+    if isinstance(value, (list, tuple)) and value and all(isinstance(v, Mapping) and "text" in v for v in value):
+        return as_text([v["text"] for v in value])
+    return as_text(value)
 
 
 def unlimited(context: DataContext) -> DataContext:
@@ -174,7 +186,7 @@ def contamination_items(suite: Suite, context: DataContext, columns: Sequence[st
 def benchmark_items(benchmark: Benchmark, items: Iterable[Item]) -> Iterator[TestItem]:
     """The contamination fields of every item, each by itself."""
     for item in items:
-        parts = (as_text(item.choices if f == "choices" else item.fields[f]) for f in benchmark.contamination)
+        parts = (item_text(item.choices if f == "choices" else item.fields[f]) for f in benchmark.contamination)
         yield TestItem(benchmark.id, item.id, tuple(parts))
 
 
@@ -184,9 +196,11 @@ def _load(rows: Rows, benchmark: Benchmark, what: str, context: DataContext, fol
     refused = _ids(rows.ids_not_in, folder) if rows.ids_not_in else frozenset()
     seen: dict[str, str] = {}
     items: list[Item] = []
+    zero = source.answer_form != "index" or source.lab is not None
     for raw in read_rows(source, path, what, context, count):
         fields = {name: _column(raw, column, name) for name, column in source.fields.items()}
         item_id = as_text(fields["id"])
+        zero = zero or as_index(fields.get("answer")) == 0
         if not _selected(fields, rows) or item_id in refused or (wanted is not None and item_id not in wanted):
             continue
         if item_id in seen:
@@ -200,6 +214,11 @@ def _load(rows: Rows, benchmark: Benchmark, what: str, context: DataContext, fol
         )
     if not items:
         raise InputError(f"{what}: {source.label} gives no items; check the file and the filters.")
+    if not zero and "answer" in source.fields and items[0].choices:
+        raise InputError(
+            f"{what}: no row of {source.label} answers 0, so nothing shows that its answers count from 0; declare "
+            "'answer_form' as index_from_0 or index_from_1."
+        )
     return items
 
 
@@ -234,56 +253,27 @@ def _selected(fields: Mapping[str, Any], rows: Rows) -> bool:
 
 def _item(item_id: str, fields: dict[str, Any], source: Source, benchmark: Benchmark, where: str) -> Item:
     """The canonical item of one row; `where` names the row in errors."""
+    if not item_id.strip():
+        raise InputError(f"{where} has no id; every item needs one of its own.")
+    for name, value in fields.items():
+        if not is_unicode(as_text(value)):
+            raise InputError(f"{where}: '{name}' holds half of a surrogate pair, which is no character; correct it.")
     if not as_text(fields["question"]).strip():
         raise InputError(f"{where} has an empty question; remove the line or fill it in.")
-    choices = _choices(fields, benchmark.template, where)
+    choices = Choices(benchmark.template.choices)
+    if "choices" in fields and not choices.texts:
+        choices = read_choices(fields["choices"], where)
     gold: int | None = None
     if "answer" in fields:
-        gold, answer = _answer(fields["answer"], source.answer_form, choices, where)
+        text = as_text(fields["answer"]).strip()
+        gold, answer = read_answer(fields["answer"], text, source.answer_form, choices, where)
         fields = {**fields, "answer": answer}
     return Item(
         id=item_id,
         fields=fields,
-        choices=choices,
+        choices=choices.texts,
         gold=gold,
-        item_hash=stable_hash(as_text(fields["question"]), list(choices), as_text(fields.get("answer"))),
+        item_hash=stable_hash(as_text(fields["question"]), list(choices.texts), as_text(fields.get("answer"))),
         cluster=as_text(fields[benchmark.cluster_key]) if benchmark.cluster_key else "",
         keys={name: as_text(fields[column]) for name, column in benchmark.keys.items() if column in fields},
-    )
-
-
-def _choices(fields: Mapping[str, Any], template: Template, where: str) -> tuple[str, ...]:
-    if template.choices:
-        return template.choices
-    if "choices" not in fields:
-        return ()
-    value = fields["choices"]
-    listed = [value[key] for key in sorted(value)] if isinstance(value, Mapping) else value
-    if not isinstance(listed, (list, tuple)) or not 2 <= len(listed) <= 26:
-        raise InputError(f"{where}: 'choices' must be a list of 2 to 26 texts; correct the line.")
-    texts = tuple(as_text(choice) for choice in listed)
-    if not all(text.strip() for text in texts):
-        raise InputError(f"{where}: one of the choices is empty; correct the line.")
-    return texts
-
-
-def _answer(value: Any, form: str, choices: tuple[str, ...], where: str) -> tuple[int | None, str]:
-    """Index of the right choice and its text; without choices, the answer as it stands."""
-    text = as_text(value).strip()
-    if not choices:
-        if not text:
-            raise InputError(f"{where} has an empty answer; remove the line or fill it in.")
-        return None, text
-    gold: int | None = None
-    if form == "index" and text.isdigit():
-        gold = int(text)
-    elif form == "letter" and len(text) == 1:
-        gold = ord(text.upper()) - ord("A")
-    elif form == "text" and text in choices:
-        gold = choices.index(text)
-    if gold is not None and 0 <= gold < len(choices):
-        return gold, choices[gold]
-    raise InputError(
-        f"{where}: the answer {text!r} is not the {form} of one of its {len(choices)} choices; correct the line, or "
-        "'answer_form' in the suite."
     )

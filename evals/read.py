@@ -1,4 +1,4 @@
-"""Rows of a declared source: a JSONL file, a hub data set, or the lab's generator.
+"""Rows of a declared source: a file (`harness.synthesis.tables`), a hub data set, or the lab's generator.
 
 The first source that is there is used, files before the hub, so that a machine without a network works from
 local copies. A file is looked for beside the suite's YAML, then in the data folder and its `eval/`. Malformed
@@ -8,8 +8,6 @@ input stops with its line number: a test set that silently lost items would stil
 from __future__ import annotations
 
 import dataclasses
-import gzip
-import json
 import os
 import socket
 import urllib.parse
@@ -21,6 +19,7 @@ from typing import Any
 
 from evals.suite import Rows, Source
 from harness.errors import InputError, PrerequisiteError
+from harness.synthesis.tables import find_tables, read_table
 
 DATA_VARIABLE = "HARNESS_DATA"
 
@@ -67,7 +66,7 @@ def find_source(rows: Rows, what: str, context: DataContext, suite_folder: Path)
         if source.file is None:
             return source, None
         for place in places:
-            if (place / source.file).is_file():
+            if (place / source.file).exists():
                 return source, place / source.file
     names = " or ".join(s.label for s in rows.sources)
     raise InputError(
@@ -79,34 +78,17 @@ def find_source(rows: Rows, what: str, context: DataContext, suite_folder: Path)
 def read_rows(source: Source, path: Path | None, what: str, context: DataContext, count: int) -> Iterator[Raw]:
     """The rows of one source, in order. `count` is how many the lab is asked for."""
     if path is not None:
-        yield from read_jsonl(path)
+        yield from read_file(path)
     elif source.lab is not None:
         yield from _read_lab(source.lab, context, count)
     else:
         yield from _read_hub(source, what)
 
 
-def read_jsonl(path: Path) -> Iterator[Raw]:
-    """Objects of a JSONL file, plain or gzip; `InputError` with file and line for anything else."""
-    try:
-        data = path.read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-    except (OSError, EOFError) as error:
-        raise InputError(f"{path} cannot be read: {error}.") from None
-    for number, line in enumerate(data.split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path} line {number}"
-        try:
-            value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except UnicodeDecodeError as error:
-            raise InputError(f"{where} is not valid UTF-8 (byte {error.start}); save the file as UTF-8.") from None
-        except json.JSONDecodeError as error:
-            raise InputError(f"{where} is not valid JSON ({error.msg} at column {error.colno}); correct it.") from None
-        if not isinstance(value, dict):
-            raise InputError(f"{where} is not a JSON object; every line must be one.")
-        yield Raw(value, where)
+def read_file(path: Path) -> Iterator[Raw]:
+    """Rows of a file or a saved data set; `InputError` with file and line for what cannot be read."""
+    for number, row in read_table(find_tables((str(path),))[0])[1]:
+        yield Raw(row, f"{path} line {number}")
 
 
 def _read_lab(column: str, context: DataContext, count: int) -> Iterator[Raw]:

@@ -19,7 +19,7 @@ from harness.types import LARGEST
 
 SUITE_FOLDER = Path(__file__).parent / "suites"
 
-AnswerForm = Literal["index", "letter", "text"]
+AnswerForm = Literal["index", "index_from_0", "index_from_1", "letter", "text"]
 Rendering = Literal["letter", "answer", "reasoning"]
 Output = Literal["multiple_choice", "generate_until"]
 Metric = Literal["acc", "acc_norm", "exact_match"]
@@ -32,7 +32,8 @@ class Source:
 
     `fields` maps our field names to the source's columns. A dotted path descends into an object; a
     comma-separated list gathers several columns into one list. `answer_form` says what the `answer` column
-    holds: the index of the right choice, its letter, or its text.
+    holds: the right choice's letter or label, its text, or its index. `index` counts from 0, which the rows have to
+    show (one of them answers 0); `index_from_0` and `index_from_1` are taken as stated.
     """
 
     __pydantic_config__ = _CLOSED

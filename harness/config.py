@@ -36,15 +36,20 @@ class LabConfig(Section):
 
 
 class SeedsConfig(Section):
-    """Where seeds come from: `lab`, a JSONL (plain or gzip) or parquet file, or a Hugging Face data set name."""
+    """Where seeds come from: `lab`, or one or several files, folders, globs and hub data sets."""
 
-    source: str
+    source: str | tuple[str, ...]
     text_field: str | None = None
     limit: int | None = Field(None, ge=1)
     domain: str = ""
     licence: str = ""
     min_words: int = Field(20, ge=1)
     max_words: int = Field(6000, ge=1)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """`source` as it is read, in order."""
+        return (self.source,) if isinstance(self.source, str) else self.source
 
 
 class GuideConfig(Section):

@@ -143,13 +143,13 @@ class MadeCorpus:
 
 def load_paragraphs(paths: Sequence[str], documents: int) -> list[str]:
     """Texts of files, in order, until there are `documents`; long ones are cut into pieces of 200 words."""
-    from decontam.corpus import Fields, pieces
-    from harness.synthesis.tables import read_rows
+    from decontam.fields import Fields, read_row
+    from harness.synthesis.tables import read_all
 
     texts: list[str] = []
-    for path in paths:
-        for line, row in read_rows(path)[1]:
-            for piece in pieces(row, Fields(), f"{path}, line {line}"):
+    for name, rows in read_all(paths):
+        for line, row in rows:
+            for piece in read_row(row, Fields(), f"{name}, line {line}").documents():
                 parts = piece.text.split()
                 texts += [" ".join(parts[i : i + 200]) for i in range(0, len(parts), 200)]
             if len(texts) >= documents:

@@ -59,7 +59,7 @@ _RULES: tuple[tuple[str, str, str, type, str], ...] = (
 
 def _configure(parser: Parser) -> None:
     what = parser.add_argument_group("what to check")
-    line = "training rows: JSONL[.gz], parquet, hub data set"
+    line = "training rows: JSON, CSV or parquet files (packed or not), folders, 'globs', hub data sets"
     what.add_argument("--train", nargs="+", metavar="FILE", default=[], help=line)
     line = "test items: SUITE, SUITE:BENCHMARK, FILE, or FILE:FIELD,FIELD ('harness suites')"
     what.add_argument("--against", nargs="+", metavar="NAME", default=[], help=line)
@@ -69,9 +69,10 @@ def _configure(parser: Parser) -> None:
     what.add_argument("--calibrate", action="store_true", help=line)
     line = "paraphrases for --calibrate: rows of two texts (default: test items reworded by rule)"
     what.add_argument("--pairs", metavar="FILE", help=line)
-    for part in ("prompt", "answer", "source"):
-        line = "the rates are given by its values" if part == "source" else "instead of messages or a usual name"
-        what.add_argument(f"--{part}-field", metavar="NAME", help=f"field of a row that holds its {part}; {line}")
+    for part in ("prompt", "answer"):
+        line = f"read as {part}s only these fields (dotted where nested), and none but named ones (default: every text)"
+        what.add_argument(f"--{part}-field", nargs="+", metavar="NAME", help=line)
+    what.add_argument("--source-field", metavar="NAME", help="field with a row's source; rates are given by its values")
     rules = parser.add_argument_group("rules (defaults as in 'decontam' of a run's settings)")
     rules.add_argument("--modes", metavar="LIST", help="of text, ngram, embedding, by commas (default: text,ngram)")
     for flag, name, metavar, kind, line in _RULES:
@@ -214,12 +215,13 @@ def _make_folder(out: Path) -> None:
 
 def _check_files(args: argparse.Namespace, settings: DecontamConfig, against: Any, progress: Progress) -> int:
     from decontam.check import resolved
-    from decontam.corpus import Fields, FileCorpus
+    from decontam.corpus import FileCorpus
+    from decontam.fields import Fields
     from decontam.files import check_files
     from decontam.text_report import render_text
 
     started = time.perf_counter()
-    fields = Fields(args.prompt_field, args.answer_field, args.source_field)
+    fields = Fields(tuple(args.prompt_field or ()), tuple(args.answer_field or ()), args.source_field)
     progress.line(f"reading {', '.join(args.train)}")
     corpus = FileCorpus(args.train, parts=resolved(settings).parts, fields=fields)
     loaded = time.perf_counter()

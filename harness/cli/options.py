@@ -47,7 +47,11 @@ _NAMED: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
     (
         "data",
         (
-            ("--seeds", "SOURCE", "source documents: JSONL[.gz] or parquet file, hub data set, or lab"),
+            (
+                "--seeds",
+                "SOURCE",
+                "source documents: JSON, CSV or parquet files (packed or not), folders, 'globs', hub data sets, or lab",
+            ),
             ("--suite", "NAME", "the benchmarks that test the target ('harness suites', or a YAML file)"),
             ("--guide", "SET[:N]", "the suite's validation set that signals may read, and how many items: cv:100"),
             (
@@ -66,7 +70,8 @@ def add_run_options(parser: Parser) -> None:
     for title, options in _NAMED:
         group = parser.add_argument_group(title)
         for flag, metavar, line in options:
-            group.add_argument(flag, metavar=metavar, help=line)
+            several: dict[str, Any] = {"nargs": "+", "action": "extend"} if flag == "--seeds" else {}
+            group.add_argument(flag, metavar=metavar, help=line, **several)
     fair = parser.add_argument_group("budget and randomness")
     fair.add_argument("--match", choices=MATCHES, metavar="KIND", help=f"what the budget counts: {', '.join(MATCHES)}")
     fair.add_argument("--budget", type=float, metavar="N", help="the line at which every arm stops, counted in --match")
@@ -82,6 +87,9 @@ def add_run_options(parser: Parser) -> None:
 
 def resolve_options(args: argparse.Namespace) -> Resolved:
     """The settings that the options mean. Raises `ConfigError` for options that contradict each other."""
+    if args.seeds and not args.config and args.seeds[-1].endswith((".yaml", ".yml")):
+        # No documents are YAML: this is the settings file, which --seeds took for one more source.
+        args.config = args.seeds.pop()
     if args.config and args.config_option:
         raise ConfigError(f"two settings files are named, {args.config} and {args.config_option}; name one")
     config_file = args.config or args.config_option

@@ -115,7 +115,7 @@ def _evaluate_guide(e: Estimator) -> Cost | None:
 def _sources(e: Estimator) -> Cost:
     strategy, count = e.config.guide.strategy, _candidates(e)
     if strategy == "random" or count is None:
-        return Cost(e.seeds, e.seeds, note="documents, before checks")
+        return Cost(e.seeds, e.seeds, note="documents, before overlaps go")
     # Choosing compares the embeddings of all candidates.
     tokens = count * (EVAL_LAB_PROMPT if e.lab and e.config.suite == "lab" else EVAL_PROMPT)
     return _embedded(e, e.seeds, e.seeds, tokens, f"documents; {count:,} items embedded")

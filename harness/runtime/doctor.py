@@ -265,13 +265,12 @@ def _missing_data(config: RunConfig) -> list[Problem]:
     """Data sets that would have to be downloaded where downloads are forbidden; files must be there in any case."""
     from evals.read import DataContext, find_source
     from evals.suite import load_suite
-    from harness.synthesis.tables import read_rows
+    from harness.synthesis.tables import find_tables
 
     names: list[tuple[str, str]] = []
     if config.seeds.source != "lab":
-        read_rows(config.seeds.source)  # lazy: only looks whether the source can be one
-        if not Path(config.seeds.source).exists():
-            names.append(("seeds", config.seeds.source.split(":")[0]))
+        found = find_tables(config.seeds.sources)  # looks at names alone, and whether files are there
+        names += [("seeds", table.split(":")[0]) for table in found if not Path(table).exists()]
     suite = load_suite(config.suite)
     guide = suite.validation_set(config.guide.set)
     tables = [(b.id, b.rows) for b in suite.benchmarks if b.scorer == "lm_eval"]

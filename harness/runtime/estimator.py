@@ -7,7 +7,6 @@ operations and moved bytes over assumed shares of a device's (`harness.devices`)
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,7 +66,10 @@ times of one smoke run, imports taken off by eye."""
 
 @dataclass(frozen=True, slots=True)
 class Estimator:
-    """The facts from which all stages' costs follow. `seeds` is None where their number is not known in advance."""
+    """The facts from which all stages' costs follow. `seeds` is None where their number is not known in advance.
+
+    `documents` says in words what the seeds' source holds.
+    """
 
     config: RunConfig
     suite: Suite
@@ -78,6 +80,7 @@ class Estimator:
     generator: RoleModel
     stages: frozenset[str]
     embedder: RoleModel | None = None
+    documents: str = "any number of documents"
 
     @property
     def lab(self) -> bool:
@@ -109,33 +112,24 @@ class Estimator:
 
 
 def make_estimator(config: RunConfig, suite: Suite, stages: frozenset[str]) -> Estimator:
-    """Look up models and count seeds; reads only local files."""
+    """Look up models and read the seeds; reads only local files. Raises `InputError` where a run would."""
     target, writer, generator = role_models(config)
     sizes, embedder = lengths(config), embedder_model(config)
-    return Estimator(config, suite, count_seeds(config), sizes, target, writer, generator, stages, embedder)
+    seeds, documents = count_seeds(config)
+    return Estimator(config, suite, seeds, sizes, target, writer, generator, stages, embedder, documents)
 
 
-def count_seeds(config: RunConfig) -> int | None:
-    """Number of seeds before checks, or None for a source that is not here."""
+def count_seeds(config: RunConfig) -> tuple[int | None, str]:
+    """Number of usable documents, read as a run reads them, and what was found in words; None for what is not here."""
+    from harness.synthesis.seeds import read_seeds
+    from harness.synthesis.tables import find_tables
+
     limit = config.seeds.limit
     if config.seeds.source == "lab":
-        return config.lab.seeds if config.lab else None
-    path = Path(config.seeds.source)
-    if not path.is_file():
-        return limit
-    if path.suffix == ".parquet":
-        from pyarrow import ArrowException
-        from pyarrow.parquet import read_metadata
-
-        try:
-            count = int(read_metadata(path).num_rows)
-        except (OSError, ArrowException):
-            return limit
-    else:
-        opener = gzip.open if path.suffix == ".gz" else open
-        try:
-            with opener(path, "rb") as handle:
-                count = sum(1 for line in handle if line.strip())
-        except (OSError, EOFError):
-            return limit
-    return min(count, limit) if limit else count
+        count = config.lab.seeds if config.lab else None
+        return count, f"{count:,} documents" if count else "any number of documents"
+    if not all(Path(table).exists() for table in find_tables(config.seeds.sources)):
+        return limit, f"at most {limit:,} documents" if limit else "any number of documents"
+    report = read_seeds(config.seeds)
+    dropped = "".join(f", {count:,} {reason}" for reason, count in report.dropped.items())
+    return report.kept, f"{report.kept:,} documents" + (f" of {report.read:,} read{dropped}" if dropped else "")

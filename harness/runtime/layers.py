@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from harness.errors import ConfigError
 from harness.models.packaged import PREFIX, is_gguf, model_id
 from harness.runtime.registry import drivers, find, methods, preset_settings, signals
 from harness.runtime.targets import find_target
+from harness.synthesis.tables import is_pattern
 
 if TYPE_CHECKING:
     from harness.settings import Layer, Resolved
@@ -27,7 +28,7 @@ def resolve_run(
     generator: str | None = None,
     suite: str | None = None,
     scale: str | None = None,
-    seeds: str | None = None,
+    seeds: str | Sequence[str] | None = None,
     guide: str | None = None,
     match: str | None = None,
     budget: float | None = None,
@@ -58,8 +59,8 @@ def resolve_run(
     ]
     if chosen:
         layers.append(Layer(f"preset {chosen}", {"preset": chosen, **preset_settings(info, chosen)}))
-    seeds = seeds_source(seeds) if seeds else None
-    source = seeds or sets.get("seeds.source") or _value([file], "seeds.source")
+    documents = seeds_source(seeds) if seeds else None
+    source = documents or sets.get("seeds.source") or _value([file], "seeds.source")
     layers += _target_layers(aim, size, suite or file.values.get("suite"), source)
     if file.values:
         layers.append(file)
@@ -69,7 +70,7 @@ def resolve_run(
         "driver": driver,
         "signal": signal,
         "suite": suite,
-        "seeds.source": seeds,
+        "seeds.source": documents,
         "match": match,
         "budget": budget,
         "seed": seed,
@@ -88,7 +89,9 @@ def resolve_run(
 def _named_in_full(sets: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of the command line with models, files and suites by the names that hold from anywhere."""
     kinds = {**dict.fromkeys(_MODEL_IDS, _model), "eval.suite": suite_path, "seeds.source": seeds_source}
-    return {key: kinds[key](str(v)) if key in kinds and v not in (None, "") else v for key, v in sets.items()}
+    named = {key: v for key, v in sets.items() if key in kinds and v not in (None, "")}
+    several = {key: seeds_source(v) for key, v in named.items() if key == "seeds.source" and isinstance(v, list)}
+    return {**sets, **{key: kinds[key](str(v)) for key, v in named.items()}, **several}
 
 
 def _model(name: str) -> str:
@@ -101,8 +104,8 @@ def _model(name: str) -> str:
 def _check_seeds(layers: list[Layer]) -> None:
     if _value(layers, "seeds.source") is None:
         raise ConfigError(
-            f"suite '{_value(layers, 'suite')}' comes without documents to write pairs from; give them with --seeds: a "
-            "file (JSONL, gzip or not, or parquet), or the name of a hub data set"
+            f"suite '{_value(layers, 'suite')}' comes without documents to write pairs from; give them with --seeds: "
+            "files (JSON, CSV or parquet), a folder of them, or the name of a hub data set"
         )
 
 
@@ -133,7 +136,7 @@ def _pairing(driver: str, signal: str) -> dict[str, str]:
     return {"driver": driver, "signal": signal}
 
 
-def _target_layers(aim: Any, size: str, suite: str | None, source: str | None) -> list[Layer]:
+def _target_layers(aim: Any, size: str, suite: str | None, source: Any) -> list[Layer]:
     """The target's own settings, what changes inside and outside the lab, and its scale.
 
     Outside the lab is where another suite is the test, or where the documents are not the lab's.
@@ -208,9 +211,11 @@ def _check_pairing(layers: list[Layer], explicit_signal: str | None) -> None:
         )
 
 
-def seeds_source(name: str) -> str:
-    """A source of seeds; a file by its absolute path, for the same reason as a suite's."""
-    return str(Path(name).resolve()) if Path(name).exists() else name
+def seeds_source(names: str | Sequence[str]) -> str | list[str]:
+    """Sources of seeds, one as such; files and globs by their absolute paths, for the same reason as a suite's."""
+    several = [names] if isinstance(names, str) else list(names)
+    found = [str(Path(n).resolve()) if Path(n).exists() or is_pattern(n) else n for n in several]
+    return found[0] if len(found) == 1 else found
 
 
 def suite_path(name: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.config import RunConfig
@@ -160,11 +159,7 @@ def _meaning(config: RunConfig, suite: Suite, estimator: Estimator) -> list[tupl
         rows.append(("embedder", _model_line(estimator.embedder)))
     judge = f"{config.models.judge or 'none named'}; its columns stay empty until it has scored them"
     rows.append(("judge", judge if judged else "none needed"))
-    known = config.seeds.source == "lab" or Path(config.seeds.source).is_file()
-    count = (
-        f"{'' if known else 'at most '}{estimator.seeds:,} documents" if estimator.seeds else "any number of documents"
-    )
-    rows.append(("seeds", f"{config.seeds.source}, {count}"))
+    rows.append(("seeds", f"{', '.join(config.seeds.sources)}, {estimator.documents}"))
     if config.lab:
         rows.append(("lab", f"world {config.lab.world}"))
     if config.models.target.id.startswith("lab:") and suite.name != "lab":

@@ -12,18 +12,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.config import SeedsConfig
 from harness.errors import InputError
 from harness.synthesis.duplicates import normalise_text
 from harness.synthesis.parsing import is_unicode
-from harness.synthesis.tables import read_rows
+from harness.synthesis.tables import read_all
+from harness.synthesis.turns import CONVERSATION_FIELDS, find_messages
 from harness.types import Json, Message, Reject, Seed, chat, stable_hash
 
-TEXT_FIELDS = ("clean_text", "text", "raw_text", "content", "messages")
+TEXT_FIELDS = ("clean_text", "text", "raw_text", "content", *CONVERSATION_FIELDS)
 """Fields looked up for the document, in this order; the first three in the order of the released OptimSyn code."""
 
 SEED_REASONS: Mapping[str, str] = {
     "seed_missing_field": "the row has no text field",
-    "seed_bad_type": "the text is neither a string nor a list of messages",
+    "seed_bad_type": "the text is neither a string nor a conversation",
     "seed_bad_encoding": "the text holds unpaired surrogates, NUL characters or many replacement characters",
     "seed_empty": "the text is empty",
     "seed_too_short": "the text has fewer words than the minimum",
@@ -75,7 +77,7 @@ class SeedLimits:
 
 
 def load_seeds(
-    source: str,
+    source: str | Sequence[str],
     *,
     text_field: str | None = None,
     limit: int | None = None,
@@ -84,7 +86,7 @@ def load_seeds(
     licence: str = "",
     keys: Sequence[str] = ("pmid",),
 ) -> SeedReport:
-    """Read and check documents from JSONL (`.jsonl`, `.jsonl.gz`), parquet, or a data set `org/name[:split]`.
+    """Read and check documents from one or several sources: files, folders, globs, data sets `org/name[:split]`.
 
     `text_field` names the field to read (default: the first of `TEXT_FIELDS` that a row has); `limit` stops after
     that many usable documents. `domain` and `licence` replace what the rows say; `keys` are the fields copied to
@@ -94,12 +96,30 @@ def load_seeds(
     """
     fields: tuple[str, ...] = TEXT_FIELDS if text_field is None else (text_field,)
     reader = _Reader(fields, limits or SeedLimits(), domain, licence, tuple(keys))
-    name, rows = read_rows(source)
-    seeds, read = reader.take(name, rows, limit)
+    sources = (source,) if isinstance(source, str) else tuple(source)
+    if limit is not None and limit < 1:
+        raise InputError(f"a limit of {limit} documents from {', '.join(sources)} leaves none; give 1 or more")
+    for name, rows in read_all(sources):
+        if reader.take(name, rows, limit):
+            break
+    seeds, read, label = tuple(reader.seeds), reader.read, ", ".join(sources)
     dropped = dict(sorted(Counter(reject.reason for reject in reader.rejects).items()))
     if not seeds:
-        raise InputError(_nothing_left(source, read, dropped, fields, reader.present))
-    return SeedReport(source, seeds, read, dropped, tuple(reader.rejects))
+        raise InputError(_nothing_left(label, read, dropped, fields, reader.present))
+    return SeedReport(label, seeds, read, dropped, tuple(reader.rejects))
+
+
+def read_seeds(settings: SeedsConfig, *, domain: str = "", keys: Sequence[str] = ("pmid",)) -> SeedReport:
+    """The documents that a run's settings name, as `load_seeds` reads them; `domain` where the settings have none."""
+    return load_seeds(
+        settings.sources,
+        text_field=settings.text_field,
+        limit=settings.limit,
+        limits=SeedLimits(min_words=settings.min_words, max_words=settings.max_words),
+        domain=settings.domain or domain,
+        licence=settings.licence,
+        keys=keys,
+    )
 
 
 class _Reader:
@@ -109,52 +129,48 @@ class _Reader:
         self, fields: tuple[str, ...], limits: SeedLimits, domain: str, licence: str, keys: tuple[str, ...]
     ) -> None:
         self.fields, self.limits, self.domain, self.licence, self.keys = fields, limits, domain, licence, keys
+        self.seeds: list[Seed] = []
+        self.read = 0
         self.rejects: list[Reject] = []
         self.present: list[str] = []
         self._seen: dict[str, str] = {}
 
-    def take(
-        self, name: str, rows: Iterable[tuple[int, Mapping[str, Any]]], limit: int | None
-    ) -> tuple[tuple[Seed, ...], int]:
-        seeds: list[Seed] = []
-        read = 0
-        if limit is not None and limit < 1:
-            raise InputError(f"a limit of {limit} documents from {name} leaves none; give 1 or more")
+    def take(self, name: str, rows: Iterable[tuple[int, Mapping[str, Any]]], limit: int | None) -> bool:
+        """Read one table; True once there are as many documents as `limit` says."""
         for number, row in rows:
-            read += 1
-            self.present = self.present or sorted(row)
+            self.read += 1
+            self.present = self.present or sorted(map(str, row))
             seed = self._seed(name, number, row)
             if isinstance(seed, Reject):
                 self.rejects.append(seed)
                 continue
-            seeds.append(seed)
-            if len(seeds) == limit:
-                break
-        return tuple(seeds), read
+            self.seeds.append(seed)
+            if len(self.seeds) == limit:
+                return True
+        return False
 
     def _seed(self, name: str, number: int, row: Mapping[str, Any]) -> Seed | Reject:
-        place = f"{name}#{row.get('doc_id') or row.get('id') or number}"
-        present = next((f for f in self.fields if row.get(f) is not None), None)
+        place = _shown(f"{name}#{row.get('doc_id') or row.get('id') or number}")
+        present = next((f for f in self.fields if is_given(row.get(f))), None)
         if present is None:
-            return Reject(place, "seed_missing_field", "", f"fields present: {', '.join(sorted(row))}"[:300])
+            return Reject(place, "seed_missing_field", "", _shown(f"fields present: {', '.join(map(str, row))}")[:300])
         value = row[present]
-        messages = _messages(value)
-        if not isinstance(value, str) and messages is None:
-            return Reject(place, "seed_bad_type", str(value)[:_RAW_CHARS], f"'{present}' is {type(value).__name__}")
-        text = value if isinstance(value, str) else "\n".join(message.content for message in messages or ())
+        text, messages = _document(value, talks=present in CONVERSATION_FIELDS or present not in TEXT_FIELDS)
+        if text is None:
+            what = "text that is no conversation" if isinstance(value, str) else f"a {type(value).__name__}"
+            return Reject(place, "seed_bad_type", _shown(str(value))[:_RAW_CHARS], f"'{present}' is {what}")
         problem = self._problem(text, place)
         if problem is not None:
-            raw = text[:_RAW_CHARS].encode("utf-8", "backslashreplace").decode("utf-8")
-            return Reject(place, problem[0], raw, problem[1])
+            return Reject(place, problem[0], _shown(text[:_RAW_CHARS]), problem[1])
         content: Json = text if messages is None else chat(messages)
         return Seed(
             id=stable_hash(place, content),
             text=text if messages is None else None,
             messages=messages,
-            domain=self.domain or str(row.get("domain") or ""),
+            domain=self.domain or _shown(str(row.get("domain") or "")),
             source=place,
-            licence=self.licence or str(row.get("licence") or row.get("license") or ""),
-            keys={key: str(row[key]) for key in self.keys if row.get(key) not in (None, "")},
+            licence=self.licence or _shown(str(row.get("licence") or row.get("license") or "")),
+            keys={key: _shown(str(row[key])) for key in self.keys if row.get(key) not in (None, "")},
         )
 
     def _problem(self, text: str, place: str) -> tuple[str, str] | None:
@@ -176,17 +192,29 @@ class _Reader:
         return None if first == place else ("seed_duplicate", f"equals {first}")
 
 
-def _messages(value: Any) -> tuple[Message, ...] | None:
-    """A conversation, or None where `value` is not a list of turns with a role and a content."""
-    if isinstance(value, str) or not isinstance(value, Sequence) or not value:
-        return None
-    turns = []
-    for turn in value:
-        role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, Mapping) else (None, None)
-        if not isinstance(role, str) or not isinstance(content, str):
-            return None
-        turns.append(Message(role, content))
-    return tuple(turns)
+def is_given(value: Any) -> bool:
+    """Whether a cell holds anything: JSON's null and NaN, which tables write for it, are nothing."""
+    return value is not None and not (isinstance(value, float) and value != value)
+
+
+def _document(value: Any, talks: bool) -> tuple[str | None, tuple[Message, ...] | None]:
+    """A document's text, None where `value` is none, and its turns where it is a conversation.
+
+    A string may stand for a conversation only where `talks`; one that looks like turns and is none is no text.
+    """
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    messages = find_messages(value) if talks or not isinstance(value, str) else None
+    if messages is not None:
+        return "\n".join(message.content for message in messages), messages
+    if isinstance(value, str) and not (talks and value.lstrip().startswith(("[{", '{"', "{'"))):
+        return value, None
+    return None, None
+
+
+def _shown(text: str) -> str:
+    """`text` with lone surrogates written out, so that any file takes it."""
+    return text if is_unicode(text) else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _nothing_left(

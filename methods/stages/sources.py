@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from evals.overlap import split_without_overlaps
 from harness.models.embedder import embedder_identity
 from harness.shards import ShardOutput
 from harness.stage import Stage, StageRun
-from harness.synthesis.seeds import SeedLimits, SeedReport, load_seeds
-from harness.types import Message, Reject, file_hash
+from harness.synthesis.seeds import SeedReport, read_seeds
+from harness.synthesis.tables import fingerprint
+from harness.types import Message, Reject
 from methods.plan import Plan
 from methods.signals.base import ValidationExample
 from methods.stages.gate import gate_settings, leaks
@@ -40,8 +40,8 @@ def sources(plan: Plan) -> Stage:
     origin: Any = c.seeds.model_dump(mode="json")
     if c.seeds.source == "lab":
         origin = {"lab": plan.world, "n": c.lab.seeds if c.lab else 0}
-    elif Path(c.seeds.source).is_file():
-        origin = {**origin, "source": file_hash(Path(c.seeds.source))}
+    else:
+        origin = {**origin, "source": fingerprint(c.seeds.sources)}
     settings: dict[str, Any] = {
         "seeds": origin,
         "guide": c.guide.model_dump(mode="json"),
@@ -51,7 +51,9 @@ def sources(plan: Plan) -> Stage:
     if c.guide.strategy != "random":
         settings["embedder"] = embedder_identity(c.models.embedder)
     inputs = (guide_answers(plan),) if c.guide.strategy == "capability_tree" else ()
-    return Stage("sources", 3, settings, inputs, lambda run: _work(run, plan))
+    # The lab's documents are read from no file, so what is read of files does not change them.
+    version = 3 if c.seeds.source == "lab" else 4
+    return Stage("sources", version, settings, inputs, lambda run: _work(run, plan))
 
 
 def _read_seeds(plan: Plan) -> SeedReport:
@@ -61,15 +63,7 @@ def _read_seeds(plan: Plan) -> SeedReport:
 
         seeds = World(plan.world or 0).seeds(c.lab.seeds if c.lab else 0)
         return SeedReport("lab", tuple(seeds), len(seeds))
-    return load_seeds(
-        c.seeds.source,
-        text_field=c.seeds.text_field,
-        limit=c.seeds.limit,
-        limits=SeedLimits(min_words=c.seeds.min_words, max_words=c.seeds.max_words),
-        domain=c.seeds.domain or plan.suite.domain,
-        licence=c.seeds.licence,
-        keys=_key_names(plan),
-    )
+    return read_seeds(c.seeds, domain=plan.suite.domain, keys=_key_names(plan))
 
 
 def _key_names(plan: Plan) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from decontam.corpus import EmbeddedCorpus, MemoryCorpus
 from decontam.embedded import ANCHOR, EmbeddedBackend, PhraseTable
 from decontam.items import TestItem, TestSide
 from decontam.outputs import strongest
-from decontam.report import Origin, make_report, threshold_values
+from decontam.report import Origin, benchmark_rates, make_report, threshold_values
 from decontam.tokens import words
 from decontam.verdict import KINDS, Verdicts, decide
 from harness.config import DecontamConfig, EmbedderConfig
@@ -207,17 +207,22 @@ def test_results_do_not_depend_on_the_shards_or_on_where_a_check_stopped(tmp_pat
     assert len(whole.pairs) > 10 and np.array_equal(whole.frequency, again.frequency)
 
 
-def test_an_item_with_an_empty_field_is_not_asked_for() -> None:
+def test_the_fields_that_say_something_stand_for_an_item() -> None:
     items = [
         TestItem("b", "1", ("the old man with pain and fever", "?!")),
         TestItem("b", "2", ("the year of the old man and his pain",)),
+        TestItem("b", "3", ("", "<>")),
     ]
     check = Check(items, DecontamConfig(), EmbeddedBackend())
-    assert check.side.empty.tolist() == [True, False]
+    assert (check.side.empty.tolist(), check.side.partial.tolist()) == ([False, False, True], [True, False, False])
     found = _check(items, [items[0].fields[0], items[1].fields[0]])
-    assert found.touched().tolist() == [1] and np.isnan(found.best["ngram"][0])
+    assert found.touched().tolist() == [0, 1] and np.isnan(found.best["ngram"][2])
+    (rate,) = benchmark_rates(check, found)
+    assert (rate.items, rate.empty, rate.partial, rate.found["text"]) == (3, 1, 1, 2)
     with pytest.raises(InputError, match="no test item has any text"):
-        Check([items[0]], DecontamConfig(), EmbeddedBackend())
+        Check([items[2]], DecontamConfig(), EmbeddedBackend())
+    strict = TestSide(items, DecontamConfig(compat="open-instruct"))
+    assert strict.empty.tolist() == [True, False, True], "open-instruct leaves out items with an empty field"
 
 
 def test_open_instruct_caps_documents_and_ngram_positions(monkeypatch: pytest.MonkeyPatch) -> None:

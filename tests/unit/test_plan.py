@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from evals.suite import load_suite
 from harness.cli import main as cli
-from harness.errors import ConfigError
+from harness.errors import ConfigError, InputError
 from harness.runtime.assemble import assemble, store_of
 from harness.runtime.costs import estimate_stage
 from harness.runtime.estimator import make_estimator
@@ -145,7 +146,7 @@ def test_it_fits_100_columns(tmp_path: Path, options: dict[str, Any]) -> None:
 
 def test_a_lab_model_on_a_real_suite_is_called_a_rehearsal(tmp_path: Path) -> None:
     seeds = tmp_path / "documents.jsonl"
-    seeds.write_text('{"text": "one"}\n\n{"text": "two"}\n')
+    seeds.write_text("".join(f'{{"text": "{"word " * 30} {number}"}}\n\n' for number in range(2)))
     options = {"suite": "pubmedqa", "seeds": str(seeds), "guide": "cv:100"}
     plan = make_plan(_resolved(tmp_path, **options))
     meaning = dict(plan.meaning)
@@ -155,6 +156,32 @@ def test_a_lab_model_on_a_real_suite_is_called_a_rehearsal(tmp_path: Path) -> No
     # The lab's writer takes 320 tokens: a page of text must not be counted in full.
     assert max(load.bytes for load in plan.loads) < 4e9
     assert "rehearsal" not in dict(make_plan(_resolved(tmp_path)).meaning)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("a.jsonl", b"text\nsome words\n", "line 1: not valid JSON"),
+        ("a.jsonl", ('{"text": "%s"}' % ("word " * 30)).encode("utf-16"), "written in UTF-16"),
+        ("a.jsonl", b'{"text": "word word', "line 1: not valid JSON"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "word"}\n' * 99)[:-9], "cannot be read after line"),
+        ("a.jsonl", b'{"title": "x"}\n', "none of its 1 rows has the field"),
+        ("a.jsonl", b'{"text": null}\n', "none of its 1 rows has the field"),
+    ],
+)
+def test_documents_that_a_run_could_not_read_are_found(tmp_path: Path, name: str, data: bytes, says: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError, match=says) as caught:
+        make_plan(_resolved(tmp_path, suite="pubmedqa", seeds=str(tmp_path / name), guide="cv:100"))
+    assert "\n" not in str(caught.value)
+
+
+def test_documents_are_counted_as_a_run_counts_them(tmp_path: Path) -> None:
+    rows = [{"text": "word " * 30 + str(number)} for number in range(3)]
+    (tmp_path / "a.jsonl").write_text(json.dumps([*rows, rows[0], {"text": "short"}], indent=1))
+    options = {"suite": "pubmedqa", "seeds": [str(tmp_path / "a.jsonl")], "guide": "cv:100"}
+    said = dict(make_plan(_resolved(tmp_path, **options)).meaning)["seeds"]
+    assert said.endswith("3 documents of 5 read, 1 seed_duplicate, 1 seed_too_short")
 
 
 def test_json_holds_the_same(

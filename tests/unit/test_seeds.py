@@ -146,12 +146,57 @@ def test_bad_files_say_what_and_where(tmp_path: Path) -> None:
     assert "the field body " in fails(str(path), text_field="body")
     path.write_text('{"text": "x"}\n')
     assert "no usable documents left of 1 read (1 seed_too_short)" in fails(str(path))
-    assert "is a folder" in fails(str(tmp_path))
-    (tmp_path / "a.csv").write_text("text\n")
-    assert "neither JSONL" in fails(str(tmp_path / "a.csv"))
+    (tmp_path / "a.txt").write_text("words")
+    assert "is none of JSON" in fails(str(tmp_path / "a.txt"))
     torn = gzip.compress(b'{"text": "' + TEXT.encode() * 50 + b'"}\n')[:-20]
     (tmp_path / "torn.jsonl.gz").write_bytes(torn)
     assert "cannot be read after line 0" in fails(str(tmp_path / "torn.jsonl.gz"))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [{"role": "user", "content": "Does aspirin lower fever?"}, {"role": "assistant", "content": "It does."}],
+        [{"from": "human", "value": "Does aspirin lower fever?"}, {"from": "gpt", "value": "It does."}],
+        {"role": ["user", "assistant"], "content": ["Does aspirin lower fever?", "It does."]},
+        [{"from": "User", "value": "Does aspirin lower fever?"}, {"from": "ChatGPT", "value": "It does."}],
+        [
+            {"role": "user", "content": [{"type": "text", "text": "Does aspirin lower fever?"}]},
+            {"role": "assistant", "content": "It does."},
+        ],
+    ],
+)
+@pytest.mark.parametrize("field", ["messages", "conversations", "conversation", "dialog"])
+def test_conversations_in_any_notation(tmp_path: Path, value: Any, field: str) -> None:
+    turns = (Message("user", "Does aspirin lower fever?"), Message("assistant", "It does."))
+    options = {"text_field": field} if field == "dialog" else {}
+    for number, stored in enumerate((value, json.dumps(value), str(value))):
+        report = load_seeds(jsonl(tmp_path / f"{number}.jsonl", [{field: stored}]), **options)
+        assert report.seeds[0].messages == turns
+
+
+def test_what_looks_like_a_conversation_and_is_none_is_no_document(tmp_path: Path) -> None:
+    torn = json.dumps([{"role": "user", "content": TEXT}])[:-3]
+    report = load_seeds(jsonl(tmp_path / "a.jsonl", [{"messages": torn}, {"text": TEXT}]))
+    assert report.dropped == {"seed_bad_type": 1} and report.kept == 1
+
+
+def test_several_files_folders_and_patterns(tmp_path: Path) -> None:
+    first = jsonl(tmp_path / "a-1.jsonl", [{"text": TEXT}, {"text": TEXT + " 2"}])
+    second = jsonl(tmp_path / "a-2.jsonl", [{"text": TEXT}, {"text": TEXT + " 3"}])
+    both = load_seeds([first, second])
+    assert [seed.source for seed in both.seeds] == ["a-1.jsonl#1", "a-1.jsonl#2", "a-2.jsonl#2"]
+    assert (both.read, both.dropped) == (4, {"seed_duplicate": 1})
+    assert load_seeds(str(tmp_path)).hash == load_seeds(str(tmp_path / "a-*.jsonl")).hash == both.hash
+    assert load_seeds([first, second], limit=2).read == 2
+
+
+def test_lone_surrogates_anywhere_in_a_row(tmp_path: Path) -> None:
+    row = {"text": TEXT, "id": "x\ud800", "domain": "d\ud800", "licence": "l\ud800", "pmid": "7\ud800"}
+    report = load_seeds(jsonl(tmp_path / "a.jsonl", [row, {"\ud800": 1}]))
+    (seed,) = report.seeds
+    for text in (seed.id, seed.source, seed.domain, seed.licence, *seed.keys.values(), report.summary()):
+        text.encode()
 
 
 def test_a_mistyped_file_is_not_looked_up_on_the_hub() -> None:

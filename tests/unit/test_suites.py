@@ -12,7 +12,7 @@ import pytest
 
 from evals.data import contamination_items, load_items, load_validation, load_validation_pool
 from evals.overlap import drop_overlaps, split_without_overlaps
-from evals.read import DataContext, read_jsonl
+from evals.read import DataContext, read_file
 from evals.suite import Suite, list_suites, load_suite
 from harness.errors import ConfigError, InputError, PrerequisiteError
 from harness.lab.world import World
@@ -162,9 +162,9 @@ def test_unknown_names_are_suggested(exam: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b'{"nr": 4, "q": ', "line 3 is not valid JSON"),
-        (b'["nr"]', "line 3 is not a JSON object"),
-        (b'{"nr": 4, "area": "x", "q": "\xff", "opts": ["a", "b"], "key": "A"}', "line 3 is not valid UTF-8"),
+        (b'{"nr": 4, "q": ', "line 3: not valid JSON"),
+        (b'["nr"]', "line 3: a list, where each line must be one JSON object"),
+        (b'{"nr": 4, "area": "x", "q": "\xff", "opts": ["a", "b"], "key": "A"}', "line 3: byte 30 is not UTF-8"),
         (b'{"nr": 4, "area": "x", "q": "Q?", "opts": ["a", "b"]}', "line 3 has no field 'key'"),
         (b'{"nr": 4, "area": "x", "q": " ", "opts": ["a", "b"], "key": "A"}', "line 3 has an empty question"),
         (b'{"nr": 4, "area": "x", "q": "Q?", "opts": ["a", "b"], "key": "C"}', "'C' is not the letter of one of its 2"),
@@ -215,7 +215,7 @@ def test_nested_and_gathered_columns(exam: Path) -> None:
         "question: q, choices: opts, answer: key, area: area}",
         'question: q.text, choices: "o1,o2", answer: key, area: area}',
     )
-    path = edited(exam, "answer_form: letter\n      expected", "answer_form: index\n      expected")
+    path = edited(exam, "answer_form: letter\n      expected", "answer_form: index_from_0\n      expected")
     suite = load_suite(path)
     item = load_items(suite.benchmarks[0], DataContext(), suite.folder)[2]
     assert (item.text, item.choices, item.fields["answer"]) == ("Question 2?", ("yes", "no"), "no")
@@ -238,7 +238,7 @@ def test_truncated_gzip_is_an_input_error(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"a": 1}\n' * 1000)[:-20])
     with pytest.raises(InputError, match="cannot be read"):
-        list(read_jsonl(path))
+        list(read_file(path))
 
 
 def test_overlaps_by_key_and_by_text(exam: Path) -> None:
@@ -296,13 +296,13 @@ def test_real_pubmedqa(real: DataContext) -> None:
     assert real.data_folder is not None
     official = {
         str(r.values["pubid"])
-        for r in read_jsonl(real.data_folder / "eval" / "pubmedqa_l.jsonl.gz")
+        for r in read_file(real.data_folder / "eval" / "pubmedqa_l.jsonl.gz")
         if r.values["split"] == "test"
     }
     assert {i.id for i in load_items(suite.benchmarks[0], real, suite.folder)} == official
     seeds = [
         Seed(str(r.values["doc_id"]), str(r.values["text"]), keys={"pmid": str(r.values["pmid"])})
-        for r in read_jsonl(real.data_folder / "seeds" / "pubmedqa_cv_contexts.jsonl.gz")
+        for r in read_file(real.data_folder / "seeds" / "pubmedqa_cv_contexts.jsonl.gz")
     ]
     splits = split_without_overlaps(suite, "cv", None, 0, seeds, real)
     assert (len(splits.validation), len(splits.dropped_seeds), len(splits.seeds)) == (100, 100, 400)
