@@ -132,8 +132,11 @@ def test_every_row_of_every_stage_is_equal(stage: str, killed: Killed, reference
     assert rows(mine / "rejects") == rows(theirs / "rejects")
     if stage == "grpo":
         assert [r["step"] for r in expected] == [step for step in range(8) for _ in range(32)]
-        assert len({r["value"] for r in expected}) > 200
-        assert len({r["reward"] for r in expected}) > 200
+        # Nearly every valid rollout has a score and a reward of its own; how many are valid is the machine's.
+        scored = [r for r in expected if r["value"] is not None]
+        assert len(scored) > len(expected) / 2
+        assert len({r["value"] for r in scored}) > 0.8 * len(scored)
+        assert len({r["reward"] for r in scored}) > 0.8 * len(scored)
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_withheld_items_are_scored_beside_the_reward(
     assert sum(row["withheld"] for row in items) == len(items) // 2 > 0
     rows = read_rows(guided.stage("grpo"))
     scored = [row for row in rows if row["value"] is not None]
-    assert len(scored) > 100 and all(row["withheld"] is not None for row in scored)
+    assert len(scored) > len(rows) / 2 and all(row["withheld"] is not None for row in scored)
     assert all(row["withheld"] is None for row in rows if row["value"] is None)
     assert all(row["value"] != row["withheld"] for row in scored)
     for step in {row["step"] for row in rows}:
@@ -220,7 +220,8 @@ def test_the_codes_preset_runs_and_gives_invalid_pairs_zero(bench: Bench, guided
 def test_several_pairs_of_a_seed(bench: Bench, plain: Finished) -> None:
     run = bench.run(method="static", sets={"synthesis.samples_per_seed": 2})
     made = Counter(s.seed_ids for s in run.samples("regenerate"))
-    assert set(made.values()) == {1, 2} and len(run.samples()) == run.config.budget
+    # Two draws of each; that one of them is invalid here and there is up to the lab's models.
+    assert {2} <= set(made.values()) <= {1, 2} and len(run.samples()) == run.config.budget
     assert "regenerate" not in run.reused()
     rollouts = {(s.seed_ids, s.rollout) for s in run.samples("regenerate")}
     assert len(rollouts) == len(run.samples("regenerate"))
