@@ -7,6 +7,7 @@ measured is None with its reason, never 0.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +17,10 @@ from harness.errors import InputError
 from harness.shards import write_json
 
 SCHEMA_VERSION = 1
+
+
+class _NotFinite(InputError):
+    """A number of a record that is NaN or infinite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,13 @@ class ColumnScore:
     clean_n: int | None = None
     clean_accuracy: float | None = None
     clean_stderr: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is no number: a mean or a comparison would take it without a word."""
+        for name in ("accuracy", "stderr", "clean_accuracy", "clean_stderr"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise _NotFinite(f"the {name} of {self.column} is {value}, which is no finite number")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +149,22 @@ class RunRecord:
         write_json(path, asdict(self))
 
 
+def _no_number(text: str) -> float:
+    raise _NotFinite(f"{text} is no finite number")
+
+
+def _finite(text: str) -> float:
+    return float(text) if math.isfinite(float(text)) else _no_number(text)
+
+
 def read_record(path: Path) -> RunRecord:
     """Read `record.json`. Raises `InputError` where it is missing, malformed or of another schema version."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number, parse_float=_finite)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; has the run finished? see 'harness ls'") from None
+    except _NotFinite as error:
+        raise InputError(f"{path}: {error}; run 'harness resume' on the run to write it again") from None
     except ValueError:
         raise InputError(f"{path} is not valid JSON; run 'harness resume' on the run to write it again") from None
     schema = value.get("schema") if isinstance(value, dict) else None
@@ -155,5 +177,7 @@ def read_record(path: Path) -> RunRecord:
         value["counts"] = [StageCount(**c) for c in value["counts"]]
         value["upstream"] = [Origin(**o) for o in value.get("upstream", ())]
         return RunRecord(**value)
+    except _NotFinite as error:
+        raise InputError(f"{path}: {error}; run 'harness resume' on the run to write it again") from None
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} does not have the fields of a record ({error}); run it again") from None

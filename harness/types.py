@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -155,7 +156,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a signal says of an item; `value` is None unless `status == "ok"`."""
+    """What a signal says of an item; `value` is None unless `status == "ok"`, and a finite number otherwise.
+
+    Raises `InputError` for NaN and infinity, which means and comparisons would take without a word.
+    """
 
     item_id: str
     signal: str
@@ -164,6 +168,15 @@ class Score:
     reason: str = ""
     parts: Mapping[str, float] = field(default_factory=dict)
     target_rev: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a value that is no number, of the reward's items and of the withheld ones."""
+        for name, value in (("score", self.value), ("withheld score", self.parts.get("withheld"))):
+            if value is not None and not math.isfinite(value):
+                raise InputError(
+                    f"signal '{self.signal}' gives item {self.item_id} the {name} {value}, which is no finite number; "
+                    "an item that cannot be measured has none (status unscorable)"
+                )
 
 
 @dataclass(frozen=True, slots=True)

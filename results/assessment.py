@@ -8,6 +8,7 @@ Gives up: intervals are per arm and unadjusted, and worlds share the pool's layo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from harness.errors import InputError
 from harness.ranks import spearman
-from results.statistics import Difference, paired_difference
+from results.statistics import SKEW_NOTE, Difference, paired_difference
 from results.text import markdown_table, percent, whole_ranges
 
 KINDS = ("known", "unasked", "false", "filler", "repeat", "all")
@@ -104,8 +105,9 @@ def assess_arms(
 ) -> Assessment:
     """Summarise rankings and subsets arm by arm, in the order of the rankings.
 
-    Raises `InputError` where an arm has two rankings in one world.
+    Raises `InputError` where an arm has two rankings in one world, or a value is no finite number.
     """
+    _check_finite(rankings, subsets)
     by_arm: dict[str, dict[int, Ranking]] = {}
     for ranking in rankings:
         worlds = by_arm.setdefault(ranking.arm, {})
@@ -118,6 +120,21 @@ def assess_arms(
     return Assessment(
         [_arm(arm, found, by_world) for arm, found in by_arm.items()], rankings, subsets, dict(settings or {})
     )
+
+
+def _check_finite(rankings: Sequence[Ranking], subsets: Sequence[Subset]) -> None:
+    """Raise `InputError` for a value that is NaN or infinite: a rank or a mean would take it without a word."""
+    found: list[tuple[str, int, Mapping[str, float | None]]] = [
+        (f"arm '{r.arm}'", r.world, {**r.auc, "milliseconds": r.milliseconds}) for r in rankings
+    ]
+    for s in subsets:
+        means = {f"mean of {name}": mean for name, mean in s.means.items()}
+        values = {"tilt": s.tilt, "useful": s.useful, "accuracy": s.accuracy, "loss_drop": s.loss_drop, **means}
+        found.append((f"subset of '{s.arm or 'even'}'", s.world, values))
+    for who, world, own in found:
+        for name, value in own.items():
+            if value is not None and not math.isfinite(value):
+                raise InputError(f"the {who} in world {world} has {value} as '{name}'; compute it again")
 
 
 def _arm(arm: str, rankings: Mapping[int, Ranking], by_world: Mapping[int, Sequence[Subset]]) -> ArmAssessment:
@@ -184,6 +201,7 @@ def render_assessment(assessment: Assessment) -> str:
     ]
     if assessment.subsets:
         lines += ["", *_realised(assessment)]
+    lines += ["", *SKEW_NOTE]
     return "\n".join(lines) + "\n"
 
 
@@ -227,7 +245,9 @@ def _ranged(s: Spread | None) -> str:
 
 
 def _interval(s: Spread | None) -> str:
-    return "" if s is None or s.mean.low is None or s.mean.high is None else f"{s.mean.low:.2f} to {s.mean.high:.2f}"
+    if s is None or s.mean.low is None or s.mean.high is None:
+        return ""
+    return f"{s.mean.low:.2f} to {s.mean.high:.2f}{' skewed' if s.mean.skewed else ''}"
 
 
 def _signed(s: Spread | None) -> str:
@@ -241,7 +261,8 @@ def _points(s: Spread | None) -> str:
     mean = percent(s.mean.mean, signed=True)
     if s.mean.low is None or s.mean.high is None:
         return mean
-    return f"{mean} [{percent(s.mean.low, signed=True)}, {percent(s.mean.high, signed=True)}]"
+    interval = f"[{percent(s.mean.low, signed=True)}, {percent(s.mean.high, signed=True)}]"
+    return f"{mean} {interval}{' skewed' if s.mean.skewed else ''}"
 
 
 def _points_range(s: Spread | None) -> str:

@@ -8,13 +8,14 @@ equality: the width of the interval says what could have been seen.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import InputError
-from results.statistics import Difference, holm, mean_sd, paired_difference
+from results.statistics import SKEW_NOTE, Difference, holm, mean_sd, paired_difference
 from results.text import markdown_table, percent, whole_ranges
 
 Expectation = Literal["above", "below", "equal"]
@@ -84,11 +85,16 @@ def calibration_table(
 ) -> Calibration:
     """Summarise runs of several arms in several worlds, paired by world against `reference`.
 
-    Raises `InputError` for an arm that ran twice in a world, a missing reference arm or primary column, and an arm that
-    shares no world with the reference.
+    Raises `InputError` for a number that is not finite, an arm that ran twice in a world, a missing reference arm or
+    primary column, and an arm that shares no world with the reference.
     """
     by_arm: dict[str, dict[int, CalibrationRow]] = {}
     for row in rows:
+        measured = {**row.columns, "useful share": row.useful_share, "seconds": row.seconds}
+        for name, value in measured.items():
+            if value is not None and not math.isfinite(value):
+                where = f"the run of arm '{row.arm}' in world {row.world}"
+                raise InputError(f"{where} has {value} as '{name}', which is no finite number; run it again")
         worlds = by_arm.setdefault(row.arm, {})
         if row.world in worlds:
             raise InputError(f"arm '{row.arm}' has two runs in world {row.world}; give one run per arm and world")
@@ -159,6 +165,7 @@ def render_calibration(calibration: Calibration) -> str:
         "",
         f"Expectations and p-values are for {c.primary}. Intervals are per arm and unadjusted. An interval that",
         "covers zero does not prove equality; its width says how large a difference could have gone unseen.",
+        *SKEW_NOTE,
     ]
     return "\n".join(lines) + "\n"
 
@@ -189,7 +196,7 @@ def _interval(d: Difference | None) -> str:
     mean = percent(d.mean, signed=True)
     if d.low is None or d.high is None:
         return mean
-    return f"{mean} [{percent(d.low, signed=True)}, {percent(d.high, signed=True)}]"
+    return f"{mean} [{percent(d.low, signed=True)}, {percent(d.high, signed=True)}]{' skewed' if d.skewed else ''}"
 
 
 def write_calibration(calibration: Calibration, rows: Sequence[CalibrationRow], folder: Path) -> list[Path]:

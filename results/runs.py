@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -154,8 +155,11 @@ def load_items(folder: Path) -> Items:
     for row in rows:
         if row["correct"] is None:
             continue
-        key = (row.get("model") or TUNED, row["task"])
-        answers.setdefault(key, {})[row["item_id"]] = float(row["correct"])
+        key, correct = (row.get("model") or TUNED, row["task"]), float(row["correct"])
+        if not math.isfinite(correct):
+            where = f"item {row['item_id']} of {row['task']}"
+            raise InputError(f"{path} has {correct} for {where}; 'harness resume' writes it again")
+        answers.setdefault(key, {})[row["item_id"]] = correct
         # An item without a cluster is a cluster of its own.
         clusters.setdefault(row["task"], {})[row["item_id"]] = row.get("cluster") or f"item {row['item_id']}"
     return Items(answers, clusters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,8 +26,12 @@ def useful_share(conversations: Sequence[Sequence[Message]], world: World) -> fl
 def auc(good: Sequence[float], rest: Sequence[float]) -> float | None:
     """The chance that one of `good` is above one of `rest`, ties counting half; None where one side is empty.
 
+    Raises `ValueError` for a score that is no finite number.
+
     That is Mann and Whitney's U (1947) over the number of pairs, the area under the ROC curve.
     """
+    if not all(map(math.isfinite, (*good, *rest))):
+        raise ValueError("a score is no finite number; what was not measured is left out")
     wins = sum((a > b) + 0.5 * (a == b) for a in good for b in rest)
     return wins / (len(good) * len(rest)) if good and rest else None
 
