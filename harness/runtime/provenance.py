@@ -20,6 +20,7 @@ from harness.errors import HarnessError
 from harness.record import Origin
 from harness.shards import write_json
 from harness.stage import Stage, store_of
+from harness.synthesis.tables import find_tables
 from methods.drivers.catalogue import DRIVERS
 from methods.signals.catalogue import SIGNALS
 from results.runs import MANIFEST, RECORD, Run, find_run, load_run, run_folders
@@ -41,7 +42,8 @@ def origins(config: RunConfig, writer: tuple[Path, Path] | None) -> tuple[Origin
     roles = [("target", config.models.target.id), ("writer", config.models.writer.id)]
     roles += [("generator", config.models.generator.id), ("embedder", config.models.embedder.id)]
     roles += [("warm-up adapter", folder) for folder in config.warmup.adapter]
-    for what, name in (*roles, ("seed documents", config.seeds.source)):
+    documents = () if config.seeds.source == "lab" else find_tables(config.seeds.sources)
+    for what, name in (*roles, *(("seed documents", table) for table in documents)):
         found += _named(what, _at(Path(name))) if not name.startswith("lab") and Path(name).exists() else []
     return tuple(dict.fromkeys(replace(o, guided_columns=tuple(o.guided_columns)) for o in found))
 
