@@ -85,14 +85,16 @@ def evaluate(
     limit: int | None = None,
     seed: int = 0,
     apply_chat_template: bool = True,
+    dtype: str = "auto",
     columns: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate the model in the folder `model_path` (or on the hub) on `suite`, or on some of its `columns`.
 
-    `limit` keeps the first items of each benchmark; `progress` is called with a column's name, the number of
-    columns done and their total. Raises `InputError` and `PrerequisiteError` for data, model or template that
-    are not there. All data are read before the model is loaded.
+    `dtype` is the type that the model is computed in (by default the one that its folder names, which for a fine-tuned
+    model is that of its weights). `limit` keeps the first items of each benchmark; `progress` is called with a
+    column's name, the number of columns done and their total. Raises `InputError` and `PrerequisiteError` for data,
+    model or template that are not there. All data are read before the model is loaded.
     """
     chosen = suite.benchmarks if columns is None else tuple(suite.benchmark(name) for name in columns)
     if limit is not None:
@@ -104,7 +106,7 @@ def evaluate(
     pools = {b.id: load_pool(b, context, suite.folder) if b.shots else [] for b in runnable}
     for b in runnable:
         _check_pool(b, tests[b.id], pools[b.id])
-    model = load_model(str(model_path), batch_size, apply_chat_template) if runnable else None
+    model = load_model(str(model_path), batch_size, apply_chat_template, dtype) if runnable else None
     results: list[ColumnResult] = []
     rows: list[ItemResult] = []
     for done, b in enumerate(chosen):
@@ -127,6 +129,7 @@ def evaluate_validation(
     *,
     batch_size: int = 64,
     apply_chat_template: bool = True,
+    dtype: str = "auto",
     progress: Progress | None = None,
 ) -> tuple[ItemResult, ...]:
     """The model's answers to all items of a validation set, asked as the benchmark asks that the set is like.
@@ -144,6 +147,7 @@ def evaluate_validation(
         context,
         batch_size=batch_size,
         apply_chat_template=apply_chat_template,
+        dtype=dtype,
         progress=progress,
     ).items
 
@@ -172,7 +176,7 @@ def _unmeasured(b: Benchmark) -> ColumnResult:
     return ColumnResult(b.id, b.metric, 0, 0, None, None, "not measured", reason)
 
 
-def load_model(path: str, batch_size: int, apply_chat_template: bool) -> Any:
+def load_model(path: str, batch_size: int, apply_chat_template: bool, dtype: str = "auto") -> Any:
     """The model as an `lm_eval` `HFLM`, on the GPU if there is one; `PrerequisiteError` if it cannot be loaded."""
     import torch
     from lm_eval.models.huggingface import HFLM
@@ -192,7 +196,7 @@ def load_model(path: str, batch_size: int, apply_chat_template: bool) -> Any:
     transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
     except (OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise PrerequisiteError(

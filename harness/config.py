@@ -208,6 +208,10 @@ class GrpoConfig(Section):
     `rollouts` is who samples: transformers in the trainer's process, a vLLM `server` that is given the LoRA adapter
     anew for every batch, or TRL's own vLLM in the trainer's process (`colocate`, CUDA only). `max_logprob_gap` is the
     largest mean difference between a token's log-probability where it was sampled and where it is trained on.
+
+    `kl_bias_correction` multiplies the KL term (k3) by the ratio of probabilities, whose gradient is then that of the
+    reverse KL divergence (TRL's default); without it the term is plain k3, as verl has it. `micro_batch` changes no
+    result beyond rounding.
     """
 
     prompts_per_step: int = Field(256, ge=1)
@@ -223,6 +227,7 @@ class GrpoConfig(Section):
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(8192, ge=1)
     kl_coefficient: float = Field(0.001, ge=0)
+    kl_bias_correction: bool = True
     clip_epsilon: float = Field(0.2, gt=0)
     entropy_coefficient: float = Field(0.0, ge=0)
     loss: Literal["grpo", "dapo", "bnpo", "dr_grpo"] = "grpo"
@@ -257,7 +262,11 @@ class SelectConfig(Section):
 
 
 class SftConfig(Section):
-    """The one fine-tuning recipe, the same for every arm of a comparison."""
+    """The one fine-tuning recipe, the same for every arm of a comparison.
+
+    `warmup_start` is the rate of the first step: half of the second's where a warm-up comes first, or, as transformers
+    has it, zero, which leaves that step's samples unlearned.
+    """
 
     tune: Literal["full", "lora"] = "full"
     learning_rate: float = Field(1e-5, gt=0)
@@ -266,6 +275,7 @@ class SftConfig(Section):
     micro_batch: int | None = Field(None, ge=1)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    warmup_start: Literal["half_step", "zero"] = "half_step"
     weight_decay: float = Field(0.1, ge=0)
     adam_beta2: float = Field(0.95, gt=0, lt=1)
     max_length: int = Field(16384, ge=8)

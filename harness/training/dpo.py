@@ -18,7 +18,16 @@ from harness.errors import InputError
 from harness.stage import SCRATCH
 from harness.training.lora_modules import meta_model
 from harness.training.recipe import LoraSettings, lora_config
-from harness.training.trainer import callback, common_arguments, publish, quiet_libraries, train
+from harness.training.schedule import FirstStepTrains
+from harness.training.trainer import (
+    callback,
+    common_arguments,
+    loaded_dtype,
+    publish,
+    quiet_libraries,
+    require_moved,
+    train,
+)
 from harness.types import Message, Usage, chat
 
 
@@ -83,6 +92,9 @@ def train_preferences(
     from transformers import AutoTokenizer
     from trl import DPOTrainer
 
+    class Trainer(FirstStepTrains, DPOTrainer):
+        pass
+
     training = training or TrainingConfig()
     usable = [p for p in pairs if p.chosen != p.rejected]
     if not usable:
@@ -102,11 +114,14 @@ def train_preferences(
         }
     )
     arguments = _arguments(recipe, folder / SCRATCH, seed, save_every, dtype, training)
-    arguments.model_init_kwargs = {"dtype": dtype, "revision": revision or "main"}
+    arguments.model_init_kwargs = {
+        "dtype": loaded_dtype(dtype, adapter=recipe.lora is not None),
+        "revision": revision or "main",
+    }
     if training.attention:
         arguments.model_init_kwargs["attn_implementation"] = training.attention
     adapter = lora_config(recipe.lora, seed, meta_model(model_path, revision), "lora.modules") if recipe.lora else None
-    trainer = DPOTrainer(
+    trainer = Trainer(
         model=str(model_path),
         args=arguments,
         train_dataset=rows,
@@ -115,7 +130,7 @@ def train_preferences(
         callbacks=[callback(on_step, on_log=on_log)],
     )
     parameters = float(trainer.model.num_parameters())
-    train(trainer, folder / SCRATCH)
+    require_moved(train(trainer, folder / SCRATCH), "the learning rate", trainer)
     temporary = folder / ".policy.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     trainer.save_model(str(temporary))

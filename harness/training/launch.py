@@ -141,6 +141,8 @@ def command(job: Job, file: Path) -> list[str]:
 
     worker = ["-m", "harness.training.worker", str(file)]
     count = str(job.training.processes)
+    # The model's own type, whatever a configuration says.
+    precision = ["--mixed_precision", "bf16" if job.dtype == "bfloat16" else "no"]
     start = [sys.executable, "-m", "accelerate.commands.launch"]
     config = job.training.accelerate_config
     if config is not None:
@@ -152,9 +154,9 @@ def command(job: Job, file: Path) -> list[str]:
         # Its fixed default port would let only one training run on a machine.
         if settings.get("main_process_port") is None and int(settings.get("num_machines") or 1) == 1:
             own += ["--main_process_port", "0"]
-        return [*start, "--config_file", config, *own, *worker]
+        return [*start, "--config_file", config, *precision, *own, *worker]
     if torch.cuda.is_available():
-        own = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        own = ["--multi_gpu", "--num_machines", "1", *precision, "--dynamo_backend", "no"]
         return [*start, *own, "--main_process_port", "0", "--num_processes", count, *worker]
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count, *worker]
 

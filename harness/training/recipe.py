@@ -8,6 +8,7 @@ from typing import Any
 from harness.config import TrainingConfig
 from harness.errors import ConfigError
 from harness.training.lora_modules import ATTENTION, adapted
+from harness.training.schedule import Start
 from harness.types import Sample, Usage
 
 
@@ -26,6 +27,7 @@ class Recipe:
     """How to fine-tune. `batch_size` is the number of samples of one optimizer step.
 
     `micro_batch` bounds how many of them share a forward pass; the largest divisor of `batch_size` within it is used.
+    `warmup_start` is the first step's rate (`harness.training.schedule`).
     """
 
     learning_rate: float
@@ -38,6 +40,7 @@ class Recipe:
     adam_beta2: float
     max_length: int
     lora: LoraSettings | None = None
+    warmup_start: Start = "half_step"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,16 @@ from harness.training.adam_state import save_adam_state
 from harness.training.chat import encode
 from harness.training.launch import data_parallel, launch, sharding
 from harness.training.recipe import Job, Recipe, Tuned, lora_config
-from harness.training.trainer import callback, common_arguments, publish, quiet_libraries, train
+from harness.training.schedule import FirstStepTrains
+from harness.training.trainer import (
+    callback,
+    common_arguments,
+    loaded_dtype,
+    publish,
+    quiet_libraries,
+    require_moved,
+    train,
+)
 from harness.types import Sample, Usage
 
 
@@ -80,13 +89,20 @@ def carry_out(job: Job, on_step: Callable[[int, int], None]) -> Tuned:
     from datasets import Dataset
     from trl import SFTTrainer
 
+    class Trainer(FirstStepTrains, SFTTrainer):
+        warmup_start = job.recipe.warmup_start
+
     from harness.models.transformers_backend import load_causal_lm
 
     quiet_libraries()
     torch.manual_seed(job.seed)
     recipe, folder = job.recipe, Path(job.folder)
     model, tokenizer = load_causal_lm(
-        job.model_path, job.dtype, job.revision, attention=job.training.attention, place=False
+        job.model_path,
+        loaded_dtype(job.dtype, adapter=recipe.lora is not None),
+        job.revision,
+        attention=job.training.attention,
+        place=False,
     )
     samples = job.samples
     encoded = [encode(tokenizer, s.messages, recipe.max_length) for s in samples]
@@ -106,10 +122,11 @@ def carry_out(job: Job, on_step: Callable[[int, int], None]) -> Tuned:
         _save(trainer, tokenizer, job, epoch_name(job.output, epoch))
 
     kind = sharding(job.training)
+    router = getattr(model.config.get_text_config(), "router_aux_loss_coef", None)
     arguments = _arguments(job)
     if kind == "FSDP":
         _shard_on_processors(arguments)
-    trainer = SFTTrainer(
+    trainer = Trainer(
         model=model,
         args=arguments,
         train_dataset=rows,
@@ -117,13 +134,16 @@ def carry_out(job: Job, on_step: Callable[[int, int], None]) -> Tuned:
         peft_config=lora_config(recipe.lora, job.seed, model, "warmup.lora_modules") if recipe.lora else None,
         callbacks=[callback(on_step, on_epoch=end_epoch if job.keep_epochs else None)],
     )
+    if router is not None:
+        # TRL writes the coefficient that it trains with, 0, into what would be published.
+        model.config.get_text_config().router_aux_loss_coef = router
     if kind and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         raise ConfigError(
             f"{job.training.accelerate_config} asks for {kind}, which accelerate does not apply here; use FSDP or "
             "DeepSpeed, or leave the configuration out"
         )
     parameters = trainer.model.num_parameters()
-    train(trainer, folder / SCRATCH)
+    require_moved(train(trainer, folder / SCRATCH), "the learning rate", trainer)
     _save(trainer, tokenizer, job, job.output)
     tokens = recipe.epochs * sum(len(e.ids) for e in usable)
     # The trainer's history, unlike a list of our own, is whole after a resume.

@@ -3,6 +3,9 @@
 The trainers are TRL's. A checkpoint counts only once a marker has been renamed into it, since a killed process can
 leave a half-written one; a resumed trainer continues from the newest that counts. What a trainer needs stored together
 with its checkpoint (rollouts) is written by `before_mark`, between the checkpoint and its marker.
+
+A model's `dtype` is the type that it is computed in. Weights that are trained are float32 whatever it is, and so are
+Adam's moments: under bfloat16 autocast casts of them are multiplied, and steps are added to the weights themselves.
 """
 
 from __future__ import annotations
@@ -14,7 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from harness.errors import StageError
 from harness.shards import write_json
+from harness.training.checks import require
+from harness.training.master_check import check_master, fingerprint
 
 MARK = "_DONE"
 
@@ -51,10 +57,21 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", module=r"(trl|transformers|torch|peft|accelerate)\..*")
 
 
+def loaded_dtype(dtype: str, *, adapter: bool) -> str:
+    """The type to load a model in that is trained in `dtype`: float32, or under an adapter, which is float32, `dtype`.
+
+    A step of 1e-6 is lost on a bfloat16 weight above 5e-4, whose neighbours are 2^-8 of it apart.
+    """
+    return dtype if adapter else "float32"
+
+
 def common_arguments(
     folder: Path, seed: int, save_steps: int, dtype: str, *, checkpointing: bool = False
 ) -> dict[str, Any]:
-    """Arguments that all our trainers pass. `checkpointing`: keep layer inputs only, compute activations again."""
+    """Arguments that all our trainers pass. `checkpointing`: keep layer inputs only, compute activations again.
+
+    A mixture's load-balancing loss is left out: it is of a micro batch, so that results would depend on its size.
+    """
     import torch
 
     return {
@@ -69,11 +86,12 @@ def common_arguments(
         "save_steps": save_steps,
         "save_total_limit": 2,
         "use_cpu": not torch.cuda.is_available(),
-        "bf16": dtype == "bfloat16" and torch.cuda.is_available(),
+        "bf16": dtype == "bfloat16",
         "fp16": False,
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "gradient_checkpointing": checkpointing,
+        "router_aux_loss_coef": 0.0,
     }
 
 
@@ -114,14 +132,37 @@ def callback(
     return Watch()
 
 
-def train(trainer: Any, folder: Path) -> None:
-    """Train from the newest complete checkpoint, or from the start."""
-    from transformers import PrinterCallback
+def train(trainer: Any, folder: Path) -> bool:
+    """Train from the newest complete checkpoint, or from the start; returns whether any weight has moved.
+
+    Raises `StageError` before the first step where the weights or moments would not be float32.
+    """
+    from transformers import PrinterCallback, TrainerCallback
+
+    before: list[tuple[int, ...]] = []
+
+    class Begin(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            require(check_master(trainer), "the training")
+            before.append(fingerprint(trainer))
 
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Begin)
     with trainer.args.main_process_first(desc="checkpoint"):
         checkpoint = last_checkpoint(folder)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    # What a resumed trainer began from is a checkpoint that had moved already.
+    return checkpoint is not None or before[0] != fingerprint(trainer)
+
+
+def require_moved(moved: bool, setting: str, trainer: Any) -> None:
+    """Raise `StageError` where training changed nothing: what would be published is the base under another name."""
+    if not moved:
+        rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+        raise StageError(
+            f"{trainer.state.global_step} training steps at learning rates up to {max(rates, default=0.0):g} moved no "
+            f"weight at all: the result would be the base model. Raise {setting}, or look at the loss of the rows"
+        )
 
 
 def publish(temporary: Path, final: Path) -> None:

@@ -67,6 +67,7 @@ def guide_answers(plan: Plan) -> Stage:
             plan.data,
             batch_size=c.runtime.batch_size,
             apply_chat_template=c.eval.apply_chat_template,
+            dtype=c.models.target.dtype,
             progress=lambda label, done, total: run.observer.progress(run.stage.name, done, total, label),
         )
         seconds = time.perf_counter() - started
@@ -78,7 +79,7 @@ def guide_answers(plan: Plan) -> Stage:
         run.write(0, ShardOutput(items, usage=usage, rows_in=len(items)), seconds)
         return {"correct": sum(item.correct for item in items), "of": len(items)}
 
-    return Stage("evaluate_guide", 1, settings, (), work)
+    return Stage("evaluate_guide", 2, settings, (), work)
 
 
 def guide_choice(run: StageRun, plan: Plan) -> GuideChoice | None:

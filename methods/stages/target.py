@@ -79,6 +79,7 @@ def sft_recipe(config: RunConfig) -> Recipe:
         micro_batch=micro_batch(config, s.batch_size),
         schedule=s.schedule,
         warmup_ratio=s.warmup_ratio,
+        warmup_start=s.warmup_start,
         weight_decay=s.weight_decay,
         adam_beta2=s.adam_beta2,
         max_length=s.max_length,
@@ -104,7 +105,7 @@ def finetune_stage(plan: Plan, dataset: Stage) -> Stage:
         tuned = tune(run, plan, samples, sft_recipe(c), seed=c.tuning_seed, output="model", adam=False)
         return notes(tuned)
 
-    return Stage("finetune", 1, settings, (dataset,), work)
+    return Stage("finetune", 2, settings, (dataset,), work)
 
 
 def notes(tuned: Tuned) -> dict[str, Any]:
@@ -138,9 +139,10 @@ def evaluate_stage(plan: Plan, tuned: Stage | None) -> Stage:
             limit=c.eval.limit,
             seed=c.tuning_seed,
             apply_chat_template=c.eval.apply_chat_template,
+            dtype=c.models.target.dtype,
             progress=lambda label, done, total: run.observer.progress(run.stage.name, done, total, label),
         )
         run.write(0, ShardOutput(result.items, rows_in=len(result.items)), time.perf_counter() - started)
         return {"columns": [asdict(column) for column in result.columns]}
 
-    return Stage("evaluate" if tuned else "evaluate_base", 1, settings, (tuned,) if tuned else (), work)
+    return Stage("evaluate" if tuned else "evaluate_base", 2, settings, (tuned,) if tuned else (), work)
