@@ -17,10 +17,11 @@ from harness.config import GrpoConfig
 from harness.errors import ConfigError, InputError, PrerequisiteError
 from harness.models.access import ADAPTER
 from harness.stage import SCRATCH
+from harness.training.grpo_loss import WholeStep
 from harness.training.lora_modules import meta_model
 from harness.training.recipe import LoraSettings, lora_config
 from harness.training.rollouts import Sampled, Sampler, ServerRollouts, generation_timer
-from harness.training.trainer import callback, common_arguments, publish, quiet_libraries, train
+from harness.training.trainer import callback, common_arguments, loaded_dtype, publish, quiet_libraries, train
 from harness.types import Message, Usage, chat
 
 
@@ -109,8 +110,10 @@ def train_policy(
     checkpointing: bool = False,
     sampler: Sampler | None = None,
     on_sampled: Callable[[Sampled], None] = lambda sampled: None,
-) -> None:
+) -> bool:
     """Train the policy and leave it in `folder/policy`, loadable by `from_pretrained`; its adapter in `adapter` there.
+
+    Returns whether any weight has moved: rewards that are all equal, or all None, move none.
 
     `before_mark(rollout_batches)` is called when a checkpoint has been written and before it counts. `sampler` is the
     server that `grpo.rollouts=server` samples from. Raises `InputError` where there are fewer prompts than one rollout
@@ -120,6 +123,9 @@ def train_policy(
     from datasets import Dataset
     from transformers import AutoTokenizer
     from trl import GRPOTrainer
+
+    class Trainer(WholeStep, GRPOTrainer):
+        pass
 
     if len(prompts) < config.prompts_per_step:
         raise InputError(
@@ -134,20 +140,21 @@ def train_policy(
     steps = rollout_steps(config, len(prompts))
     common = common_arguments(folder / SCRATCH, seed, checkpoint_every * updates, dtype, checkpointing=checkpointing)
     arguments = trl_arguments(config, steps * updates, common)
-    arguments.model_init_kwargs = {"dtype": dtype, "revision": revision or "main"}
+    adapter = config.tune == "lora"
+    arguments.model_init_kwargs = {"dtype": loaded_dtype(dtype, adapter=adapter), "revision": revision or "main"}
     server = None
     if sampler is not None:
         server = ServerRollouts(sampler, config, folder / SCRATCH / "served", seed, updates, on_sampled)
     ordered = [prompts[i] for i in prompt_order(len(prompts), config.prompts_per_step, steps, seed)]
     rows = Dataset.from_dict({"prompt": [chat(p.messages) for p in ordered], "key": [p.key for p in ordered]})
     side = _TrlSide(trajectory, updates, _lengths(tokenizer, prompts), server)
-    trainer = GRPOTrainer(
+    trainer = Trainer(
         model=str(model_path),
         reward_funcs=side.reward,
         args=arguments,
         train_dataset=rows,
         processing_class=tokenizer,
-        peft_config=_lora(config, seed, meta_model(model_path, revision)) if config.tune == "lora" else None,
+        peft_config=_lora(config, seed, meta_model(model_path, revision)) if adapter else None,
         rollout_func=server,
         callbacks=[
             callback(
@@ -158,8 +165,9 @@ def train_policy(
         ],
     )
     side.attach(trainer)
-    train(trainer, folder / SCRATCH)
-    _save(trainer, tokenizer, folder, merge=config.tune == "lora")
+    moved = train(trainer, folder / SCRATCH)
+    _save(trainer, tokenizer, folder, merge=adapter)
+    return moved
 
 
 def _lengths(tokenizer: Any, prompts: Sequence[PolicyPrompt]) -> dict[str, int]:
@@ -206,7 +214,8 @@ def _save(trainer: Any, tokenizer: Any, folder: Path, *, merge: bool) -> None:
     if merge:
         model = trainer.accelerator.unwrap_model(trainer.model)
         model.save_pretrained(temporary / ADAPTER)
-        model.merge_and_unload().save_pretrained(temporary)
+        # A sum in bfloat16 would round most of the adapter away; the processor has room for the base in float32.
+        model.to("cpu").float().merge_and_unload().save_pretrained(temporary)
     else:
         trainer.save_model(str(temporary))
     tokenizer.save_pretrained(temporary)
@@ -259,6 +268,7 @@ def trl_arguments(config: GrpoConfig, updates: int, common: Mapping[str, Any]) -
         top_p=config.top_p,
         top_k=0,
         beta=config.kl_coefficient,
+        use_bias_correction_kl=config.kl_bias_correction,
         epsilon=config.clip_epsilon,
         entropy_coef=config.entropy_coefficient,
         loss_type=config.loss,

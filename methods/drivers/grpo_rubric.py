@@ -85,7 +85,7 @@ def grpo_stage(plan: Plan, signal: str, inputs: tuple[Stage, ...]) -> Stage:
             "lora_modules": list(settled_names(c.grpo.lora_modules, c.models.writer.id)),
         },
     }
-    return Stage("grpo", 2, settings, inputs, lambda run: _Training(run, plan, signal).go(), signal=signal)
+    return Stage("grpo", 3, settings, inputs, lambda run: _Training(run, plan, signal).go(), signal=signal)
 
 
 class _Training:
@@ -117,7 +117,7 @@ class _Training:
         prepared = signal.usage()
         self.run.spend(prepared)
         self.usage += [] if resumed else prepared
-        train_policy(
+        moved = train_policy(
             path,
             self._prompts(path),
             self.grpo,
@@ -134,6 +134,8 @@ class _Training:
             sampler=self._sampler(path) if self.grpo.rollouts == "server" else None,
             on_sampled=lambda sampled: self.run.event("grpo_sampled", **asdict(sampled)),
         )
+        if not moved:
+            self.run.event("notice", text="GRPO moved no weight of the writer: its rewards told no rollouts apart")
         # Read back: the last batch may have been an earlier process's.
         last = read_metadata(max(parts(self.run.folder))).get("notes", {})
         return {"facts": dict(facts), **last}
