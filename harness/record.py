@@ -97,7 +97,8 @@ class StageCost:
 class StageCount:
     """Rows in, kept and rejected by reason, and wall seconds of one stage.
 
-    Of the rows in, `shortened` had a document that was cut to fit the context of the model that read it.
+    Of the rows in, `shortened` had a document that was cut to fit the context of the model that read it. `mended` had
+    single backslashes of LaTeX doubled in what a model wrote.
     """
 
     stage: str
@@ -107,6 +108,7 @@ class StageCount:
     rejected: Mapping[str, int]
     seconds: float
     shortened: int = 0
+    mended: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,8 @@ class ShardOutput:
     """What one shard of work gives: rows of the main table, rows of side tables, rejects and cost.
 
     `kept` is given where the main table holds rejected rows too (rollouts). `shortened` counts incoming rows whose
-    document was cut to fit a model's context. `notes` are facts that no row holds, such as those of a worker's
-    preparation, which come with its first shard.
+    document was cut to fit a model's context, `mended` those whose JSON had single backslashes of LaTeX doubled.
+    `notes` are facts that no row holds, such as those of a worker's preparation, which come with its first shard.
     """
 
     rows: Sequence[Any]
@@ -38,6 +38,7 @@ class ShardOutput:
     rows_in: int | None = None
     kept: int | None = None
     shortened: int = 0
+    mended: int = 0
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -52,12 +53,15 @@ class Summary:
     seconds: float
     notes: Mapping[str, Any] = field(default_factory=dict)
     shortened: int = 0
+    mended: int = 0
 
     def line(self) -> str:
-        """Rows in, kept, with a shortened document, and rejected by reason, for people."""
+        """Rows in, kept, with a shortened document or mended JSON, and rejected by reason, for people."""
         line = f"{self.rows_in} in, {self.kept} kept"
         if self.shortened:
             line += f", document shortened to fit the model for {self.shortened}"
+        if self.mended:
+            line += f", LaTeX's single backslashes doubled in {self.mended}"
         reasons = ", ".join(f"{name} {count}" for name, count in sorted(self.rejected.items()))
         return line + (f", rejected: {reasons}" if reasons else "")
 
@@ -200,6 +204,7 @@ def write_shard(folder: Path, index: int, output: ShardOutput, seconds: float) -
         "usage": [asdict(u) for u in output.usage],
         "seconds": seconds,
         "shortened": output.shortened,
+        "mended": output.mended,
         **({"notes": dict(output.notes)} if output.notes else {}),
     }
     write_table(folder / part_name(index), output.rows, account)
@@ -237,6 +242,7 @@ def summarise(folder: Path, notes: Mapping[str, Any] | None = None) -> Summary:
         seconds=sum(a["seconds"] for a in accounts),
         notes=dict(notes or {}),
         shortened=sum(a.get("shortened", 0) for a in accounts),
+        mended=sum(a.get("mended", 0) for a in accounts),
     )
 
 

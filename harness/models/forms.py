@@ -27,13 +27,15 @@ class Form:
 
     def fault(self, text: str, characters: int | None) -> str:
         """What is wrong with an answer, in a sentence; empty where nothing is."""
-        from harness.synthesis.parsing import first_json_object
+        from harness.synthesis.parsing import read_object
 
-        value = first_json_object(text)
-        if value is None:
+        found = read_object(text)
+        if found.escape:
+            return f"'{found.escape}' is no escape of JSON, where a backslash is written as two"
+        if found.value is None:
             return "there is no JSON object in it"
         try:
-            self.build(characters).model_validate(value)
+            self.build(characters).model_validate(found.value)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "the object"

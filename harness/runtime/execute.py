@@ -69,6 +69,7 @@ def _compute(stage: Stage, store: Path, observer: Observer, executor: Executor |
             kept=summary.kept,
             rejected=dict(summary.rejected),
             shortened=summary.shortened,
+            mended=summary.mended,
             seconds=round(summary.seconds, 3),
         )
         return summary

@@ -78,7 +78,7 @@ def _record(
         for u in summaries[stage.identity].usage
     ]
     counts = [
-        StageCount(stage.name, stage.identity, s.rows_in, s.kept, s.rejected, s.seconds, s.shortened)
+        StageCount(stage.name, stage.identity, s.rows_in, s.kept, s.rejected, s.seconds, s.shortened, s.mended)
         for stage in assembly.stages
         for s in (summaries[stage.identity],)
     ]

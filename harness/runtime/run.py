@@ -74,6 +74,7 @@ class RunObserver:
                 (),
                 fields["seconds"],
                 shortened=fields["shortened"],
+                mended=fields["mended"],
             )
             counts = summary.line() if summary.rows_in else "done"
             self.display.line(f"{fields['stage']}: {counts}, {summary.seconds:.1f} s")

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
-from harness.synthesis.parsing import Failure, first_json_object, is_unicode
+from harness.synthesis.parsing import Failure, Found, control_character, is_unicode, plain_lines, read_object
 from harness.types import Message
 
 PAIR_NO_JSON = "pair_no_json"
+PAIR_BAD_ESCAPE = "pair_bad_escape"
+PAIR_CONTROL_CHARACTER = "pair_control_character"
 PAIR_SCHEMA = "pair_schema"
 PAIR_ROLES = "pair_roles"
 PAIR_EMPTY = "pair_empty"
@@ -23,6 +24,8 @@ PAIR_TRUNCATED = "pair_truncated"
 PAIR_REASONS: Mapping[str, str] = MappingProxyType(
     {
         PAIR_NO_JSON: "no JSON object in the generator's output",
+        PAIR_BAD_ESCAPE: "the JSON holds a backslash that JSON does not know and that is not plainly LaTeX",
+        PAIR_CONTROL_CHARACTER: "a turn holds a control character other than newline and tab",
         PAIR_SCHEMA: "the object has no list of messages with a role and a content of valid text",
         PAIR_ROLES: "the turns are not one question (user) and one answer (assistant), with or without a system turn",
         PAIR_EMPTY: "a turn is empty or still holds the prompt's placeholder",
@@ -38,16 +41,20 @@ _PLACEHOLDERS = frozenset({"question", "answer", "<question>", "<answer>", "..."
 def parse_pair(text: str, finish_reason: str = "stop") -> tuple[Message, ...] | Failure:
     """The turns of the pair that `text` holds (contents stripped), or why there is none.
 
-    Thoughts and code fences around the JSON are ignored. `finish_reason` is the completion's.
+    Thoughts and code fences around the JSON are ignored, and single backslashes of LaTeX are doubled. `finish_reason`
+    is the completion's.
     """
-    found = _messages(first_json_object(text))
+    found = _messages(read_object(text))
     if isinstance(found, Failure) and finish_reason == "length":
         return Failure(PAIR_TRUNCATED, found.detail)
     return found
 
 
-def _messages(value: dict[str, Any] | None) -> tuple[Message, ...] | Failure:
+def _messages(found: Found) -> tuple[Message, ...] | Failure:
+    value = found.value
     if value is None:
+        if found.escape:
+            return Failure(PAIR_BAD_ESCAPE, f"'{found.escape}' is no escape of JSON; a backslash is written as two")
         return Failure(PAIR_NO_JSON, "no JSON object that parses")
     turns = value.get("messages")
     if not isinstance(turns, list):
@@ -62,6 +69,9 @@ def _messages(value: dict[str, Any] | None) -> tuple[Message, ...] | Failure:
             return Failure(PAIR_SCHEMA, f"turn {number} lacks a role or a content that is a string")
         if not is_unicode(role + content):
             return Failure(PAIR_SCHEMA, f"turn {number} is not valid Unicode")
+        content = plain_lines(content)
+        if character := control_character(content):
+            return Failure(PAIR_CONTROL_CHARACTER, f"turn {number} holds {character}")
         messages.append(Message(role, content.strip()))
     roles = tuple(message.role for message in messages)
     if roles not in _ROLES:

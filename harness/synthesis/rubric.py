@@ -10,10 +10,12 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from harness.synthesis.parsing import Failure, first_json_object, is_unicode
+from harness.synthesis.parsing import Failure, Found, control_character, is_unicode, plain_lines, read_object
 from harness.types import RUBRIC_PARTS
 
 RUBRIC_NO_JSON = "rubric_no_json"
+RUBRIC_BAD_ESCAPE = "rubric_bad_escape"
+RUBRIC_CONTROL_CHARACTER = "rubric_control_character"
 RUBRIC_MISSING_PART = "rubric_missing_part"
 RUBRIC_BAD_TYPE = "rubric_bad_type"
 RUBRIC_TRUNCATED = "rubric_truncated"
@@ -21,6 +23,8 @@ RUBRIC_TRUNCATED = "rubric_truncated"
 RUBRIC_REASONS: Mapping[str, str] = MappingProxyType(
     {
         RUBRIC_NO_JSON: "no JSON object in the writer's output",
+        RUBRIC_BAD_ESCAPE: "the JSON holds a backslash that JSON does not know and that is not plainly LaTeX",
+        RUBRIC_CONTROL_CHARACTER: "one of the four parts holds a control character other than newline and tab",
         RUBRIC_MISSING_PART: "one of the four parts is missing or empty",
         RUBRIC_BAD_TYPE: "one of the four parts is not a string of valid Unicode",
         RUBRIC_TRUNCATED: "the output hit the token limit before the rubric was complete",
@@ -46,10 +50,10 @@ _NEGATED = re.compile(
 def parse_rubric(text: str, finish_reason: str = "stop") -> Mapping[str, str] | Failure:
     """The four parts of a rubric (keys: `RUBRIC_PARTS`, in that order, values stripped), or why there are none.
 
-    Anything up to the last `</think>` is ignored, then the first JSON object that parses is taken (OptimSyn,
+    A thought at the beginning is ignored, then the first JSON object that parses is taken (OptimSyn,
     arXiv 2604.00536, Fig. 13, for the keys). `finish_reason` is the completion's.
     """
-    found = _parts(first_json_object(text))
+    found = _parts(read_object(text))
     if isinstance(found, Failure) and finish_reason == "length":
         return Failure(RUBRIC_TRUNCATED, found.detail)
     return found
@@ -70,8 +74,11 @@ def question_type(parts: Mapping[str, str]) -> str | None:
     return None
 
 
-def _parts(value: dict[str, object] | None) -> Mapping[str, str] | Failure:
+def _parts(found: Found) -> Mapping[str, str] | Failure:
+    value = found.value
     if value is None:
+        if found.escape:
+            return Failure(RUBRIC_BAD_ESCAPE, f"'{found.escape}' is no escape of JSON; a backslash is written as two")
         return Failure(RUBRIC_NO_JSON, "no JSON object that parses")
     parts: dict[str, str] = {}
     for part in RUBRIC_PARTS:
@@ -82,6 +89,9 @@ def _parts(value: dict[str, object] | None) -> Mapping[str, str] | Failure:
             return Failure(RUBRIC_BAD_TYPE, f"'{part}' is of type {type(content).__name__}")
         if not is_unicode(content):
             return Failure(RUBRIC_BAD_TYPE, f"'{part}' is not valid Unicode")
+        content = plain_lines(content)
+        if character := control_character(content):
+            return Failure(RUBRIC_CONTROL_CHARACTER, f"'{part}' holds {character}")
         if not content.strip():
             return Failure(RUBRIC_MISSING_PART, f"'{part}' is empty")
         parts[part] = content.strip()

@@ -18,7 +18,7 @@ from harness.models.backend import Backend, Completion, PromptRequest, Sampling
 from harness.models.prompts import Prompt
 from harness.synthesis.forms import PAIR_FORM, RUBRIC_FORM
 from harness.synthesis.pairs import parse_pair
-from harness.synthesis.parsing import Failure
+from harness.synthesis.parsing import Failure, mends
 from harness.synthesis.rubric import parse_rubric, question_type
 from harness.synthesis.validity import check_pair
 from harness.types import Message, Reject, Rubric, Sample, Seed, Usage, derive_seed, stable_hash
@@ -77,10 +77,14 @@ class Prompting:
 
 @dataclass
 class Counter:
-    """Cost of backend calls, by role, and how many draws had their document shortened for the writer or generator."""
+    """Cost of backend calls, by role, and how many draws had their document shortened for the writer or generator.
+
+    `mended` draws had single backslashes of LaTeX doubled in what either wrote.
+    """
 
     usage: list[Usage] = field(default_factory=list)
     shortened: int = 0
+    mended: int = 0
 
     def add(self, role: str, backend: Backend, completions: Sequence[Completion], seconds: float) -> None:
         """Record one batch of completions, and the calls for them that were billed in vain."""
@@ -173,8 +177,11 @@ class Synthesizer:
         counter.shortened += sum(d.shortened or (i in fitted and fitted[i][1]) for i, d in enumerate(drafts))
         completions = self.generator.generate(requests, sampling, derive_seed(seed, "generator"))
         counter.add("generator", self.generator, completions, time.perf_counter() - started)
+        texts = [draft.text for draft in drafts]
         for i, completion in zip(ready, completions, strict=True):
             attempts[i] = self._read_pair(attempts[i], completion)
+            texts[i] = completion.text if mends(completion.text) else texts[i]
+        counter.mended += sum(map(mends, texts))
         return attempts
 
     def _request(self, attempt: Attempt, sampling: Sampling) -> tuple[PromptRequest, bool]:

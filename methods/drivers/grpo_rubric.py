@@ -99,7 +99,7 @@ class _Training:
         self.rejects: list[Reject] = []
         self.usage: list[Usage] = []
         self.cut: set[str] = set()
-        self.shortened = 0
+        self.shortened = self.mended = 0
         self.diagnostics: Mapping[str, float | None] = {}
         self.started = time.perf_counter()
 
@@ -199,6 +199,7 @@ class _Training:
         group = [i // self.grpo.group_size for i in range(len(attempts))]
         rewards = shape(values, valid, group, self.grpo.reward)
         self.shortened += counter.shortened
+        self.mended += counter.mended
         usage = [*counter.usage, *self.signal.usage(), *batch.usage()]
         self._keep(batch, attempts, scores, rewards)
         self._spend(usage)
@@ -313,11 +314,12 @@ class _Training:
             rows_in=len(self.rows),
             kept=valid,
             shortened=self.shortened,
+            mended=self.mended,
             notes={"diagnostics": dict(self.diagnostics)},
         )
         write_shard(self.run.folder, steps, output, seconds)
         self.run.event("shard", index=steps, kept=valid, rejected=len(self.rejects), seconds=round(seconds, 3))
-        self.rows, self.rejects, self.usage, self.shortened = [], [], [], 0
+        self.rows, self.rejects, self.usage, self.shortened, self.mended = [], [], [], 0, 0
         self.started = time.perf_counter()
 
 

@@ -62,6 +62,7 @@ def synthesize_shard(plan: Plan, maker: Synthesizer, writer: Backend, draws: Seq
         tables={"rubrics": [a.rubric for a in attempts if a.rubric is not None]},
         rows_in=len(draws),
         shortened=counter.shortened,
+        mended=counter.mended,
     )
 
 
@@ -134,7 +135,7 @@ def initial(plan: Plan, source: Stage) -> Stage:
         run.map_shards(draws[:wanted], c.synthesis.shard_size, synthesis_worker(run, plan, seeds, None))
         return {}
 
-    return Stage("initial", 1, settings, (source,), work)
+    return Stage("initial", 2, settings, (source,), work)
 
 
 def upstream_usage(run: StageRun, role: str | None) -> tuple[float, float]:
@@ -178,7 +179,7 @@ def regenerate(plan: Plan, source: Stage, policy: Stage | None, *, per_seed: int
     inputs = (source, policy) if policy else (source,)
     return Stage(
         "regenerate",
-        2,
+        3,
         settings,
         inputs,
         lambda run: _regenerate(run, plan, policy, per_seed=per_seed, keep=keep, best=best),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.synthesis.parsing import Failure, first_json_object
+from harness.synthesis.parsing import Failure, read_object
 from harness.synthesis.rubric import RUBRIC_REASONS, parse_rubric, question_type
 from harness.types import RUBRIC_PARTS
 
@@ -53,6 +53,16 @@ def test_reasons() -> None:
     assert reason(json.dumps(GOOD | {RUBRIC_PARTS[3]: "\ud800"})) == "rubric_bad_type"
 
 
+def test_backslashes_in_a_rubric_are_latex_or_refused_by_name() -> None:
+    def part(raw: str) -> str:
+        parsed = parse_rubric(json.dumps(GOOD).replace("about 0", raw))
+        return parsed.reason if isinstance(parsed, Failure) else parsed["Prompt-related"]
+
+    assert part(r"use \frac and \beta") == part(r"use \\frac and \\beta") == r"use \frac and \beta"
+    assert part(r"C:\Users") == "rubric_bad_escape"
+    assert part(r"a\u0000b") == "rubric_control_character"
+
+
 @given(st.text(max_size=80), st.text(max_size=80))
 def test_surrounding_text_without_braces_changes_nothing(before: str, after: str) -> None:
     before = before.replace("{", "").replace("<think>", "").replace("</think>", "")
@@ -66,8 +76,8 @@ def test_any_text_gives_parts_or_a_known_reason(text: str) -> None:
 
 
 def test_deep_nesting_is_no_crash() -> None:
-    assert first_json_object('{"a":' * 50_000) is None
-    assert first_json_object("{" * 100_000) is None
+    assert read_object('{"a":' * 50_000).value is None
+    assert read_object("{" * 100_000).value is None
 
 
 @pytest.mark.parametrize(
