@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -35,10 +36,21 @@ QUESTION_TYPES = ("multiple choice", "fill-in-the-blank", "short answer", "essay
 """The question types that a rubric chooses from (OptimSyn, Fig. 13)."""
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 def stable_hash(*parts: Json, length: int = 16) -> str:
-    """Hex digest of the canonical JSON of `parts`; equal on every machine and Python."""
+    """Hex digest of the canonical JSON of `parts`; equal on every machine and Python, also for half a character."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:length]
+
+
+def well_formed(text: str, escape: str = "\\") -> str:
+    """`text` with every half of a surrogate pair written out as `\\ud83d`, since nothing can be written with it.
+
+    Models, servers and JSON's escapes give such halves, of emoji that were cut. `escape` is put before the letter u.
+    """
+    return _SURROGATE.sub(lambda match: f"{escape}u{ord(match[0]):04x}", text)
 
 
 def file_hash(path: Path) -> str:

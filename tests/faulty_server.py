@@ -16,7 +16,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -31,12 +31,17 @@ RUBRIC = {
 
 @dataclass
 class FaultyServer:
-    """`faults(number, attempt)` is the fault of an attempt ('' for none): `number` counts distinct requests."""
+    """`faults(number, attempt)` is the fault of an attempt ('' for none): `number` counts distinct requests.
+
+    `odd` names faults of the answer itself: each makes a status and a body of the good answer, which the server then
+    does not count as billed.
+    """
 
     faults: Callable[[int, int], str] = lambda number, attempt: ""
     slow_seconds: float = 2.0
     retry_after: str = "0.3"
     message: str = "no"
+    odd: Mapping[str, Callable[[dict[str, Any]], tuple[int, Any]]] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)
     attempts: Counter[str] = field(default_factory=Counter)
     log: list[tuple[float, int, int, str]] = field(default_factory=list)
@@ -131,10 +136,14 @@ class FaultyServer:
         if fault == "length":
             text, finish = text[: len(text) // 2], "length"
         usage = {"prompt_tokens": len(json.dumps(body["messages"])) // 4, "completion_tokens": len(text) // 4}
+        choices = [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}]
+        if fault in self.odd:
+            status, value = self.odd[fault]({"choices": choices, "usage": usage})
+            _send(http, status, value if isinstance(value, bytes) else json.dumps(value).encode(), {})
+            return
         with self._lock:
             self.prompt_tokens += usage["prompt_tokens"]
             self.completion_tokens += usage["completion_tokens"]
-        choices = [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}]
         answer = json.dumps({"choices": [] if fault == "no_choices" else choices, "usage": usage}).encode()
         if fault == "invalid_json":
             answer = b"<html>proxy error</html>"

@@ -34,3 +34,7 @@ class RunCallLog:
     def announce(self, host: str, role: str, texts: str) -> None:
         """Say which texts go to another machine, in the event log and on the screen."""
         self._notify("texts_leave", stage=self._stage, host=host, role=role, texts=texts)
+
+    def notice(self, text: str) -> None:
+        """Say it in the event log and on the screen."""
+        self._notify("notice", stage=self._stage, text=text)

@@ -7,14 +7,24 @@ cannot be paid without end.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-USELESS = frozenset({"invalid_json", "no_choices", "no_text", "no_usage"})
+from harness.models.endpoint.bodies import (
+    excerpt,
+    load,
+    message_of,
+    page_status,
+    refusal_of,
+    text_of,
+    tokens_of,
+    wrapped_error,
+)
+
+USELESS = frozenset({"invalid_json", "no_choices", "no_text"})
 """Answers that arrived, were billed, and hold nothing."""
 GATEWAY_GAVE_UP = frozenset({504, 524})
 """Statuses by which a gateway says that the model took too long: it may have answered after all, and be paid."""
@@ -24,7 +34,7 @@ LONGEST_RETRY_AFTER = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One attempt. `reason` is empty for an answer.
+    """One attempt. `reason` is empty for an answer. Tokens are None where the server does not say, or cannot be right.
 
     `billed` says whether tokens may have been charged. `retry` allows another attempt, `full` says that the server asks
     for fewer calls, `fatal` that no request of this kind can ever succeed. `retry_after` is the server's wish in
@@ -45,10 +55,12 @@ class Outcome:
 
 def read_response(status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
     """An HTTP response as an outcome."""
-    if status == 200:
-        return _read_success(body)
-    detail = f"HTTP {status}: {message_of(body)}"
-    wish = retry_after(headers)
+    if 200 <= status < 300:
+        return _read_success(headers, body)
+    return _failure(status, f"HTTP {status}: {message_of(body)}", retry_after(headers))
+
+
+def _failure(status: int, detail: str, wish: float | None) -> Outcome:
     if status == 429:
         return Outcome("rate_limited", detail, retry=True, full=True, retry_after=wish)
     if status in (401, 403, 404, 405):
@@ -59,64 +71,59 @@ def read_response(status: int, headers: Mapping[str, str], body: bytes) -> Outco
     return Outcome("request_refused", detail)
 
 
-def _read_success(body: bytes) -> Outcome:
+def _wrapped(status: int, detail: str, waits: Mapping[str, str], headers: Mapping[str, str], usage: Any) -> Outcome:
+    """A failure that came with a status of success: treated as what it is, and paid only where it says so."""
+    wish = retry_after(headers)
+    outcome = _failure(status, f"error {status} within a successful response: {detail}", wish)
+    if wish is None:
+        outcome = replace(outcome, retry_after=retry_after(waits))
+    prompt, completion = tokens_of(usage)
+    if prompt is None:
+        return outcome
+    return replace(outcome, prompt_tokens=prompt, completion_tokens=completion or 0, billed=True)
+
+
+def _read_success(headers: Mapping[str, str], body: bytes) -> Outcome:
     try:
-        value = json.loads(body)
+        value = load(body)
     except (ValueError, RecursionError):
-        return Outcome("invalid_json", _excerpt(body), billed=True, retry=True)
+        if (status := page_status(body)) is not None:
+            return _wrapped(status, message_of(body), {}, headers, None)
+        return Outcome("invalid_json", message_of(body), billed=True, retry=True)
+    usage = value.get("usage") if isinstance(value, Mapping) else None
+    choices = value.get("choices") if isinstance(value, Mapping) else None
+    first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], Mapping) else None
+    finish = str(first.get("finish_reason") or "") if first is not None else ""
+    text = text_of(first) if first is not None else None
+    if text is None or finish == "error":
+        if (error := wrapped_error(value)) is not None:
+            return _wrapped(*error, headers, usage)
+        if finish == "error":
+            return _wrapped(500, "finish_reason error", {}, headers, usage)
     if not isinstance(value, dict):
-        return Outcome("invalid_json", _excerpt(body), billed=True, retry=True)
-    prompt, completion = _tokens(value.get("usage"))
-    choices = value.get("choices")
-    reason = detail = ""
-    if not isinstance(choices, list) or not choices:
-        reason, detail = "no_choices", message_of(body)
-    elif not all(isinstance(c, dict) and _text(c) is not None for c in choices):
-        finish = str(choices[0].get("finish_reason") if isinstance(choices[0], dict) else "")
-        filtered = finish == "content_filter"
-        reason, detail = ("content_filter" if filtered else "no_text"), f"finish_reason {finish or 'missing'}"
-    elif prompt is None or completion is None:
-        reason, detail = "no_usage", "the answer does not say what it used"
-    if not reason:
-        return Outcome(value=value, prompt_tokens=prompt, completion_tokens=completion, billed=True)
-    retry = reason != "content_filter"
-    return Outcome(reason, detail, None, prompt, completion, billed=True, retry=retry)
+        return Outcome("invalid_json", message_of(body), billed=True, retry=True)
+    prompt, completion = tokens_of(usage)
+    reason, detail = _lacking(first, text, finish, body)
+    if reason:
+        retry = reason not in ("content_filter", "refusal")
+        return Outcome(reason, detail, None, prompt, completion, billed=True, retry=retry)
+    # Text that took no tokens is a count that cannot be.
+    completion = None if text and not completion else completion
+    return Outcome(value=value, prompt_tokens=prompt, completion_tokens=completion, billed=True)
 
 
-def _text(choice: Mapping[str, Any]) -> str | None:
-    """A choice's text, of the chat or the completion form."""
-    message = choice.get("message")
-    text = message.get("content") if isinstance(message, Mapping) else choice.get("text")
-    return text if isinstance(text, str) else None
-
-
-def text_of(choice: Mapping[str, Any]) -> str:
-    """The text of a choice that `read_response` let through."""
-    return _text(choice) or ""
-
-
-def _tokens(usage: Any) -> tuple[int | None, int | None]:
-    if not isinstance(usage, Mapping):
-        return None, None
-    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    return prompt if isinstance(prompt, int) else None, completion if isinstance(completion, int) else None
-
-
-def message_of(body: bytes) -> str:
-    """The error message in a body, or the beginning of it."""
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return _excerpt(body)
-    error = value.get("error", value.get("detail", value.get("message"))) if isinstance(value, dict) else value
-    if isinstance(error, dict):
-        error = error.get("message", error)
-    return _excerpt(str(error).encode()) if error else _excerpt(body)
-
-
-def _excerpt(body: bytes) -> str:
-    text = " ".join(body.decode("utf-8", "replace").split())
-    return text if len(text) <= 300 else f"{text[:300]} ..."
+def _lacking(first: Mapping[str, Any] | None, text: str | None, finish: str, body: bytes) -> tuple[str, str]:
+    """Why a successful response is of no use, and in words; twice empty where it is an answer."""
+    if first is None:
+        return "no_choices", message_of(body)
+    # A model that was cut while it thought said nothing, and that is why.
+    if text is not None or finish == "length":
+        return "", ""
+    if finish == "content_filter":
+        return "content_filter", "finish_reason content_filter"
+    if refusal := refusal_of(first):
+        return "refusal", excerpt(refusal)
+    return "no_text", f"finish_reason {finish or 'missing'}"
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:

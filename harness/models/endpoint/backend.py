@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.models.backend import Completion, PromptRequest, Sampling
-from harness.models.endpoint.answers import text_of
+from harness.models.endpoint.bodies import text_of
 from harness.models.endpoint.client import Endpoint, Reply, Request
 from harness.types import chat, derive_seed
 
@@ -102,7 +102,7 @@ class EndpointBackend:
         finish = str(choice.get("finish_reason") or "unknown")
         refused = finish == "content_filter" or (finish == "length" and not self._served.accept_length)
         failure = finish if refused else ""
-        return Completion(text_of(choice), finish, reply.prompt_tokens, reply.completion_tokens, failure, *extra)
+        return Completion(text_of(choice) or "", finish, reply.prompt_tokens, reply.completion_tokens, failure, *extra)
 
     def _body(self, model: str, request: PromptRequest, sampling: Sampling, seed: int) -> dict[str, Any]:
         # OpenAI's own newer models refuse the older name, which is the one that every other server knows.

@@ -61,6 +61,9 @@ class CallLog(Protocol):
     def announce(self, host: str, role: str, texts: str) -> None:
         """Say, before the first call to a host that is another machine, which texts go there."""
 
+    def notice(self, text: str) -> None:
+        """Say something that the user should know of."""
+
 
 @dataclass
 class MemoryLog:
@@ -69,6 +72,7 @@ class MemoryLog:
     calls: list[Call] = field(default_factory=list)
     answers: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     announced: list[tuple[str, str, str]] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
 
     def record(self, call: Call) -> None:
         """Add one attempt."""
@@ -89,6 +93,10 @@ class MemoryLog:
     def announce(self, host: str, role: str, texts: str) -> None:
         """Remember what was said."""
         self.announced.append((host, role, texts))
+
+    def notice(self, text: str) -> None:
+        """Remember what was said."""
+        self.notices.append(text)
 
 
 class Purse:

@@ -20,6 +20,7 @@ from harness.config_models import LOOPBACK, ServiceConfig
 from harness.errors import HarnessError, PrerequisiteError, StageError
 from harness.models.endpoint.answers import USELESS, Outcome, read_response
 from harness.models.endpoint.background import background
+from harness.models.endpoint.bodies import estimated_usage
 from harness.models.endpoint.calls import Call, CallLog, Purse
 from harness.models.endpoint.throttle import Breaker, Throttle, waiting_requests
 from harness.types import stable_hash
@@ -90,6 +91,7 @@ class Endpoint:
         self._breaker = Breaker()
         self._useless = 0
         self._known_process = 0
+        self._estimates = False
         self._last_success = float("-inf")
         self._last_failure = Outcome()
 
@@ -183,14 +185,8 @@ class Endpoint:
             if not outcome.reason:
                 assert outcome.value is not None
                 self._useless = 0
-                return Reply(
-                    outcome.value,
-                    outcome.prompt_tokens or 0,
-                    outcome.completion_tokens or 0,
-                    extra_prompt,
-                    extra_completion,
-                    calls,
-                )
+                spent = self._spent(request, outcome)
+                return Reply(outcome.value, *spent, extra_prompt, extra_completion, calls)
             extra_prompt += outcome.prompt_tokens or 0
             extra_completion += outcome.completion_tokens or 0
             paid += outcome.reason in USELESS
@@ -207,6 +203,21 @@ class Endpoint:
                 self._give_up(outcome)
                 return Reply({}, 0, 0, extra_prompt, extra_completion, calls, outcome.reason, outcome.detail)
             await self._pause(outcome, failures, started)
+
+    def _spent(self, request: Request, outcome: Outcome) -> tuple[int, int]:
+        """An answer's prompt and completion tokens, estimated where the server does not say; says so once."""
+        prompt, completion = outcome.prompt_tokens, outcome.completion_tokens
+        if prompt is not None and completion is not None:
+            return prompt, completion
+        if not self._estimates:
+            self._estimates = True
+            self.log.notice(
+                f"{self.role} endpoint {self.host} does not say how many tokens it used, or says what cannot be; they "
+                "are estimated from the texts, and limits count the most that a call can have used"
+            )
+        assert outcome.value is not None
+        about = estimated_usage(request.body, outcome.value)
+        return about[0] if prompt is None else prompt, about[1] if completion is None else completion
 
     async def _attempt(self, request: Request) -> Outcome:
         """One attempt under breaker, throttle and purse, recorded in the account."""
@@ -263,7 +274,10 @@ class Endpoint:
     def _record(self, request: Request, outcome: Outcome, seconds: float) -> None:
         prompt, completion = outcome.prompt_tokens, outcome.completion_tokens
         known = prompt is not None and completion is not None
-        bound = (prompt or 0, completion or 0) if known else (request.prompt_bound, request.completion_bound)
+        bound = (
+            request.prompt_bound if prompt is None else prompt,
+            request.completion_bound if completion is None else completion,
+        )
         if not outcome.billed:
             prompt, completion, bound, known = 0, 0, (0, 0), True
         usd = self._purse.usd(prompt or 0, completion or 0) if known else None
