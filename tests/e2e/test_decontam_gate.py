@@ -63,14 +63,21 @@ def arms(office: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
     }
 
 
-def test_arms_over_generate_to_the_declared_number(arms: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+def test_arms_over_generate_to_the_declared_number(
+    office: Path, arms: dict[str, tuple[Path, dict[str, Any]]]
+) -> None:
     for folder, record in arms.values():
         assert len((folder / "dataset.jsonl").read_text(encoding="utf-8").splitlines()) == BUDGET
         assert not any("shortfall" in flag for flag in record["validity_flags"])
     removed = {
         name: _count(record, "decontaminate")["rejected"].get("contaminated", 0) for name, (_, record) in arms.items()
     }
-    assert removed["both"] > removed["text"] and removed["both"] >= 3
+    # Which documents are written from is drawn, what is written of them is up to the lab's models.
+    folder = arms["both"][0]
+    asked = [json.loads(q)["q"].lower() for q in (office / "bar-exam" / "exam.jsonl").read_text().splitlines()]
+    texts = [json.dumps(row["messages"]).lower() for row in rows(stage_folder(folder, "regenerate"))]
+    leaks = sum(any(question in text for question in asked) for text in texts)
+    assert removed["both"] > removed["text"] and removed["both"] >= leaks > 0
     assert _count(arms["both"][1], "regenerate")["kept"] >= BUDGET + removed["both"]
 
 
