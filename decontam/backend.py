@@ -9,6 +9,8 @@ the design and not of two implementations of a score.
 Rules of the contract
 - Documents come in shards of `Corpus.shard_size` and are numbered from 0 over the whole corpus. A corpus may be read
   several times and never has to fit into memory. Text holds no lone surrogates (a corpus replaces them).
+- Text is searched as `Shard.plain` has it, and phrases are of text that went the same way, so that two spellings of one
+  word are equal for every engine. `Shard.texts` is for people and for embedders.
 - A token is what Elasticsearch's `standard` analyzer makes (`decontam.tokens`): UAX #29 words in simple lower case,
   never longer than 255 UTF-16 units, never with white space in it. Phrases arrive as tokens, not as text, so an engine
   with its own analyzer must not analyse them again (Elasticsearch: `match_phrase` with the query analyzer `whitespace`
@@ -30,10 +32,13 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from decontam.tokens import plain
 
 MAX_PHRASE = 128
 """The longest phrase, in tokens, that an engine is asked for."""
@@ -43,7 +48,7 @@ Floats = NDArray[np.float64]
 Vectors = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Shard:
     """Consecutive documents: `texts[i]` is document `first + i`; `vectors` (n, d), unit length, if they were asked for.
 
@@ -54,6 +59,11 @@ class Shard:
     first: int
     texts: Sequence[str]
     vectors: Vectors | None = None
+
+    @cached_property
+    def plain(self) -> Sequence[str]:
+        """The texts as they are compared (`decontam.tokens.plain`); engines search these."""
+        return [plain(text) for text in self.texts]
 
     def text(self, document: int) -> str:
         """The text of a document by its number in the corpus."""
@@ -108,12 +118,28 @@ class Phrases:
 
 
 @dataclass(frozen=True, slots=True)
+class Places:
+    """A shard's tokens, `ids` and `starts` as `TokenIds.of` gives them, and where postings begin among them.
+
+    `first` (n,) is the token of `ids` at which the phrase of each posting first stands, -1 where it was not found.
+    """
+
+    ids: NDArray[np.int32]
+    starts: Ints
+    first: Ints
+
+
+@dataclass(frozen=True, slots=True)
 class Postings:
-    """Which phrases stand in which documents of a shard: parallel arrays, sorted by (document, phrase), pairs once."""
+    """Which phrases stand in which documents of a shard: parallel arrays, sorted by (document, phrase), pairs once.
+
+    `places` is for engines that come by it; for the others it is found again (`decontam.rarity`).
+    """
 
     shard: Shard
     document: Ints
     phrase: Ints
+    places: Places | None = None
 
 
 @dataclass(frozen=True, slots=True)

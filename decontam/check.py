@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 from decontam.backend import MAX_PHRASE, Backend, Corpus, Floats, Ints, Neighbours, Postings, Shard, Vectors
 from decontam.coverage import Line, Shared
 from decontam.items import TestItem, TestSide
-from decontam.tokens import UNKNOWN, TokenIds, words
+from decontam.rarity import Contexts
+from decontam.rolling import Hashes
+from decontam.tokens import TokenIds, words
+from decontam.vectors import stored_vectors
 from harness.config import DecontamConfig
 from harness.config_decontam import OPEN_INSTRUCT
 from harness.errors import InputError
@@ -52,7 +55,8 @@ class Words:
 
     `text_*`: documents that contain an item whole. `inside_*`: documents that stand whole in an item. `gram_*`: pairs
     whose coverage is above the floor, with the positions they cover. `phrase`, `count`: document frequencies of
-    n-grams. `best` (items,): the best coverage of each item, also below the floor.
+    n-grams. `best` (items,): the best coverage of each item, also below the floor. `alone_*`: n-grams that stand for
+    themselves, and what stands around them (`decontam.rarity`).
     """
 
     text_document: Ints
@@ -67,6 +71,8 @@ class Words:
     phrase: Ints
     count: Ints
     best: Floats
+    alone_phrase: Ints
+    alone_context: Hashes
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +98,8 @@ class Check:
         if "embedding" in self.settings.modes and embedder is None:
             raise InputError("embedding mode needs an embedder; name one, or leave the mode out")
         self.line = Line(self.side)
+        rarity = "ngram" in self.settings.modes and self.settings.common_share is not None
+        self._contexts = Contexts(self.line) if rarity else None
         self._contained = _Contained(self.side) if "text" in self.settings.modes and self.settings.contained else None
         self._queries: Vectors | None = None
 
@@ -111,15 +119,27 @@ class Check:
         """A similarity in the settings' unit as a cosine; Elasticsearch's score is (1 + cos) / 2."""
         return value if self.settings.embedding_unit == "cosine" else 2 * value - 1
 
-    def queries(self) -> Vectors:
-        """One vector per item (its fields joined by a blank); zero for an item without text."""
+    def queries(
+        self, folder: Path | None = None, progress: Progress = lambda label, done, total: None
+    ) -> Vectors:
+        """One vector per item (its fields joined by a blank); zero for an item without text.
+
+        They are stored in `folder`, which must be for these items and this embedder, and found there again.
+        """
         if self._queries is None:
             assert self.embedder is not None
             texts = [
                 "" if empty else " ".join(item.fields)
                 for item, empty in zip(self.side.items, self.side.empty, strict=True)
             ]
-            self._queries = self.embedder.embed(texts, [item.id for item in self.side.items])
+            ids = [item.id for item in self.side.items]
+            if folder is None:
+                self._queries = self.embedder.embed(texts, ids)
+            else:
+                total = len(texts)
+                self._queries = stored_vectors(
+                    self.embedder, texts, ids, folder, "items", lambda n: progress("embedding test items", n, total)
+                )
         return self._queries
 
     def words(self, corpus: Corpus, skip: Container[int] = ()) -> Iterator[tuple[int, Words]]:
@@ -151,9 +171,11 @@ class Check:
         phrase = np.flatnonzero(counts)
         best = np.zeros(len(self.side.items))
         kept: list[Shared] = []
-        for shared in self.line.share(postings):
+        every = list(self.line.share(postings))
+        for shared in every:
             np.maximum.at(best, shared.item, shared.score)
             kept.append(shared.select(shared.score > self.floor))
+        alone = self._contexts.of(postings, every) if self._contexts else (nothing, nothing.astype(np.uint64))
         pairs = _joined(kept)
         return Words(
             text_document,
@@ -167,6 +189,7 @@ class Check:
             phrase,
             counts[phrase],
             best,
+            *alone,
         )
 
     def _text(self, postings: Postings) -> tuple[Ints, Ints]:
@@ -197,7 +220,7 @@ class Check:
         if not long:
             return True
         # Tokens hold no NUL, so joined by it they can be looked for as one string.
-        text = "\0".join(["", *words(shard.text(int(document))), ""])
+        text = "\0".join(["", *words(shard.plain[int(document) - shard.first]), ""])
         return all("\0".join(["", *self.side.field_words(f), ""]) in text for f in long)
 
 
@@ -221,11 +244,11 @@ class _Contained:
 
     def find(self, shard: Shard) -> tuple[Ints, Ints]:
         """Documents and the items that they stand in."""
-        heads = [text if len(text) <= _PREFIX else text[:_PREFIX].rpartition(" ")[0] for text in shard.texts]
+        heads = [text if len(text) <= _PREFIX else text[:_PREFIX].rpartition(" ")[0] for text in shard.plain]
         ids, begin = self.tokens.of(heads)
         documents: list[int] = []
         items: list[int] = []
-        for i, text in enumerate(shard.texts):
+        for i, text in enumerate(shard.plain):
             start, stop = begin[i], begin[i + 1] - 1
             if stop - start < self.size:
                 if len(heads[i]) == len(text):
@@ -233,7 +256,7 @@ class _Contained:
                 head = self.tokens.of([text])[0][1:-1][: self.size]
             else:
                 head = ids[start : start + self.size]
-            if len(head) < self.size or (head == UNKNOWN).any():
+            if len(head) < self.size or (head < 0).any():
                 continue
             key = np.frombuffer(head.astype(np.int32).tobytes(), self._keys.dtype)
             low, high = (np.searchsorted(self._keys, key[0], side=edge) for edge in ("left", "right"))
@@ -325,7 +348,8 @@ def run_check(
             results.add("words", index, found)
             progress(label, min(number, total), total)
     if "embedding" in modes:
+        check.queries(folder, progress)
         for number, (index, near) in enumerate(check.near(corpus, done := results.done("near")), len(done) + 1):
             results.add("near", index, near)
-            progress("embedding", min(number, total), total)
+            progress("comparing vectors", min(number, total), total)
     return results

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from decontam.backend import Shard, Vectors
 from decontam.fields import PARTS, Fields, FieldUse, Part, Piece, RowText, Uses, read_row
 from decontam.tokens import clean
+from decontam.vectors import stored_vectors
 from harness.errors import InputError
 from harness.models.embedder import Embedder
-from harness.shards import replace_into
 from harness.synthesis.tables import find_tables, read_table
 
 SHARD = 2000
@@ -209,10 +209,19 @@ class FileCorpus(_TextCorpus):
 
 
 class EmbeddedCorpus:
-    """A corpus with vectors: those of a shard are computed when they are first asked for, and kept in `folder`."""
+    """A corpus with vectors: those of a shard are computed when they are first asked for, and kept in `folder`.
 
-    def __init__(self, corpus: MemoryCorpus | FileCorpus, embedder: Embedder, folder: Path | None = None) -> None:
-        self._corpus, self._embedder, self._folder = corpus, embedder, folder
+    `progress` is told how many documents have theirs; it gets label, done, all.
+    """
+
+    def __init__(
+        self,
+        corpus: MemoryCorpus | FileCorpus,
+        embedder: Embedder,
+        folder: Path | None = None,
+        progress: Callable[[str, int, int], None] = lambda label, done, total: None,
+    ) -> None:
+        self._corpus, self._embedder, self._folder, self._progress = corpus, embedder, folder, progress
         both = f"{corpus.digest} {embedder.identity}"
         self._vectors_digest = hashlib.sha256(both.encode()).hexdigest()[:32]
 
@@ -244,14 +253,11 @@ class EmbeddedCorpus:
     def _vectors(self, shard: Shard) -> Vectors:
         if self._folder is None:
             return self._embedder.embed(shard.texts)
-        path = self._folder / f"vectors-{self._vectors_digest}-{shard.index:06d}.npy"
-        if path.is_file():
-            return np.asarray(np.load(path), np.float32)
-        found = self._embedder.embed(shard.texts)
-
-        def save(temporary: Path) -> None:
-            with open(temporary, "wb") as stream:
-                np.save(stream, found)
-
-        replace_into(path, save)
-        return found
+        return stored_vectors(
+            self._embedder,
+            shard.texts,
+            None,
+            self._folder,
+            f"vectors-{self._vectors_digest}-{shard.index:06d}",
+            lambda done: self._progress("embedding texts", shard.first + done, self.size),
+        )

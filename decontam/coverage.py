@@ -3,13 +3,15 @@
 All fields of all items lie end to end on one line of positions, so that an n-gram of an item is a position, a
 document's share of an item is a sorted set of positions, and the union of the windows that begin at them is a sum over
 gaps: sum_i min(n, p_{i+1} - p_i), with n for the last of a field. The score of a document and an item is the covered
-share of each field's tokens, averaged over its fields (open-instruct's `search.py`).
+share of each field's tokens, averaged over its fields. Open-instruct's `search.py` averages over all alike, so that an
+option of two words, which no n-gram can find, counts as missed; here short fields weigh less (`Line.weight`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,10 +51,22 @@ class Shared:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Runs:
+    """Runs of neighbouring n-grams: pair, place among the positions, n-grams, tokens, and if it is a whole field."""
+
+    pair: Ints
+    begin: Ints
+    grams: Ints
+    tokens: Ints
+    whole: NDArray[np.bool_]
+
+
 class Line:
     """The line of positions of a test side, and what lies on it.
 
-    `field_at` (positions,) is the field of a position, `phrase_at` the n-gram that begins there (-1: none).
+    `field_at` (positions,) is the field of a position, `phrase_at` the n-gram that begins there (-1: none), `weight`
+    (fields,) what a field counts for.
     """
 
     def __init__(self, side: TestSide) -> None:
@@ -67,6 +81,20 @@ class Line:
         self._position: Ints = self.base[occurrences.field] + occurrences.start
         self.phrase_at: Ints = np.full(self.total, -1, np.int64)
         self.phrase_at[self._position] = np.repeat(np.arange(self.grams), np.diff(self._first))
+        self.weight: Floats = self._weights()
+        self._total: Floats = np.bincount(side.item_of, self.weight, len(side.items)).astype(np.float64)
+
+    def _weights(self) -> Floats:
+        """What each field counts for in its item: as many n-grams as it has, up to those of `common_run` tokens.
+
+        A field too short for an n-gram can share none and counts for nothing; fields from `common_run` tokens on count
+        alike. Under open-instruct's rules all do.
+        """
+        settings = self.side.settings
+        if settings.compat == "open-instruct":
+            return np.ones(len(self.side.length))
+        most = max(1, settings.common_run - self.width + 1)
+        return np.clip(self.side.length - self.width + 1, 0, most).astype(np.float64)
 
     def share(self, postings: Postings) -> Iterator[Shared]:
         """The pairs of a shard, some documents at a time."""
@@ -98,8 +126,8 @@ class Line:
         document, position = np.divmod(key, max(1, self.total))
         return self.pairs(document + base, position)
 
-    def pairs(self, document: Ints, position: Ints) -> Shared:
-        """Scores of all pairs, from covered positions sorted by (document, position)."""
+    def pairs(self, document: Ints, position: Ints, weight: Floats | None = None) -> Shared:
+        """Scores of all pairs, from covered positions sorted by (document, position), and how much each counts."""
         if not len(position):
             none = np.zeros(0, np.int64)
             return Shared(none, none, np.zeros(0), np.zeros(1, np.int64), none)
@@ -110,26 +138,67 @@ class Line:
         np.minimum(covered[:-1], position[1:] - position[:-1], out=covered[:-1], where=same_field)
         # First over each field, then over the fields of a pair.
         edge = np.concatenate(([0], np.flatnonzero(~same_field) + 1))
-        share = np.add.reduceat(covered, edge) / self.side.length[field[edge]]
+        counted = covered if weight is None else covered * weight
+        share = np.add.reduceat(counted, edge) / self.side.length[field[edge]] * self.weight[field[edge]]
         pair_document, pair_item = document[edge], item[edge]
         new = np.ones(len(edge), np.bool_)
         new[1:] = (pair_document[1:] != pair_document[:-1]) | (pair_item[1:] != pair_item[:-1])
         begin = np.flatnonzero(new)
-        score = np.add.reduceat(share, begin) / self.side.fields_of[pair_item[begin]]
+        score = np.add.reduceat(share, begin) / self._total[pair_item[begin]]
         first = np.append(edge[begin], len(position)).astype(np.int64)
         return Shared(pair_document[begin], pair_item[begin], score, first, position)
 
-    def uncommon(self, shared: Shared, common: NDArray[np.bool_]) -> Shared:
-        """`shared` without positions of common n-grams, unless they lie in a run of `common_run` covered tokens.
+    def weighed(self, shared: Shared, rare: Floats) -> Shared:
+        """`shared` with every covered token counted by the weight of its run, under the weights `rare` (grams,).
 
-        A pair that loses all its positions is gone. `common` (grams,) marks the n-grams.
+        A run is as rare as its rarest n-gram. From one n-gram up to `common_run` tokens its length makes up for
+        commonness, by the square of the way; a run that is a whole field of `min_tokens` or more counts in full.
         """
+        if not len(shared):
+            return shared
+        runs = self._runs(shared)
+        best = np.maximum.reduceat(rare[self.phrase_at[shared.positions]], runs.begin)
+        reach = self.side.settings.common_run - self.width
+        way = np.clip((runs.tokens - self.width) / reach, 0, 1) if reach > 0 else np.ones(len(best))
+        weight = np.where(runs.whole, 1.0, best + (1 - best) * way**2)
+        document = np.repeat(shared.document, np.diff(shared.first))
+        return self.pairs(document, shared.positions, np.repeat(weight, runs.grams))
+
+    def alone(self, shared: Shared, copy: float) -> tuple[Ints, Ints]:
+        """Documents and n-grams, once each, where a run is all that is shared: not long, no whole field, and of the
+        item no more than the share `copy`."""
+        if not len(shared):
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        runs = self._runs(shared)
+        counts = np.bincount(runs.pair, minlength=len(shared))
+        single = (counts == 1) & (shared.score <= copy)
+        keep = single[runs.pair] & ~runs.whole & (runs.tokens < max(self.side.settings.common_run, self.width + 1))
+        position = shared.positions[np.repeat(keep, runs.grams)]
+        document = np.repeat(shared.document[runs.pair[keep]], runs.grams[keep])
+        key = np.unique(document * self.grams + self.phrase_at[position])
+        found, phrase = np.divmod(key, max(1, self.grams))
+        return found, phrase
+
+    @cached_property
+    def texts_of(self) -> Ints:
+        """How many test texts hold each n-gram (grams,), equal texts counted once."""
+        side = self.side
+        ends = side.starts[1:]
+        texts = [side.ids[start:end].tobytes() for start, end in zip(side.starts, ends, strict=False)]
+        number: dict[bytes, int] = {}
+        text_of = np.array([number.setdefault(text, len(number)) for text in texts], np.int64)
+        at = np.flatnonzero(self.phrase_at >= 0)
+        key = np.unique(self.phrase_at[at] * max(1, len(number)) + text_of[self.field_at[at]])
+        return np.bincount(key // max(1, len(number)), minlength=self.grams)
+
+    def _runs(self, shared: Shared) -> _Runs:
         pair = np.repeat(np.arange(len(shared)), np.diff(shared.first))
         position = shared.positions
         field = self.field_at[position]
         joined = (pair[1:] == pair[:-1]) & (field[1:] == field[:-1]) & (position[1:] == position[:-1] + 1)
-        run = np.concatenate(([0], np.cumsum(~joined))) if len(position) else position
-        tokens = np.bincount(run) + self.width - 1 if len(position) else run
-        long_enough = tokens[run] >= self.side.settings.common_run
-        keep = ~common[self.phrase_at[position]] | long_enough
-        return self.pairs(shared.document[pair[keep]], position[keep])
+        begin = np.concatenate(([0], np.flatnonzero(~joined) + 1))
+        grams = np.diff(np.append(begin, len(position)))
+        tokens = grams + self.width - 1
+        length = self.side.length[field[begin]]
+        whole = (tokens == length) & (length >= self.side.settings.min_tokens)
+        return _Runs(pair[begin], begin, grams, tokens, whole)

@@ -20,6 +20,7 @@ import numpy as np
 
 from decontam.backend import Corpus, Shard
 from decontam.elastic_client import Client, SearchFailed
+from decontam.tokens import PLAIN
 from harness.errors import ConfigError, StageError
 from harness.types import stable_hash
 
@@ -82,7 +83,8 @@ class Index:
         digest = corpus.digest if kind == "text" else corpus.vectors_digest
         if digest is None:
             raise ConfigError("this corpus has no vectors; name an embedder")
-        self.name = f"{PREFIX}-{kind}-{stable_hash(digest, corpus.size, self._mapping, SETTINGS)}"
+        way = PLAIN if kind == "text" else None
+        self.name = f"{PREFIX}-{kind}-{stable_hash(digest, corpus.size, self._mapping, SETTINGS, way)}"
         self._building = f"{self.name}-building"
         self.alias = f"{self.name}-complete"
 
@@ -184,7 +186,8 @@ class Index:
                 )
 
     def _actions(self, shard: Shard) -> Iterator[dict[str, Any]]:
-        for offset, text in enumerate(shard.texts):
+        texts = shard.plain if self._kind == "text" else shard.texts
+        for offset, text in enumerate(texts):
             number = shard.first + offset
             action: dict[str, Any] = {"_index": self._building, "_id": str(number), "n": number}
             if self._kind == "text":

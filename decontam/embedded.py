@@ -1,11 +1,10 @@
 """The engine that needs no server: phrases by rolling hashes over the documents' token ids, cosines in blocks.
 
-The query side is hashed once; documents stream past it, so memory does not depend on their number. With token ids
-t_0, t_1, ... and a random 64-bit r(t) for each, C_i = sum_{j<i} r(t_j) P^j (mod 2^64, P odd) gives the hash of any
-window in one subtraction: (C_{i+m} - C_i) P^{-i} = sum_{k<m} r(t_{i+k}) P^k. Equal windows have equal hashes, so
-nothing is missed; unequal ones may collide, so every hit is compared token by token before it counts. All of it is
-arithmetic on whole arrays. A phrase is looked up by its first `ANCHOR` tokens at most, so that the number of window
-lengths, and with it the work per token of the corpus, stays small however long phrases are.
+The query side is hashed once; documents stream past it, so memory does not depend on their number. Windows of token ids
+are hashed by `decontam.rolling`, with a random 64-bit value for each id. Equal windows have equal hashes, so nothing is
+missed; unequal ones may collide, so every hit is compared token by token before it counts. A phrase is looked up by its
+first `ANCHOR` tokens at most, so that the number of window lengths, and with it the work per token of the corpus, stays
+small however long phrases are.
 
 What it gives up: an index that outlives the check. Asking twice means reading twice, which at some millions of tokens a
 second is cheaper than keeping one.
@@ -19,19 +18,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from decontam.backend import Corpus, Floats, Ints, Neighbours, Phrases, Postings, Vectors
-from decontam.tokens import TokenIds
+from decontam.backend import Corpus, Floats, Ints, Neighbours, Phrases, Places, Postings, Shard, Vectors
+from decontam.rolling import Hashes, prefix
+from decontam.tokens import BREAK, UNKNOWN, TokenIds
 
 ANCHOR = 8
 """Tokens of a phrase that are hashed; the rest is compared where they are found."""
 BLOCK = 4096
 """Rows of the query matrix that are multiplied with a shard at a time."""
 
-_P = np.uint64(0x9E3779B97F4A7C15)
-_P_INVERSE = np.uint64(pow(0x9E3779B97F4A7C15, -1, 1 << 64))
 _FILTER_BITS = 22
-
-Hashes = NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +53,9 @@ class _Hasher:
         self._value = random.integers(0, 2**64, size=vocabulary + 2, dtype=np.uint64, endpoint=False)
 
     def prefix(self, ids: NDArray[np.int32]) -> tuple[Hashes, Hashes]:
-        """Prefix sums C (n + 1,) and inverse powers P^-i (n + 1,)."""
-        n = len(ids)
-        powers = np.full(n + 1, _P, np.uint64)
-        inverse = np.full(n + 1, _P_INVERSE, np.uint64)
-        powers[0] = inverse[0] = 1
-        powers, inverse = np.cumprod(powers, dtype=np.uint64), np.cumprod(inverse, dtype=np.uint64)
-        sums = np.zeros(n + 1, np.uint64)
-        # Negative ids count from the end of the table: its last two values are theirs.
-        np.cumsum(self._value[ids] * powers[:n], out=sums[1:], dtype=np.uint64)
-        return sums, inverse
+        """Prefix sums (n + 1,) and inverse powers (n + 1,): see `rolling.prefix`."""
+        # Negative ids count from the end of the table: its last two values are for breaks and for all unknown tokens.
+        return prefix(self._value[np.where(ids < BREAK, UNKNOWN, ids)])
 
     def windows(self, sums: Hashes, inverse: Hashes, length: int) -> Hashes:
         """The hash of every window of `length` tokens, (n - length + 1,)."""
@@ -113,6 +102,17 @@ class PhraseTable:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
         return np.concatenate(where), np.concatenate(which)
 
+    def look(self, shard: Shard) -> tuple[Ints, Ints, Places]:
+        """Documents and phrases of a shard, sorted, pairs once, with their places."""
+        ids, starts = self.tokens.of(shard.plain)
+        position, phrase = self.find(ids)
+        document = np.searchsorted(starts, position, side="right") - 1
+        # Pairs once, by (document, phrase): one integer sorts faster than two. Of equal pairs the first comes first.
+        size = max(1, len(self.phrases))
+        pairs, first = np.unique(document * size + phrase, return_index=True)
+        document, phrase = np.divmod(pairs, size)
+        return document + shard.first, phrase, Places(ids, starts, position[first])
+
     def _equal(self, ids: NDArray[np.int32], position: Ints, phrase: Ints) -> NDArray[np.bool_]:
         """Whether `phrase` really stands at `position`, token by token."""
         starts, lengths = self.phrases.starts[phrase], self.phrases.lengths[phrase]
@@ -155,17 +155,13 @@ class EmbeddedBackend:
         table = PhraseTable(phrases)
         found = np.zeros(len(phrases), np.int64)
         for shard in corpus.shards(skip=skip):
-            ids, starts = table.tokens.of(shard.texts)
-            position, phrase = table.find(ids)
-            document = np.searchsorted(starts, position, side="right") - 1
-            # Pairs once, by (document, phrase): one integer sorts faster than two.
-            pairs = np.unique(document * len(phrases) + phrase) if len(phrases) else document
-            document, phrase = np.divmod(pairs, max(1, len(phrases)))
+            document, phrase, places = table.look(shard)
             if cap is not None:
                 keep = _within(phrase, found, cap)
                 found += np.bincount(phrase, minlength=len(phrases))
                 document, phrase = document[keep], phrase[keep]
-            yield Postings(shard, document + shard.first, phrase)
+                places = Places(places.ids, places.starts, places.first[keep])
+            yield Postings(shard, document, phrase, places)
 
     def nearest(
         self, corpus: Corpus, queries: Vectors, *, floor: float, top: int | None = None, skip: Container[int] = ()

@@ -1,8 +1,9 @@
 """Evidence for a pair: which characters of the document and of the item match, so that a person can judge it.
 
 Spans are made after the verdict, from the two texts alone, with the standard tokens (also where open-instruct's rules
-counted spaCy's): evidence does not depend on the engine, and none is kept for the many pairs that nobody asks about. A
-long document is shown as a window around its spans.
+counted spaCy's): evidence does not depend on the engine, and none is kept for the many pairs that nobody asks about.
+Texts are shown as they stand and compared as `decontam.tokens.plain` writes them. A long document is shown as a window
+around its spans.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from decontam.tokens import Token, clean, tokenise
+from decontam.tokens import Token, clean, located
 
 CONTEXT = 300
 """Characters of a document that are shown before its first and after its last span."""
@@ -78,8 +79,8 @@ def evidence(kind: str, document: str, fields: Sequence[str], size: int) -> tupl
     Embeddings have no spans of their own; the n-grams that the texts share are marked, where there are any.
     """
     document, fields = clean(document), [clean(field) for field in fields]
-    mine = tokenise(document)
-    theirs = [tokenise(field) for field in fields]
+    mine = located(document)
+    theirs = [located(field) for field in fields]
     if kind == "text":
         spans = [span for field in theirs for span in text_spans(mine, field)]
         shown = [[(field[0].start, field[-1].end)] if field else [] for field in theirs]

@@ -33,7 +33,7 @@ from harness.shards import write_json, write_text
 from harness.types import stable_hash
 
 SHOWN = 300
-"""Pairs on the page; the others are in the evidence file."""
+"""Pairs of each list on the page; the others are in the evidence file."""
 
 VERSION = 3
 """Raised by hand when the results of equal texts and rules change."""
@@ -84,7 +84,9 @@ def check_files(
     for stale in work.glob(".*.tmp"):
         stale.unlink(missing_ok=True)
     embedding = "embedding" in check.settings.modes and check.embedder is not None
-    checked = EmbeddedCorpus(corpus, check.embedder, work) if embedding and check.embedder is not None else corpus
+    checked: FileCorpus | EmbeddedCorpus = corpus
+    if embedding and check.embedder is not None:
+        checked = EmbeddedCorpus(corpus, check.embedder, work, progress)
     results = run_check(check, checked, work, progress)
     say("deciding, and writing what was found")
     verdicts = decide(check, results, corpus.size)
@@ -101,9 +103,9 @@ def check_files(
         missing=missing,
     )
     write_rows(corpus, verdicts.removed, folder)
-    shown, total = write_evidence(folder / EVIDENCE, collect(check, corpus, verdicts), SHOWN)
+    shown = write_evidence(folder / EVIDENCE, collect(check, corpus, verdicts), SHOWN)
     write_table(report, folder)
-    write_text(folder / "report.html", render_page(report, shown, total))
+    write_text(folder / "report.html", render_page(report, shown))
     write_json(folder / REPORT, report.to_json())
     shutil.rmtree(work, ignore_errors=True)
     return FileCheck(report.to_json(), folder, False)

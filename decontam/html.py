@@ -11,7 +11,7 @@ from html import escape
 from math import log1p
 
 from decontam.evidence import Shown
-from decontam.outputs import EVIDENCE, Evidence
+from decontam.outputs import DOUBT, EVIDENCE, Evidence, Listed
 from decontam.report import Report
 
 _STYLE = """
@@ -57,8 +57,8 @@ NAMES = {
 }
 
 
-def render_page(report: Report, shown: Sequence[Evidence], total: int) -> str:
-    """The page of a report with some of its evidence; `total` counts all of it."""
+def render_page(report: Report, shown: Listed) -> str:
+    """The page of a report with some of its evidence."""
     rules = _rules(report)
     body = [
         f"<h1>{escape(report.pair)}</h1>",
@@ -73,7 +73,8 @@ def render_page(report: Report, shown: Sequence[Evidence], total: int) -> str:
         *_fields(report),
         f'<div class="grid"><div>{"".join(_thresholds(report))}</div><div>{"".join(_histograms(report))}</div></div>',
         *_common(report),
-        *_pairs(shown, total),
+        *_doubtful(report, shown),
+        *_pairs(shown),
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -207,33 +208,59 @@ def _histograms(report: Report) -> list[str]:
 def _common(report: Report) -> list[str]:
     if report.common_limit is None or not report.common:
         return []
-    rows = [f'<tr><td class="wrap">{escape(c.ngram)}</td>{_number(c.documents)}</tr>' for c in report.common]
+    rows = [
+        f'<tr><td class="wrap">{escape(c.ngram)}</td>{_number(c.documents)}{_number(c.unrelated)}</tr>'
+        for c in report.common
+    ]
     return [
-        "<h2>Common n-grams, left out</h2>",
-        f'<p class="soft">{report.common_total:,} n-grams stand in more than {report.common_limit:,} texts. They '
-        f"count only within a shared run of {report.settings['common_run']} tokens.</p>",
-        f"<details><summary>the most common {len(rows)}</summary>{_table(['n-gram', 'texts'], rows)}</details>",
+        "<h2>Common n-grams</h2>",
+        f'<p class="soft">{report.common_total:,} n-grams stand in more than {report.common_limit:,} unrelated texts, '
+        "training and test, and count for less than half, unless within a longer shared run: from "
+        f"{report.settings['common_run']} tokens on it counts in full.</p>",
+        f"<details><summary>the most common {len(rows)}</summary>"
+        f"{_table(['n-gram', 'training texts', 'unrelated texts'], rows)}</details>",
     ]
 
 
-def _pairs(shown: Sequence[Evidence], total: int) -> list[str]:
-    if not total:
+def _doubtful(report: Report, shown: Listed) -> list[str]:
+    if not shown.doubted:
+        return []
+    low = report.settings["ngram_threshold"]
+    count = len(shown.doubtful)
+    some = f" {count:,} of {shown.doubted:,}, drawn evenly." if shown.doubted > count else ""
+    return [
+        "<h2>Doubtful pairs</h2>",
+        f'<p class="soft">Removed for n-grams that cover {low:g} to {low + DOUBT:g} of an item, the weakest first: '
+        f"what a higher threshold would keep.{some}</p>",
+        *map(_pair, shown.doubtful),
+    ]
+
+
+def _pairs(shown: Listed) -> list[str]:
+    if not shown.total:
         return ["<h2>Pairs</h2>", "<p>Nothing was found.</p>"]
-    more = f" The strongest {len(shown):,} of {total:,}; all are in {EVIDENCE}." if total > len(shown) else ""
-    out = ["<h2>Pairs</h2>", f'<p class="soft">What both sides share is marked.{more}</p>']
-    for one in shown:
-        tag, name = ("removed", "tag") if one.removes else ("reported", "tag kept")
-        reason = " (short item)" if one.short and not one.removes else ""
-        score = "" if one.mode in ("text", "contained") else f" {one.score:.3f} {one.unit}"
-        fields = "".join(_side(field) for field in one.fields)
-        out.append(
-            f'<section class="pair"><div class="head"><span class="{name}">{tag}{reason}</span>'
-            f"<b>{escape(NAMES[one.mode])}{escape(score)}</b>"
-            f'<span class="soft">{escape(one.source)}, row {one.row:,}, {one.part}</span></div>'
-            f'<div class="sides"><div class="side"><h3>training text</h3>{_side(one.document)}</div>'
-            f'<div class="side"><h3>{escape(one.benchmark)}, item {escape(one.item)}</h3>{fields}</div></div></section>'
-        )
-    return out
+    rest = shown.total - shown.doubted
+    count = len(shown.strongest)
+    more = f" The strongest {count:,} of {rest:,}; all are in {EVIDENCE}." if rest > count else ""
+    return [
+        f"<h2>{'Other pairs' if shown.doubted else 'Pairs'}</h2>",
+        f'<p class="soft">What both sides share is marked.{more}</p>',
+        *map(_pair, shown.strongest),
+    ]
+
+
+def _pair(one: Evidence) -> str:
+    tag, name = ("removed", "tag") if one.removes else ("reported", "tag kept")
+    reason = " (short item)" if one.short and not one.removes else ""
+    score = "" if one.mode in ("text", "contained") else f" {one.score:.3f} {one.unit}"
+    fields = "".join(_side(field) for field in one.fields)
+    return (
+        f'<section class="pair"><div class="head"><span class="{name}">{tag}{reason}</span>'
+        f"<b>{escape(NAMES[one.mode])}{escape(score)}</b>"
+        f'<span class="soft">{escape(one.source)}, row {one.row:,}, {one.part}</span></div>'
+        f'<div class="sides"><div class="side"><h3>training text</h3>{_side(one.document)}</div>'
+        f'<div class="side"><h3>{escape(one.benchmark)}, item {escape(one.item)}</h3>{fields}</div></div></section>'
+    )
 
 
 def _side(shown: Shown) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decontam.backend import MAX_PHRASE, Ints, Phrases
-from decontam.tokens import BREAK, TokenIds, clean, words
+from decontam.tokens import BREAK, TokenIds, clean, plain, words
 from harness.config import DecontamConfig
 from harness.errors import PrerequisiteError
 
@@ -66,7 +66,7 @@ class TestSide:
         self.settings = settings
         self.vocabulary: dict[str, int] = {}
         texts = [clean(text) for item in self.items for text in item.fields]
-        ids, begin = TokenIds(self.vocabulary, grow=True).of(texts)
+        ids, begin = TokenIds(self.vocabulary, grow=True).of(map(plain, texts))
         lengths = np.diff(begin) - 1
         owner = np.repeat(np.arange(len(self.items)), [len(item.fields) for item in self.items])
         self.partial, self.empty = _silent(owner, lengths, len(self.items), settings.compat == "open-instruct")
@@ -143,7 +143,7 @@ class TestSide:
             for at in range(len(places) - size + 1):
                 last[text[places[at][0] : places[at + size - 1][1]]] = at
             for window, at in last.items():
-                ids = tuple(self.vocabulary.setdefault(w, len(self.vocabulary)) for w in words(window))
+                ids = tuple(self.vocabulary.setdefault(w, len(self.vocabulary)) for w in words(plain(window)))
                 if ids:
                     asked.setdefault(ids[:MAX_PHRASE], []).append((field, at))
         counts = np.array([len(v) for v in asked.values()], np.int64)

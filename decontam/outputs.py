@@ -20,12 +20,16 @@ from decontam.corpus import FileCorpus
 from decontam.evidence import Shown, evidence
 from decontam.fields import PARTS
 from decontam.report import Report
+from decontam.tokens import clean
 from decontam.verdict import KINDS, Pairs, Verdicts, shown_score
 from harness.shards import replace_into, write_text
 from harness.synthesis.tables import copy_rows
+from harness.types import stable_hash
 
 REPORT = "report.json"
 EVIDENCE = "evidence.jsonl"
+DOUBT = 0.2
+"""How far above its threshold the score of n-grams is still doubtful."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +88,9 @@ def collect(check: Check, corpus: FileCorpus, verdicts: Verdicts) -> Iterator[Ev
             row = int(corpus.row_of[document])
             file = int(np.searchsorted(bounds, row, side="right")) - 1
             yield Evidence(
-                file=corpus.paths[file],
+                file=clean(corpus.paths[file]),
                 row=row - int(bounds[file]) + 1,
-                source=corpus.sources[corpus.source_of[document]],
+                source=clean(corpus.sources[corpus.source_of[document]]),
                 part=PARTS[corpus.part_of[document]],
                 mode=kind,
                 score=round(float(shown_score(kind, pairs.score[k : k + 1], settings)[0]), 6),
@@ -95,38 +99,62 @@ def collect(check: Check, corpus: FileCorpus, verdicts: Verdicts) -> Iterator[Ev
                 removes=bool(pairs.removes[k]),
                 removed=bool(verdicts.removed[document]),
                 short=bool(check.side.short[pairs.item[k]]),
-                benchmark=item.benchmark,
-                item=item.id,
+                benchmark=clean(item.benchmark),
+                item=clean(item.id),
                 document=shown,
                 fields=sides,
             )
         begin = end
 
 
-def write_evidence(path: Path, found: Iterator[Evidence], keep: int) -> tuple[list[Evidence], int]:
-    """Write one JSON object a line; returns the `keep` strongest, and how many there are.
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What of the evidence a page shows: of `total` pairs, the strongest, and of `doubted` doubtful ones a sample."""
+
+    total: int
+    strongest: tuple[Evidence, ...]
+    doubted: int
+    doubtful: tuple[Evidence, ...]
+
+
+def doubtful(one: Evidence) -> bool:
+    """Whether a removal rests on n-grams little above their threshold, so that a person should look at it."""
+    return one.mode == "ngram" and one.removes and one.threshold is not None and one.score <= one.threshold + DOUBT
+
+
+def write_evidence(path: Path, found: Iterator[Evidence], keep: int) -> Listed:
+    """Write one JSON object a line; returns the `keep` strongest, and as many of the doubtful, evenly drawn.
 
     Whole copies are the strongest, then n-grams, then embeddings, each by falling score; what was removed comes first.
     """
-    kept: list[Evidence] = []
-    count = 0
+    strong: list[Evidence] = []
+    doubt: list[Evidence] = []
+    total = doubted = 0
 
     def strength(one: Evidence) -> tuple[bool, int, float]:
         return not one.removes, [str(kind) for kind in KINDS].index(one.mode), -one.score
 
+    def lot(one: Evidence) -> str:
+        return stable_hash(one.file, one.row, one.part, one.benchmark, one.item)
+
     def write(temporary: Path) -> None:
-        nonlocal count
+        nonlocal total, doubted
         with open(temporary, "w", encoding="utf-8") as stream:
             for one in found:
-                count += 1
+                total += 1
+                doubted += doubtful(one)
+                kept, order = (doubt, lot) if doubtful(one) else (strong, strength)
                 kept.append(one)
                 if len(kept) >= 2 * keep:
-                    kept.sort(key=strength)
+                    kept.sort(key=order)
                     del kept[keep:]
                 stream.write(json.dumps(asdict(one), ensure_ascii=False) + "\n")
 
     replace_into(path, write)
-    return sorted(kept, key=strength)[:keep], count
+    strong.sort(key=strength)
+    doubt.sort(key=lot)
+    shown = sorted(doubt[:keep], key=lambda one: (one.score, one.file, one.row))
+    return Listed(total, tuple(strong[:keep]), doubted, tuple(shown))
 
 
 def write_rows(corpus: FileCorpus, removed: NDArray[np.bool_], folder: Path) -> None:

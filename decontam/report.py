@@ -19,7 +19,7 @@ from decontam.check import Check
 from decontam.fields import FieldUse
 from decontam.verdict import KINDS, Kind, Verdicts, shown_score, thresholds
 
-SCHEMA = 1
+SCHEMA = 2
 TOP_COMMON = 20
 NEAR_STEPS = (-0.15, -0.1, -0.05, 0.0, 0.05, 0.1)
 """Similarities that are tabulated, beside the threshold."""
@@ -77,10 +77,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Common:
-    """An n-gram that was left out, and how many documents hold it."""
+    """An n-gram that counts for less than half, how many documents hold it, and how many unrelated texts do."""
 
     ngram: str
     documents: int
+    unrelated: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,8 +259,9 @@ def _histograms(check: Check, verdicts: Verdicts) -> dict[str, tuple[list[float]
 def _common(check: Check, verdicts: Verdicts) -> list[Common]:
     phrases = check.side.question.phrases
     which = np.flatnonzero(verdicts.common)
-    order = which[np.lexsort((which, -verdicts.frequency[which]))][:TOP_COMMON]
-    return [Common(" ".join(phrases.words(int(p))), int(verdicts.frequency[p])) for p in order]
+    frequency, evidence = verdicts.frequency, verdicts.evidence
+    order = which[np.lexsort((which, -frequency[which], -evidence[which]))][:TOP_COMMON]
+    return [Common(" ".join(phrases.words(int(p))), int(frequency[p]), round(evidence[p])) for p in order]
 
 
 def _notes(check: Check) -> tuple[str, ...]:

@@ -29,11 +29,11 @@ def render_text(report: Mapping[str, Any]) -> str:
     if report["steps"]:
         lines += ["", "Other thresholds", *_steps(report)]
     if report["common"]:
-        examples = "; ".join(f"{c['ngram']} ({c['documents']:,})" for c in report["common"][:3])
+        examples = "; ".join(f"{c['ngram']} ({c['unrelated']:,})" for c in report["common"][:3])
         lines += [
             "",
-            f"{report['common_total']:,} n-grams stand in more than {report['common_limit']:,} texts and count only in "
-            "longer runs:",
+            f"{report['common_total']:,} n-grams stand in more than {report['common_limit']:,} unrelated texts and "
+            "count for little:",
             f"  {examples}"[:WIDTH],
         ]
     return "\n".join(lines)

@@ -10,6 +10,9 @@ Lucene's tables are those of Unicode 12.1. Code points up to Unicode 14 that are
 listed below as servers 8.19 and 9.5 were seen to treat them: with the lists, all of 139,961 assigned code points, in
 six surroundings each, give the servers' tokens. Letters that are newer still are words here and nothing there.
 
+Texts are compared as `plain` writes them, so that what only looks different is equal: on both sides, before either
+engine sees them. Tokens of `plain(text)` with their places in `text` itself are `located(text)`, for evidence.
+
 A document is mostly repeated words, so `TokenIds` tokenises each distinct stretch between blanks once and remembers it:
 on two cores of a cloud machine some millions of tokens a second, against 0.4 million without.
 """
@@ -17,10 +20,13 @@ on two cores of a cloud machine some millions of tokens a second, against 0.4 mi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from html import unescape
 from itertools import chain
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import regex
@@ -29,11 +35,21 @@ from numpy.typing import NDArray
 MAX_UNITS = 255
 """UTF-16 units of the longest token (Lucene: `maxTokenLength`)."""
 
+PLAIN = 1
+"""The version of `plain`: raised by hand whenever a text comes out of it otherwise."""
+
+SIGNS = 4
+"""Signs of a token of `plain` in scripts that neither part words nor are cut by the analyzer (Thai, Lao, Khmer,
+Myanmar): about a word."""
+
 UNKNOWN = -1
-"""The id of a token that is in no phrase."""
+"""Tokens that are in no phrase have this id or one below `BREAK`, which tells them apart (see `TokenIds`)."""
 
 BREAK = -2
 """The id between two documents. No phrase has it, so no phrase reaches from one document into the next."""
+
+NUMBER = -3
+"""The id of a token of digits that is in no phrase."""
 
 _LATER = (
     r"\u0870-\u089F\u08B5\u08BE-\u08D2\u0B55\u0C3C\u0C5D\u0CDD\u0D04\u0D81\u170D\u1715-\u171F\u180F\u1ABF-\u1ACE\u1B4C"
@@ -176,8 +192,120 @@ def words(text: str) -> list[str]:
     return [lower(text[start:end]) for start, end in spans(text)]
 
 
+_ENTITY: Any = re.compile(r"&(?:amp;){0,3}(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+_TAG: Any = re.compile(
+    r"<!--[^<>]{0,1000}-->"
+    r"|</?([A-Za-z][A-Za-z0-9:-]{0,30})(?:\s+[A-Za-z_:][\w:.-]*\s*=\s*(?:\"[^\"<>]*\"|'[^'<>]*'|[^\s\"'<>=]+))*\s*/?>"
+)
+_WITHIN = ("sub", "sup", "wbr")
+"""Tags that stand inside words; all others part them."""
+_IGNORED: Any = regex.compile(r"[\p{Cf}\p{Default_Ignorable_Code_Point}]")
+_APOSTROPHES = re.compile("[\u2018\u2019\u201b\u02bc\u2032\u00b4\uff07]")
+_EDGE = re.compile(r"(?<!\w)_+|(?<!_)_++(?!\w)")
+"""Connectors that join nothing: Markdown's emphasis, gaps to fill in."""
+_JOINED: Any = regex.compile(r"\p{Line_Break=Complex_Context}{2,}")
+_CLUSTER: Any = regex.compile(r"\X", regex.DOTALL)
+
+Change = Callable[[Any], str]
+Places = list[tuple[int, int]]
+
+
+def _character(match: Any) -> str:
+    """What an entity stands for, also where it was escaped more than once."""
+    text = str(match.group())
+    for _ in range(4):
+        text = unescape(text)
+    return text
+
+
+def _untagged(match: Any) -> str:
+    return "" if (match.group(1) or "").lower() in _WITHIN else " "
+
+
+def _settled(text: str) -> str:
+    """Characters alone: NFKC, no case, no ignorable characters, one apostrophe, one `i` for Turkish's two."""
+    text = unicodedata.normalize("NFKC", _APOSTROPHES.sub("'", _IGNORED.sub("", text)))
+    text = unicodedata.normalize("NFKC", text.casefold().replace("\u0131", "i"))
+    # What İ becomes: the dot has no letter to join. And a fraction's bar is a slash.
+    return text.replace("i\u0307", "i").replace("\u2044", "/")
+
+
+def _clusters(run: str) -> list[tuple[int, int]]:
+    """Where each `SIGNS` neighbouring signs of a run stand: windows that overlap, one a sign, at least one."""
+    edges = [0, *(match.end() for match in _CLUSTER.finditer(run))]
+    width = min(SIGNS, len(edges) - 1)
+    return [(edges[i], edges[i + width]) for i in range(len(edges) - width)]
+
+
+def _shingled(match: Any) -> str:
+    run = match.group()
+    return " " + " ".join(run[start:end] for start, end in _clusters(run)) + " "
+
+
+def plain(text: str) -> str:
+    """`text` as it is compared: equal for texts that differ only in how the same words are written.
+
+    In this order: HTML entities become their characters; tags and comments become a blank (`sub`, `sup` and `wbr`
+    nothing); format and other ignorable characters go (soft hyphens, zero width, direction marks); curly apostrophes
+    become straight; NFKC (composed or not, full width, ligatures, special blanks) and full case folding (`ß` is `ss`;
+    `İ`, `ı`, `I` and `i` are one); underscores at the edge of a word go; runs of Thai, Lao, Khmer and Myanmar become
+    overlapping stretches of `SIGNS` signs, since no blank parts their words. Most English texts come back as they are;
+    ASCII keeps its case, which the analyzer folds.
+    """
+    if "&" in text:
+        text = _ENTITY.sub(_character, text)
+    if "<" in text:
+        text = _TAG.sub(_untagged, text)
+    if not text.isascii():
+        text = _JOINED.sub(_shingled, _settled(text))
+    return _EDGE.sub(" ", text) if "_" in text else text
+
+
+def _changed(text: str, places: Places, pattern: Any, change: Change) -> tuple[str, Places]:
+    """`text` with every match of `pattern` changed; `places[i]` is where its character i stood before all changes."""
+    parts: list[str] = []
+    where: Places = []
+    at = 0
+    for match in pattern.finditer(text):
+        start, end = match.span()
+        new = change(match)
+        parts += [text[at:start], new]
+        where += places[at:start]
+        where += [(places[start][0], places[end - 1][1])] * len(new)
+        at = end
+    return "".join([*parts, text[at:]]), where + places[at:]
+
+
+_STEPS: tuple[tuple[Any, Change], ...] = (
+    (_ENTITY, _character),
+    (_TAG, _untagged),
+    (_IGNORED, lambda match: ""),
+    (_CLUSTER, lambda match: _settled(match.group())),
+    (_EDGE, lambda match: " "),
+)
+"""The steps of `plain`, character by character (without the last, which `located` does by tokens)."""
+
+
+def located(text: str) -> list[Token]:
+    """The tokens of `plain(text)`, each with its place in `text` itself."""
+    if plain(text) == text:
+        return tokenise(text)
+    shown, places = text, [(i, i + 1) for i in range(len(text))]
+    for pattern, change in _STEPS:
+        shown, places = _changed(shown, places, pattern, change)
+    found: list[Token] = []
+    for start, end in spans(shown):
+        parts = [(start, end)]
+        if _JOINED.fullmatch(shown, start, end):
+            parts = [(start + a, start + b) for a, b in _clusters(shown[start:end])]
+        found += [Token(lower(shown[a:b]), places[a][0], places[b - 1][1]) for a, b in parts]
+    return found
+
+
 class TokenIds(dict[str, tuple[int, ...]]):
-    """Texts as ids of tokens in a vocabulary; tokens outside it are `UNKNOWN`, or with `grow` are added to it.
+    """Texts as ids of tokens in a vocabulary; with `grow`, tokens outside it are added to it.
+
+    Without, a token outside it has a negative id that tells it from others: `NUMBER` for digits alone, else by a hash.
 
     A mapping from stretches without blanks to their ids, filled as they are met. Blanks never stand in a token, and no
     rule looks across one, so a text's tokens are those of its stretches.
@@ -190,7 +318,10 @@ class TokenIds(dict[str, tuple[int, ...]]):
     def _id(self, word: str) -> int:
         if self._grow:
             return self._vocabulary.setdefault(word, len(self._vocabulary))
-        return self._vocabulary.get(word, UNKNOWN)
+        known = self._vocabulary.get(word)
+        if known is not None:
+            return known
+        return NUMBER if word.isdecimal() else NUMBER - 1 - (crc32(word.encode()) & 0x3FFFFFFF)
 
     def __missing__(self, stretch: str) -> tuple[int, ...]:
         if stretch.isascii() and stretch.isalnum() and len(stretch) <= MAX_UNITS:

@@ -1,9 +1,8 @@
 """From the results of all shards to verdicts: which pairs count, which documents must go, which items are touched.
 
-An n-gram that stands in many documents says nothing ("which of the following is the most likely"), so it is left out,
-unless the pair shares a long run around it: a leaked item that was copied a thousand times is common too, and must not
-be excused for it. Document frequencies are of the whole corpus, which is why verdicts wait for all shards. Pairs are
-kept down to the lowest threshold that is asked about, so that one check answers for several thresholds.
+An n-gram that stands in many unrelated texts says little ("which of the following is the most likely"), so it counts
+for less (`decontam.rarity`). How rare it is shows over the whole corpus, which is why verdicts wait for all shards.
+Pairs are kept down to the lowest threshold that is asked about, so that one check answers for several thresholds.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from decontam.backend import Floats, Ints
 from decontam.check import TOP, Check, Near, Results, from_cosine
 from decontam.coverage import Shared
+from decontam.rarity import common, evidence_of, weights
 from harness.config import DecontamConfig
 
 Kind = Literal["text", "contained", "ngram", "embedding"]
@@ -60,8 +60,8 @@ class Verdicts:
     """What a check found. `documents` is the size of the corpus, `removed` (documents,) marks what has to go.
 
     `best` gives, by kind, every item's best score (nan: the item was not asked for; below the floor an upper bound).
-    `common` marks the n-grams that were left out, `frequency` is the document frequency of all; `common_limit` is how
-    many documents an n-gram may stand in (None: any number).
+    Of n-grams: `frequency` is how many documents each stands in, `evidence` how many unrelated texts; `common` marks
+    those that count for less than half, since they stand in more than `common_limit` (None: all count alike).
     """
 
     documents: int
@@ -69,6 +69,7 @@ class Verdicts:
     removed: NDArray[np.bool_]
     best: dict[Kind, Floats]
     frequency: Ints
+    evidence: Floats
     common: NDArray[np.bool_]
     common_limit: int | None
 
@@ -83,8 +84,8 @@ def decide(check: Check, results: Results, documents: int) -> Verdicts:
     side, settings = check.side, check.settings
     frequency, below = _totals(check, results)
     limit = common_limit(settings, documents)
-    common = frequency > limit if limit is not None else np.zeros(len(frequency), np.bool_)
-    parts = _word_parts(check, results, common)
+    evidence = evidence_of(check.line, ((w.alone_phrase, w.alone_context) for w in results.words()))
+    parts = _word_parts(check, results, weights(evidence, limit))
     best: dict[Kind, Floats] = {}
     if "text" in settings.modes:
         best["text"] = np.where(side.empty, np.nan, 0.0)
@@ -100,11 +101,11 @@ def decide(check: Check, results: Results, documents: int) -> Verdicts:
     pairs = _pairs(check, parts)
     removed = np.zeros(documents, np.bool_)
     removed[pairs.document[pairs.removes]] = True
-    return Verdicts(documents, pairs, removed, best, frequency, common, limit)
+    return Verdicts(documents, pairs, removed, best, frequency, evidence, common(evidence, limit), limit)
 
 
 def common_limit(settings: DecontamConfig, documents: int) -> int | None:
-    """How many documents an n-gram may stand in before it is common; None where commonness is not asked about."""
+    """How many unrelated texts halve what an n-gram counts; None where all count alike."""
     if settings.common_share is None or "ngram" not in settings.modes:
         return None
     return max(settings.common_documents, int(settings.common_share * documents))
@@ -135,7 +136,7 @@ class _Part:
 
 
 def _totals(check: Check, results: Results) -> tuple[Ints, Floats]:
-    """Document frequencies of n-grams, and every item's best coverage with common n-grams counted."""
+    """Document frequencies of n-grams, and every item's best coverage with all n-grams counted alike."""
     frequency = np.zeros(check.line.grams, np.int64)
     best = np.zeros(len(check.side.items))
     for found in results.words():
@@ -144,8 +145,8 @@ def _totals(check: Check, results: Results) -> tuple[Ints, Floats]:
     return frequency, best
 
 
-def _word_parts(check: Check, results: Results, common: NDArray[np.bool_]) -> dict[Kind, _Part]:
-    """Pairs of text and n-gram modes; common n-grams are left out here, shard by shard."""
+def _word_parts(check: Check, results: Results, rare: Floats) -> dict[Kind, _Part]:
+    """Pairs of text and n-gram modes; n-grams get their weights `rare` here, shard by shard."""
     text: list[_Part] = []
     inside: list[_Part] = []
     grams: list[_Part] = []
@@ -153,8 +154,8 @@ def _word_parts(check: Check, results: Results, common: NDArray[np.bool_]) -> di
         text.append(_Part(w.text_document, w.text_item, np.ones(len(w.text_item))))
         inside.append(_Part(w.inside_document, w.inside_item, np.ones(len(w.inside_item))))
         shared = Shared(w.gram_document, w.gram_item, w.gram_score, w.gram_first, w.gram_position)
-        if common.any():
-            shared = check.line.uncommon(shared, common)
+        if (rare < 1).any():
+            shared = check.line.weighed(shared, rare)
             shared = shared.select(shared.score > check.floor)
         grams.append(_Part(shared.document, shared.item, shared.score))
     return {"text": _together(text), "contained": _together(inside), "ngram": _together(grams)}

@@ -12,13 +12,15 @@ from harness.config_models import Section
 class DecontamConfig(Section):
     """What counts as contaminated (`decontam/`); the same settings for every arm of a comparison.
 
+    Texts are compared as `decontam.tokens.plain` writes them: Unicode form, width, case, markup do not matter.
     A training text is removed when it contains a test item whole (`text`), covers more than `ngram_threshold` of its
     tokens with shared n-grams of `ngram_size` (`ngram`), or has a similarity above `embedding_threshold` (`embedding`).
     `embedding_unit` says in which unit that threshold is given: the cosine, or Elasticsearch's score (1 + cosine) / 2.
     Items of fewer than `min_tokens` tokens are reported and, without `remove_short`, never removed for. An n-gram that
-    stands in more than `common_share` of the documents (and in more than `common_documents`) counts only inside a
-    shared run of at least `common_run` tokens; `common_share` None turns that off. `contained` also removes a text that
-    stands whole in a test item. `compat: open-instruct` keeps that toolkit's rules instead (docs/decontamination.md).
+    stands in E unrelated texts beside the first, of either side, counts 1 / (1 + E / L), L being `common_share` of the
+    documents and at least `common_documents`; the longer the shared run, the more fully, and wholly from `common_run`
+    tokens on (`decontam.rarity`). `common_share` None has all count alike. `contained` also removes a text that stands
+    whole in a test item. `compat: open-instruct` keeps that toolkit's rules instead (docs/decontamination.md).
     `backend` changes no verdict.
     """
 
@@ -32,7 +34,7 @@ class DecontamConfig(Section):
     min_tokens: int = Field(8, ge=1)
     remove_short: bool = False
     contained: bool = True
-    common_share: float | None = Field(0.001, gt=0, le=1)
+    common_share: float | None = Field(0.0001, gt=0, le=1)
     common_documents: int = Field(10, ge=1)
     common_run: int = Field(13, ge=1)
     compat: Literal["none", "open-instruct"] = "none"

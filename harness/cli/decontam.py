@@ -78,7 +78,8 @@ def _configure(parser: Parser) -> None:
     for flag, name, metavar, kind, line in _RULES:
         rules.add_argument(flag, dest=name, type=kind, metavar=metavar, choices=_CHOICES.get(name), help=line)
     rules.add_argument("--remove-short", action="store_true", default=None, help="remove for short items too")
-    rules.add_argument("--keep-common", action="store_true", help="count n-grams that stand in many texts like others")
+    line = "count n-grams that stand in many unrelated texts in full"
+    rules.add_argument("--keep-common", action="store_true", help=line)
     line = "sentence-transformers name or folder, file of vectors, or lexical"
     rules.add_argument("--embedder", metavar="ID", help=line)
     rules.add_argument("--embedder-url", metavar="URL", help="OpenAI-compatible endpoint that serves the embedder")

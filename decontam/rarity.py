@@ -1,0 +1,115 @@
+"""How rare an n-gram is: in how many unrelated texts it stands, on both sides.
+
+A phrase that people use ("play an important role in") stands in texts that have nothing else in common; a leaked item
+stands in copies of one text. So a document is evidence that an n-gram is stock only where the run of n-grams around it
+is all that it shares with the item, is no more than `COPY` of it, and is neither a whole field nor long; and documents
+in which the n-gram stands among the same words (`SIDE` tokens on either side, any number for any other) are one. Test
+texts are evidence as documents are, equal ones once. More copies of a leak are therefore no evidence against it.
+
+Evidence E makes a weight 1 / (1 + E / limit), without a step. A run of shared n-grams is as rare as its rarest, and
+counts the more fully the longer it is (`decontam.coverage`).
+
+What it gives up: a part of an item, short and always among other words, cannot be told from a phrase that people use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from decontam.backend import Floats, Ints, Places, Postings
+from decontam.coverage import Line, Shared
+from decontam.embedded import PhraseTable
+from decontam.rolling import Hashes, mixed, prefix
+from decontam.tokens import NUMBER
+
+COPY = 2 / 3
+"""A document that shares more of an item than this is taken for a copy of it."""
+SIDE = 8
+"""Tokens on either side of an n-gram that tell one text from another."""
+MOST = 128
+"""Contexts of an n-gram that are kept, those with the smallest hashes; more are estimated from them."""
+
+
+class Contexts:
+    """Where n-grams stand for themselves, as hashes of what stands around them."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._width = line.width
+        self._table: PhraseTable | None = None
+        vocabulary = line.side.vocabulary
+        self._same: Ints = np.arange(len(vocabulary), dtype=np.int64)
+        self._same[[number for word, number in vocabulary.items() if word.isdecimal()]] = NUMBER
+
+    def of(self, postings: Postings, shared: Iterable[Shared]) -> tuple[Ints, Hashes]:
+        """N-grams and contexts of a shard, sorted, each pair once and at most `MOST` an n-gram."""
+        found = [self._line.alone(part, COPY) for part in shared]
+        key = np.unique(np.concatenate([np.zeros(0, np.int64), *(d * self._line.grams + p for d, p in found)]))
+        if not len(key):
+            return key, np.zeros(0, np.uint64)
+        places = postings.places or self._places(postings)
+        keep = postings.phrase < self._line.grams
+        at = np.searchsorted(postings.document[keep] * self._line.grams + postings.phrase[keep], key)
+        document, phrase = np.divmod(key, self._line.grams)
+        first = places.first[keep][at]
+        stands = first >= 0
+        document, phrase, first = document[stands] - postings.shard.first, phrase[stands], first[stands]
+        low = np.maximum(first - SIDE, places.starts[document])
+        high = np.minimum(first + self._width + SIDE, places.starts[document + 1] - 1)
+        ids = places.ids.astype(np.int64)
+        known = ids >= 0
+        ids[known] = self._same[ids[known]]
+        sums, inverse = prefix(mixed(ids))
+        return fewest(phrase, (sums[high] - sums[low]) * inverse[low])
+
+    def _places(self, postings: Postings) -> Places:
+        """Where postings stand, for an engine that does not say."""
+        phrases = self._line.side.question.phrases
+        if self._table is None:
+            self._table = PhraseTable(phrases)
+        document, phrase, places = self._table.look(postings.shard)
+        key = document * len(phrases) + phrase
+        asked = postings.document * len(phrases) + postings.phrase
+        at = np.minimum(np.searchsorted(key, asked), max(0, len(key) - 1))
+        # Tokens of letters newer than the analyzer's tables are known here and not there, or the other way round.
+        first = np.where(key[at] == asked, places.first[at], -1) if len(key) else np.full(len(asked), -1, np.int64)
+        return Places(places.ids, places.starts, first)
+
+
+def fewest(phrase: Ints, context: Hashes) -> tuple[Ints, Hashes]:
+    """The distinct contexts of every n-gram, sorted; the `MOST` with the smallest hashes where there are more."""
+    order = np.lexsort((context, phrase))
+    phrase, context = phrase[order], context[order]
+    new = np.ones(len(phrase), np.bool_)
+    new[1:] = (phrase[1:] != phrase[:-1]) | (context[1:] != context[:-1])
+    phrase, context = phrase[new], context[new]
+    keep = np.arange(len(phrase)) - np.searchsorted(phrase, phrase) < MOST
+    return phrase[keep], context[keep]
+
+
+def evidence_of(line: Line, found: Iterable[tuple[Ints, Hashes]]) -> Floats:
+    """How many unrelated texts beside the first stand for every n-gram (grams,), on both sides."""
+    phrase, context = np.zeros(0, np.int64), np.zeros(0, np.uint64)
+    for more, other in found:
+        phrase, context = fewest(np.concatenate([phrase, more]), np.concatenate([context, other]))
+    count = np.bincount(phrase, minlength=line.grams).astype(np.float64)
+    full = np.flatnonzero(count == MOST)
+    # Of hashes spread evenly over 64 bits, the k-th smallest of n lies near k / n.
+    last = context[np.searchsorted(phrase, full, side="right") - 1].astype(np.float64) / 2.0**64
+    count[full] = np.maximum(MOST, (MOST - 1) / np.maximum(last, 1e-12))
+    return np.maximum(count - 1, 0) + np.maximum(line.texts_of - 1, 0)
+
+
+def weights(evidence: Floats, limit: int | None) -> Floats:
+    """How much every n-gram counts, from 1 for none down; half at `limit`. All are 1 where there is no limit."""
+    if limit is None:
+        return np.ones(len(evidence))
+    return np.asarray(np.reciprocal(1 + evidence / limit), np.float64)
+
+
+def common(evidence: Floats, limit: int | None) -> NDArray[np.bool_]:
+    """Which n-grams count for less than half."""
+    return np.zeros(len(evidence), np.bool_) if limit is None else evidence > limit
