@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from decontam.backend import MAX_PHRASE, Backend, Corpus, Floats, Ints, Neighbours, Postings, Shard, Vectors
 from decontam.coverage import Line, Shared
 from decontam.items import TestItem, TestSide
-from decontam.rarity import Contexts
+from decontam.rarity import NOTHING, Contexts
 from decontam.rolling import Hashes
 from decontam.tokens import TokenIds, words
 from decontam.vectors import stored_vectors
@@ -55,8 +55,8 @@ class Words:
 
     `text_*`: documents that contain an item whole. `inside_*`: documents that stand whole in an item. `gram_*`: pairs
     whose coverage is above the floor, with the positions they cover. `phrase`, `count`: document frequencies of
-    n-grams. `best` (items,): the best coverage of each item, also below the floor. `alone_*`: n-grams that stand for
-    themselves, and what stands around them (`decontam.rarity`).
+    n-grams. `best` (items,): the best coverage of each item, also below the floor. `left`, `right`: what stands
+    around n-grams (`rarity.Around`).
     """
 
     text_document: Ints
@@ -71,8 +71,10 @@ class Words:
     phrase: Ints
     count: Ints
     best: Floats
-    alone_phrase: Ints
-    alone_context: Hashes
+    left_phrase: Ints
+    left: Hashes
+    right_phrase: Ints
+    right: Hashes
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,7 @@ class Check:
         for shared in every:
             np.maximum.at(best, shared.item, shared.score)
             kept.append(shared.select(shared.score > self.floor))
-        alone = self._contexts.of(postings, every) if self._contexts else (nothing, nothing.astype(np.uint64))
+        around = self._contexts.of(postings, every) if self._contexts else NOTHING
         pairs = _joined(kept)
         return Words(
             text_document,
@@ -189,7 +191,10 @@ class Check:
             phrase,
             counts[phrase],
             best,
-            *alone,
+            around.left_phrase,
+            around.left,
+            around.right_phrase,
+            around.right,
         )
 
     def _text(self, postings: Postings) -> tuple[Ints, Ints]:

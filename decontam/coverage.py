@@ -62,6 +62,16 @@ class _Runs:
     whole: NDArray[np.bool_]
 
 
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """N-grams of documents, sorted, each once: how many tokens before it its run begins, and the run's tokens."""
+
+    document: Ints
+    phrase: Ints
+    offset: Ints
+    tokens: Ints
+
+
 class Line:
     """The line of positions of a test side, and what lies on it.
 
@@ -164,20 +174,26 @@ class Line:
         document = np.repeat(shared.document, np.diff(shared.first))
         return self.pairs(document, shared.positions, np.repeat(weight, runs.grams))
 
-    def alone(self, shared: Shared, copy: float) -> tuple[Ints, Ints]:
-        """Documents and n-grams, once each, where a run is all that is shared: not long, no whole field, and of the
-        item no more than the share `copy`."""
+    def alone(self, shared: Shared, copy: float) -> Alone:
+        """The n-grams of runs that are all that a document and an item share: not long, no whole field, and of the item
+        no more than the share `copy`. Where a document has an n-gram in several such runs, the longest counts."""
         if not len(shared):
-            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+            none = np.zeros(0, np.int64)
+            return Alone(none, none, none, none)
         runs = self._runs(shared)
         counts = np.bincount(runs.pair, minlength=len(shared))
         single = (counts == 1) & (shared.score <= copy)
         keep = single[runs.pair] & ~runs.whole & (runs.tokens < max(self.side.settings.common_run, self.width + 1))
-        position = shared.positions[np.repeat(keep, runs.grams)]
-        document = np.repeat(shared.document[runs.pair[keep]], runs.grams[keep])
-        key = np.unique(document * self.grams + self.phrase_at[position])
-        found, phrase = np.divmod(key, max(1, self.grams))
-        return found, phrase
+        grams = runs.grams[keep]
+        phrase = self.phrase_at[shared.positions[np.repeat(keep, runs.grams)]]
+        document = np.repeat(shared.document[runs.pair[keep]], grams)
+        offset = np.arange(len(phrase)) - np.repeat(np.cumsum(grams) - grams, grams)
+        tokens = np.repeat(runs.tokens[keep], grams)
+        order = np.lexsort((offset, -tokens, phrase, document))
+        new = np.ones(len(order), np.bool_)
+        new[1:] = (np.diff(document[order]) != 0) | (np.diff(phrase[order]) != 0)
+        first = order[new]
+        return Alone(document[first], phrase[first], offset[first], tokens[first])
 
     @cached_property
     def texts_of(self) -> Ints:

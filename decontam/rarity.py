@@ -3,18 +3,21 @@
 A phrase that people use ("play an important role in") stands in texts that have nothing else in common; a leaked item
 stands in copies of one text. So a document is evidence that an n-gram is stock only where the run of n-grams around it
 is all that it shares with the item, is no more than `COPY` of it, and is neither a whole field nor long; and documents
-in which the n-gram stands among the same words (`SIDE` tokens on either side, any number for any other) are one. Test
-texts are evidence as documents are, equal ones once. More copies of a leak are therefore no evidence against it.
+in which the run follows the same words, or goes on with the same words, are one (`SIDE` tokens, any number for any
+other): the smaller of the two counts is the evidence. Test texts are evidence as documents are, equal ones once. So
+more copies of a leak are no evidence against it, be they whole, cut, changed in a word, or numbered.
 
 Evidence E makes a weight 1 / (1 + E / limit), without a step. A run of shared n-grams is as rare as its rarest, and
 counts the more fully the longer it is (`decontam.coverage`).
 
-What it gives up: a part of an item, short and always among other words, cannot be told from a phrase that people use.
+What it gives up: a small part of an item that always stands between other words cannot be told from a phrase that
+people use.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +30,24 @@ from decontam.tokens import NUMBER
 
 COPY = 2 / 3
 """A document that shares more of an item than this is taken for a copy of it."""
-SIDE = 8
-"""Tokens on either side of an n-gram that tell one text from another."""
+SIDE = 3
+"""Tokens on either side of a run that tell one text from another."""
 MOST = 128
 """Contexts of an n-gram that are kept, those with the smallest hashes; more are estimated from them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What stands before n-grams, and what behind, as hashes: on each side pairs of n-gram and hash, sorted, once."""
+
+    left_phrase: Ints
+    left: Hashes
+    right_phrase: Ints
+    right: Hashes
+
+
+_NONE = (np.zeros(0, np.int64), np.zeros(0, np.uint64))
+NOTHING = Around(*_NONE, *_NONE)
 
 
 class Contexts:
@@ -38,32 +55,40 @@ class Contexts:
 
     def __init__(self, line: Line) -> None:
         self._line = line
-        self._width = line.width
         self._table: PhraseTable | None = None
         vocabulary = line.side.vocabulary
         self._same: Ints = np.arange(len(vocabulary), dtype=np.int64)
         self._same[[number for word, number in vocabulary.items() if word.isdecimal()]] = NUMBER
 
-    def of(self, postings: Postings, shared: Iterable[Shared]) -> tuple[Ints, Hashes]:
-        """N-grams and contexts of a shard, sorted, each pair once and at most `MOST` an n-gram."""
-        found = [self._line.alone(part, COPY) for part in shared]
-        key = np.unique(np.concatenate([np.zeros(0, np.int64), *(d * self._line.grams + p for d, p in found)]))
-        if not len(key):
-            return key, np.zeros(0, np.uint64)
+    def of(self, postings: Postings, shared: Iterable[Shared]) -> Around:
+        """What stands before and behind the n-grams of a shard."""
+        parts = [self._line.alone(part, COPY) for part in shared]
+        if not parts:
+            return NOTHING
+        document, phrase, offset, tokens = (
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("document", "phrase", "offset", "tokens")
+        )
         places = postings.places or self._places(postings)
         keep = postings.phrase < self._line.grams
-        at = np.searchsorted(postings.document[keep] * self._line.grams + postings.phrase[keep], key)
-        document, phrase = np.divmod(key, self._line.grams)
-        first = places.first[keep][at]
+        key = postings.document[keep] * self._line.grams + postings.phrase[keep]
+        first = places.first[keep][np.searchsorted(key, document * self._line.grams + phrase)]
         stands = first >= 0
-        document, phrase, first = document[stands] - postings.shard.first, phrase[stands], first[stands]
-        low = np.maximum(first - SIDE, places.starts[document])
-        high = np.minimum(first + self._width + SIDE, places.starts[document + 1] - 1)
+        document, phrase = document[stands] - postings.shard.first, phrase[stands]
+        start, stop = places.starts[document], places.starts[document + 1] - 1
+        low = np.maximum(first[stands] - offset[stands], start)
+        high = np.minimum(low + tokens[stands], stop)
         ids = places.ids.astype(np.int64)
         known = ids >= 0
         ids[known] = self._same[ids[known]]
         sums, inverse = prefix(mixed(ids))
-        return fewest(phrase, (sums[high] - sums[low]) * inverse[low])
+        before, behind = np.maximum(low - SIDE, start), np.minimum(high + SIDE, stop)
+        left = (sums[low] - sums[before]) * inverse[before]
+        right = (sums[behind] - sums[high]) * inverse[high]
+        # At the edge of a text nothing is said of this side, so the other speaks for it.
+        return Around(
+            *fewest(phrase, np.where(before < low, left, right)), *fewest(phrase, np.where(high < behind, right, left))
+        )
 
     def _places(self, postings: Postings) -> Places:
         """Where postings stand, for an engine that does not say."""
@@ -90,17 +115,25 @@ def fewest(phrase: Ints, context: Hashes) -> tuple[Ints, Hashes]:
     return phrase[keep], context[keep]
 
 
-def evidence_of(line: Line, found: Iterable[tuple[Ints, Hashes]]) -> Floats:
+def evidence_of(line: Line, found: Iterable[Around]) -> Floats:
     """How many unrelated texts beside the first stand for every n-gram (grams,), on both sides."""
-    phrase, context = np.zeros(0, np.int64), np.zeros(0, np.uint64)
-    for more, other in found:
-        phrase, context = fewest(np.concatenate([phrase, more]), np.concatenate([context, other]))
-    count = np.bincount(phrase, minlength=line.grams).astype(np.float64)
+    left, right = _NONE, _NONE
+    for more in found:
+        left = fewest(np.concatenate([left[0], more.left_phrase]), np.concatenate([left[1], more.left]))
+        right = fewest(np.concatenate([right[0], more.right_phrase]), np.concatenate([right[1], more.right]))
+    count = np.minimum(_count(line.grams, *left), _count(line.grams, *right))
+    evidence: Floats = np.maximum(count - 1, 0) + np.maximum(line.texts_of - 1, 0)
+    return evidence
+
+
+def _count(grams: int, phrase: Ints, context: Hashes) -> Floats:
+    """Contexts of every n-gram; where no more than `MOST` were kept, as many as lie so densely."""
+    count = np.bincount(phrase, minlength=grams).astype(np.float64)
     full = np.flatnonzero(count == MOST)
     # Of hashes spread evenly over 64 bits, the k-th smallest of n lies near k / n.
     last = context[np.searchsorted(phrase, full, side="right") - 1].astype(np.float64) / 2.0**64
     count[full] = np.maximum(MOST, (MOST - 1) / np.maximum(last, 1e-12))
-    return np.maximum(count - 1, 0) + np.maximum(line.texts_of - 1, 0)
+    return count
 
 
 def weights(evidence: Floats, limit: int | None) -> Floats:

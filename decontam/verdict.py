@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from decontam.backend import Floats, Ints
 from decontam.check import TOP, Check, Near, Results, from_cosine
 from decontam.coverage import Shared
-from decontam.rarity import common, evidence_of, weights
+from decontam.rarity import Around, common, evidence_of, weights
 from harness.config import DecontamConfig
 
 Kind = Literal["text", "contained", "ngram", "embedding"]
@@ -84,7 +84,8 @@ def decide(check: Check, results: Results, documents: int) -> Verdicts:
     side, settings = check.side, check.settings
     frequency, below = _totals(check, results)
     limit = common_limit(settings, documents)
-    evidence = evidence_of(check.line, ((w.alone_phrase, w.alone_context) for w in results.words()))
+    around = (Around(w.left_phrase, w.left, w.right_phrase, w.right) for w in results.words())
+    evidence = evidence_of(check.line, around)
     parts = _word_parts(check, results, weights(evidence, limit))
     best: dict[Kind, Floats] = {}
     if "text" in settings.modes:

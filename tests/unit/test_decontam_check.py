@@ -70,7 +70,9 @@ def test_every_score_is_the_definition(n: int) -> None:
     for d, text in enumerate(map(words, texts)):
         for i, item in enumerate(items):
             fields = [words(field) for field in item.fields]
-            score = sum(_coverage(field, text, n) for field in fields) / len(fields)
+            weights = [min(max(0, len(field) - n + 1), 13 - n + 1) for field in fields]
+            shares = [w * _coverage(field, text, n) for w, field in zip(weights, fields, strict=True)]
+            score = sum(shares) / sum(weights) if sum(weights) else 0.0
             if score > 0.01:
                 expected[d, i] = score
             if all(_stands_in(field, text) for field in fields):
