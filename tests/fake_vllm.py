@@ -2,8 +2,9 @@
 """Stands in for an interpreter with vLLM: takes its command line, answers on its port, has a worker process, and obeys.
 
 `FAKE_VLLM` in the environment makes it fail: `fail` ends it at once with an error, `never` keeps it from getting ready.
-`/die` ends it at once, and `/ill` makes it answer as vLLM does between the death of its engine and its own. Adapters
-are taken, refused and listed with vLLM's statuses and words. It writes what it was started with to `FAKE_VLLM_LOG`.
+`/die` ends it at once; `/ill` makes it answer as vLLM does between the death of its engine and its own; `/deaf` makes
+it close its port and stay, as vLLM does when its dead engine owes a load. Adapters are taken, refused and listed with
+vLLM's statuses and words. It writes what it was started with to `FAKE_VLLM_LOG`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -45,6 +47,8 @@ def main() -> None:
         def do_GET(self) -> None:
             if self.path == "/die":
                 os._exit(1)
+            elif self.path == "/deaf":
+                threading.Thread(target=server.shutdown).start()
             elif self.path == "/ill":
                 ill.append(self.path)
             if self.path == "/v1/models":
@@ -81,7 +85,10 @@ def main() -> None:
         def log_message(self, *arguments: object) -> None:
             pass
 
-    ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    server.serve_forever()
+    server.server_close()
+    time.sleep(600)
 
 
 main()

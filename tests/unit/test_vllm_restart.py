@@ -108,6 +108,21 @@ def test_a_process_that_dies_over_an_adapter_is_replaced_by_one_that_has_all(
     assert sorted(served(server)) == ["b", "c"] and list(server.adapters) == ["b", "c"]
 
 
+def test_a_process_that_is_deaf_and_does_not_end_is_replaced(
+    make: Callable[..., VllmServer], tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_server, "ILL_SECONDS", 0.5)
+    server = make(restarts=1)
+    server.start()
+    server.load_adapter("a", tmp_path / "a")
+    server._call("GET", "/deaf")
+    until(lambda: not server._call("GET", "/version")[0])
+    server.load_adapter("b", tmp_path / "b")
+    assert server.check() == 2 and served(server) == ["a", "b"]
+    first = starts(log)[0]
+    assert gone([first["pid"], first["worker"]])
+
+
 def test_a_load_that_was_carried_out_and_not_answered_is_no_refusal(
     make: Callable[..., VllmServer], tmp_path: Path
 ) -> None:

@@ -38,6 +38,9 @@ PYTHON_VARIABLE = "HARNESS_VLLM_PYTHON"
 GONE_SECONDS = 40.0
 """How long a process may take to end: more than the guard's patience with it."""
 
+ILL_SECONDS = 40.0
+"""How long a process that has been well may be ill: more than the guard takes to end one that dies by itself."""
+
 
 def find_python(config: VllmConfig) -> str:
     """An interpreter that has vLLM: the one named, this one, or that of `.venv-vllm` beside this environment."""
@@ -299,7 +302,8 @@ class VllmServer:
 
         Raises `StageError` where it refuses, or gives no answer within `start_seconds`.
         """
-        deadline = time.monotonic() + self.config.start_seconds
+        well = time.monotonic()
+        deadline = well + self.config.start_seconds
         while self._alive():
             status, text = self._call(
                 "POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(path.resolve())}
@@ -308,9 +312,15 @@ class VllmServer:
             if status == 200 or (status == 400 and name in self._served()):
                 return True
             # An engine that dies makes the server say 500 before it goes, and be ill until then.
-            refused = status != 0 and (status < 500 or self._call("GET", "/health")[0] == 200)
-            if refused or time.monotonic() >= deadline:
+            healthy, now = self._call("GET", "/health")[0] == 200, time.monotonic()
+            refused = status != 0 and (status < 500 or healthy)
+            if refused or now >= deadline:
                 raise StageError(f"the vLLM server did not take the adapter in {path}: HTTP {status} {text[:300]}")
+            if healthy:
+                well = now
+            elif now - well >= ILL_SECONDS:
+                # vLLM waits without end for the load that its dead engine owes.
+                self._end()
             self._stopping.wait(0.25)
         return False
 
