@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evals.data import Item, load_items, load_pool, source_label
+from evals.model import load_model
 from evals.read import DataContext
 from evals.suite import Benchmark, Suite
 from evals.tasks import INVALID, build_task
-from harness.errors import InputError, PrerequisiteError, StageError
+from harness.errors import InputError, StageError
 
 Progress = Callable[[str, int, int], None]
 
@@ -106,7 +107,10 @@ def evaluate(
     pools = {b.id: load_pool(b, context, suite.folder) if b.shots else [] for b in runnable}
     for b in runnable:
         _check_pool(b, tests[b.id], pools[b.id])
-    model = load_model(str(model_path), batch_size, apply_chat_template, dtype) if runnable else None
+    model = None
+    if runnable:
+        with _quiet():
+            model = load_model(str(model_path), batch_size, apply_chat_template, dtype)
     results: list[ColumnResult] = []
     rows: list[ItemResult] = []
     for done, b in enumerate(chosen):
@@ -174,45 +178,6 @@ def _unmeasured(b: Benchmark) -> ColumnResult:
     access = ", and its data are gated" if b.gated else ""
     reason = f"answers are scored by a judge model, which evaluation does not run{access}"
     return ColumnResult(b.id, b.metric, 0, 0, None, None, "not measured", reason)
-
-
-def load_model(path: str, batch_size: int, apply_chat_template: bool, dtype: str = "auto") -> Any:
-    """The model as an `lm_eval` `HFLM`, on the GPU if there is one; `PrerequisiteError` if it cannot be loaded."""
-    import torch
-    from lm_eval.models.huggingface import HFLM
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging as transformers_logging
-
-    class Quiet(HFLM):
-        """HFLM whose own progress bars are off: this module reports progress."""
-
-        def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
-            return super().loglikelihood(requests, disable_tqdm=True)
-
-        def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
-            return super().generate_until(requests, disable_tqdm=True)
-
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise PrerequisiteError(
-            f"The model to evaluate, {path}, cannot be loaded ({reason}); name a folder with weights and tokenizer, "
-            "or a hub model that this machine can reach."
-        ) from None
-    finally:
-        if bars:
-            transformers_logging.enable_progress_bar()
-    if apply_chat_template and not tokenizer.chat_template:
-        raise PrerequisiteError(f"The tokenizer in {path} has no chat template; add one, or evaluate without it.")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    with _quiet():
-        return Quiet(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
 
 
 @contextmanager

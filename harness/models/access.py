@@ -24,6 +24,7 @@ from harness.models.known import known_shape
 from harness.models.vllm.pool import serve
 from harness.models.vllm.server import MODEL, VllmServer, Weights
 from harness.stage import StageRun
+from harness.training.template import dateless, require_template
 from harness.types import file_hash, stable_hash
 
 TEXTS = {"writer": "documents, in the writer's prompt", "generator": "documents and rubrics, in the generator's prompt"}
@@ -119,7 +120,8 @@ def _weights(model: ModelConfig, config: RunConfig, path: str) -> Weights:
     grpo, writer = config.grpo, config.models.writer
     takes_adapters = writer.backend == "vllm" and grpo.tune == "lora" and (model.id == writer.id or model == writer)
     revision = None if Path(path).is_dir() else model.revision
-    return Weights(path, model.dtype, revision, model.max_length, grpo.lora_rank if takes_adapters else None)
+    rank = grpo.lora_rank if takes_adapters else None
+    return Weights(path, model.dtype, revision, model.max_length, rank, dateless(_tokenizer(path, revision), path))
 
 
 def served_backend(
@@ -157,6 +159,7 @@ def served_backend(
         structured_chars=model.structured_chars,
         newer_limit=(model.remote_host or "").endswith("openai.com"),
         accept_length=model.accept_length,
+        takes_stops=model.backend == "vllm",
     )
     if weights is None or (model.base_url and not Path(weights).is_dir()):
         return EndpointBackend(served, open_endpoint)
@@ -178,11 +181,9 @@ def _flops(model_id: str, weights: str | Path | None) -> float:
 
 
 def _tokenizer(path: str, revision: str | None) -> Any:
-    from transformers import AutoTokenizer
+    from harness.models.tokenizers import load_tokenizer
 
-    from harness.training.chat import require_template
-
-    tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+    tokenizer = load_tokenizer(path, revision, padding_side="right")
     require_template(tokenizer, path)
     return tokenizer
 

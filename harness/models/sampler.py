@@ -66,6 +66,8 @@ class ServerSampler:
             "logprobs": 0,
             "return_token_ids": True,
         }
+        if decoding.stops:
+            body["stop_token_ids"] = list(decoding.stops)
         if self._form is not None and not decoding.free:
             schema = self._form.schema(self._characters)
             body["response_format"] = {

@@ -13,8 +13,10 @@ from typing import Any
 
 from harness.models.backend import Completion, PromptRequest, Sampling
 from harness.models.rope import apart_in_generation, forget_lengths, rope_switch
-from harness.training.chat import require_template
-from harness.types import Message, chat
+from harness.models.tokenizers import declare_stop, fit_padding, load_tokenizer
+from harness.training.chat import prompt_ids
+from harness.training.template import require_template
+from harness.types import Message
 
 
 def load_causal_lm(
@@ -27,19 +29,20 @@ def load_causal_lm(
 ) -> tuple[Any, Any]:
     """Model and tokenizer, on the GPU where there is one. Padding is on the left, for generation.
 
+    The model stops where the tokenizer's chat template closes an assistant's turn, and so does what is saved of it.
     `attention` is transformers' attention implementation (its choice by default). A trainer that places the model
     itself, each process on its own device, passes `place=False`.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, padding_side="left")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer = load_tokenizer(path, revision)
     model = AutoModelForCausalLM.from_pretrained(
         path, revision=revision, dtype=getattr(torch, dtype), attn_implementation=attention
     )
     forget_lengths(model)
+    declare_stop(model, tokenizer)
+    fit_padding(model, tokenizer)
     if place and torch.cuda.is_available():
         model.to("cuda")
     return model, tokenizer
@@ -80,9 +83,7 @@ class TransformersBackend:
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Prompt tokens of a chat, generation prompt included."""
-        tokenizer = self._load()[1]
-        text = tokenizer.apply_chat_template(chat(messages), add_generation_prompt=True, tokenize=False)
-        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return len(prompt_ids(self._load()[1], messages))
 
     def room(self, sampling: Sampling) -> int:
         """Most prompt tokens that leave room for the completion."""
@@ -106,11 +107,7 @@ class TransformersBackend:
         if not requests:
             return []
         model, tokenizer = self._load()
-        texts = [
-            tokenizer.apply_chat_template(chat(r.messages), add_generation_prompt=True, tokenize=False)
-            for r in requests
-        ]
-        batch = tokenizer(texts, add_special_tokens=False, padding=True, return_tensors="pt").to(model.device)
+        batch = left_padded([prompt_ids(tokenizer, r.messages) for r in requests], tokenizer.pad_token_id, model.device)
         decoding: dict[str, Any] = {"do_sample": False}
         if sampling.temperature > 0:
             decoding = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
@@ -137,6 +134,16 @@ class TransformersBackend:
                 )
             )
         return completions
+
+
+def left_padded(rows: Sequence[Sequence[int]], pad: int, device: Any) -> dict[str, Any]:
+    """Rows of ids as `input_ids` and `attention_mask` [row, token], each of its longest row's width."""
+    import torch
+
+    width = max(len(row) for row in rows)
+    ids = [[pad] * (width - len(row)) + list(row) for row in rows]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
 
 
 def _stop_ids(model: Any, tokenizer: Any) -> set[int]:

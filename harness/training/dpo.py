@@ -8,6 +8,7 @@ second copy is held, for full training a frozen copy. Ours is what must survive 
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 from harness.config import TrainingConfig
 from harness.errors import InputError
 from harness.stage import SCRATCH
+from harness.training.chat import encode
 from harness.training.lora_modules import meta_model
 from harness.training.recipe import LoraSettings, lora_config
 from harness.training.schedule import FirstStepTrains
@@ -28,7 +30,7 @@ from harness.training.trainer import (
     require_moved,
     train,
 )
-from harness.types import Message, Usage, chat
+from harness.types import Message, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +91,15 @@ def train_preferences(
     """
     import torch
     from datasets import Dataset
-    from transformers import AutoTokenizer
     from trl import DPOTrainer
 
+    from harness.models.tokenizers import declare_stop, fit_padding, load_tokenizer
+
     class Trainer(FirstStepTrains, DPOTrainer):
-        pass
+        """TRL's trainer for rows that are token ids already."""
+
+        def _prepare_dataset(self, dataset: Any, *arguments: Any) -> Any:
+            return dataset
 
     training = training or TrainingConfig()
     usable = [p for p in pairs if p.chosen != p.rejected]
@@ -103,16 +109,8 @@ def train_preferences(
         )
     quiet_libraries()
     torch.manual_seed(seed)
-    tokenizer = AutoTokenizer.from_pretrained(model_path, revision=revision, padding_side="left")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    rows = Dataset.from_dict(
-        {
-            "prompt": [chat(p.prompt) for p in usable],
-            "chosen": [[{"role": "assistant", "content": p.chosen}] for p in usable],
-            "rejected": [[{"role": "assistant", "content": p.rejected}] for p in usable],
-        }
-    )
+    tokenizer = load_tokenizer(model_path, revision)
+    rows = _rows(tokenizer, usable, recipe.max_length)
     arguments = _arguments(recipe, folder / SCRATCH, seed, save_every, dtype, training)
     arguments.model_init_kwargs = {
         "dtype": loaded_dtype(dtype, adapter=recipe.lora is not None),
@@ -124,11 +122,14 @@ def train_preferences(
     trainer = Trainer(
         model=str(model_path),
         args=arguments,
-        train_dataset=rows,
+        train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         peft_config=adapter,
         callbacks=[callback(on_step, on_log=on_log)],
     )
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    declare_stop(model, tokenizer)
+    fit_padding(model, tokenizer)
     parameters = float(trainer.model.num_parameters())
     require_moved(train(trainer, folder / SCRATCH), "the learning rate", trainer)
     temporary = folder / ".policy.tmp"
@@ -138,20 +139,35 @@ def train_preferences(
     publish(temporary, folder / "policy")
     history = [e for e in trainer.state.log_history if "rewards/accuracies" in e]
     last = [e["rewards/accuracies"] for e in history[-max(1, len(history) // recipe.epochs) :]]
-    tokens = int(trainer.state.num_input_tokens_seen) or recipe.epochs * _tokens(tokenizer, usable)
+    tokens = int(trainer.state.num_input_tokens_seen) or recipe.epochs * _tokens(rows)
     # Policy forward and backward (6 operations per parameter and token), and the reference's forward pass (2).
     usage = Usage("generator", "policy training", tokens, 0, len(usable) * recipe.epochs, 0.0, 8 * parameters * tokens)
     return Preferred(usage, int(trainer.state.global_step), sum(last) / len(last) if last else float("nan"))
 
 
-def _tokens(tokenizer: Any, pairs: Sequence[Preference]) -> int:
-    """Tokens of both sides of all pairs, prompts included."""
-    total = 0
+def _rows(tokenizer: Any, pairs: Sequence[Preference], max_length: int) -> list[dict[str, list[int]]]:
+    """The pairs as ids, without those whose prompt leaves no room for a completion.
+
+    Raises `InputError` where that is all of them.
+    """
+    rows = []
     for pair in pairs:
-        for side in (pair.chosen, pair.rejected):
-            turns = [*chat(pair.prompt), {"role": "assistant", "content": side}]
-            total += len(tokenizer.apply_chat_template(turns, return_dict=False))
-    return total
+        sides = [
+            encode(tokenizer, [*pair.prompt, Message("assistant", side)], sys.maxsize)
+            for side in (pair.chosen, pair.rejected)
+        ]
+        length = sides[0].prompt_length
+        if length < max_length:
+            chosen, rejected = (list(side.ids[length:]) for side in sides)
+            rows.append({"prompt_ids": list(sides[0].ids[:length]), "chosen_ids": chosen, "rejected_ids": rejected})
+    if not rows:
+        raise InputError(f"the prompts of all {len(pairs)} preference pairs fill {max_length} tokens; raise max_length")
+    return rows
+
+
+def _tokens(rows: Sequence[Mapping[str, Sequence[int]]]) -> int:
+    """Tokens of both sides of all pairs, prompts included."""
+    return sum(2 * len(r["prompt_ids"]) + len(r["chosen_ids"]) + len(r["rejected_ids"]) for r in rows)
 
 
 def _arguments(

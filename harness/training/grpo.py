@@ -17,6 +17,7 @@ from harness.config import GrpoConfig
 from harness.errors import ConfigError, InputError, PrerequisiteError
 from harness.models.access import ADAPTER
 from harness.stage import SCRATCH
+from harness.training.chat import prompt_ids
 from harness.training.grpo_loss import WholeStep
 from harness.training.lora_modules import meta_model
 from harness.training.recipe import LoraSettings, lora_config
@@ -121,8 +122,9 @@ def train_policy(
     """
     import torch
     from datasets import Dataset
-    from transformers import AutoTokenizer
     from trl import GRPOTrainer
+
+    from harness.models.tokenizers import load_tokenizer
 
     class Trainer(WholeStep, GRPOTrainer):
         pass
@@ -134,7 +136,7 @@ def train_policy(
         )
     quiet_libraries()
     torch.manual_seed(seed)
-    tokenizer = AutoTokenizer.from_pretrained(model_path, revision=revision, padding_side="left")
+    tokenizer = load_tokenizer(model_path, revision)
     sizes = batch_sizes(config)
     updates = sizes["steps_per_generation"] // sizes["gradient_accumulation_steps"]
     steps = rollout_steps(config, len(prompts))
@@ -164,6 +166,7 @@ def train_policy(
             )
         ],
     )
+    _one_way_to_tokens(trainer, tokenizer)
     side.attach(trainer)
     moved = train(trainer, folder / SCRATCH)
     _save(trainer, tokenizer, folder, merge=adapter)
@@ -172,10 +175,24 @@ def train_policy(
 
 def _lengths(tokenizer: Any, prompts: Sequence[PolicyPrompt]) -> dict[str, int]:
     """Tokens of every prompt as the policy sees it, by key."""
-    return {
-        p.key: len(tokenizer.apply_chat_template(chat(p.messages), add_generation_prompt=True, return_dict=False))
-        for p in prompts
-    }
+    return {p.key: len(prompt_ids(tokenizer, p.messages)) for p in prompts}
+
+
+def _one_way_to_tokens(trainer: Any, tokenizer: Any) -> None:
+    """Have TRL prompt the policy with `chat.prompt_ids`, and end its completions where the template ends a turn."""
+    from harness.models.tokenizers import declare_stop, fit_padding, stop_ids
+
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    declare_stop(model, tokenizer)
+    fit_padding(model, tokenizer)
+    stops = stop_ids(model, tokenizer)
+    trainer.eos_token_ids = stops
+    trainer.generation_config.eos_token_id = trainer.generation_kwargs["eos_token_id"] = stops or None
+    trainer._tokenize_prompts = lambda prompts: (
+        [prompt_ids(tokenizer, [Message(**turn) for turn in p]) for p in prompts],
+        None,
+        {},
+    )
 
 
 class _TrlSide:

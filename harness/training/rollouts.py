@@ -25,7 +25,8 @@ from typing import Any, Protocol
 
 from harness.config import GrpoConfig
 from harness.errors import StageError
-from harness.types import derive_seed
+from harness.training.chat import prompt_ids
+from harness.types import Message, derive_seed
 
 COMPARED = 8
 """Completions of a batch whose log-probabilities are compared."""
@@ -43,12 +44,13 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How a batch is sampled. `free` ignores the server's schema."""
+    """How a batch is sampled. `free` ignores the server's schema; `stops` end a completion beside its own end."""
 
     temperature: float
     top_p: float
     max_tokens: int
     free: bool = False
+    stops: tuple[int, ...] = ()
 
 
 class Sampler(Protocol):
@@ -109,12 +111,10 @@ class ServerRollouts:
         adapter = self._save(model, step)
         name = self._sampler.load(adapter)
         self._tidy()
-        ids = [
-            trainer.processing_class.apply_chat_template(p, add_generation_prompt=True, return_dict=False)
-            for p in prompts
-        ]
+        ids = [prompt_ids(trainer.processing_class, [Message(**turn) for turn in p]) for p in prompts]
         c = self._config
-        decoding = Decoding(c.temperature, c.top_p, c.max_tokens)
+        stops = tuple(i for i in trainer.eos_token_ids if i != trainer.processing_class.eos_token_id)
+        decoding = Decoding(c.temperature, c.top_p, c.max_tokens, stops=stops)
         drawn = self._draw(name, ids, decoding, derive_seed(self._seed, step))
         gap = self._gap(model, name, ids, drawn, decoding)
         self.seconds = time.perf_counter() - started

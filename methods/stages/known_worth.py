@@ -10,7 +10,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -98,19 +98,18 @@ def load_exam(plan: Plan, column: str) -> Exam:
     Tokenised once and used for every subset. The turn's end is no part of a choice, as in lm-eval's likelihoods.
     Raises `InputError` for a column whose items have no choices.
     """
-    from transformers import AutoTokenizer
+    from harness.models.tokenizers import load_tokenizer
 
     benchmark = plan.tests.benchmark(column)
     target = plan.config.models.target
-    tokenizer = AutoTokenizer.from_pretrained(model_path(target, plan.world), revision=target.revision)
+    tokenizer = load_tokenizer(model_path(target, plan.world), target.revision)
     choices, right = [], []
     for item in load_items(benchmark, plan.data, plan.tests.folder):
         if item.gold is None:
             raise InputError(f"item '{item.id}' of '{column}' has no choices; subsets are measured on choices")
         question = Message("user", render(benchmark.template.prompt, item.fields, item.choices, item.gold))
-        end = encode(tokenizer, [question, Message("assistant", "")], target.max_length).completion_length
-        coded = [encode(tokenizer, [question, Message("assistant", c)], target.max_length) for c in item.choices]
-        choices.append(tuple(replace(c, ids=c.ids[: len(c.ids) - end]) for c in coded))
+        answered = [[question, Message("assistant", choice)] for choice in item.choices]
+        choices.append(tuple(encode(tokenizer, a, target.max_length, closed=False) for a in answered))
         right.append(item.gold)
     return Exam(column, plan.identity_of(plan.tests), tuple(choices), tuple(right))
 

@@ -30,13 +30,10 @@ def weigher(plan: Plan) -> Weigh | None:
         return lambda sample: 1.0
     if c.match != "sft_tokens":
         return None
-    from transformers import AutoTokenizer
-
+    from harness.models.tokenizers import load_tokenizer
     from harness.training.chat import encode
 
-    tokenizer = AutoTokenizer.from_pretrained(
-        model_path(c.models.target, plan.world), revision=c.models.target.revision
-    )
+    tokenizer = load_tokenizer(model_path(c.models.target, plan.world), c.models.target.revision)
     known: dict[str, float] = {}
 
     def tokens(sample: Sample) -> float:

@@ -9,7 +9,8 @@ import pytest
 from tiny import CHATML, make_tiny_model
 
 from harness.errors import PrerequisiteError
-from harness.training.chat import encode, require_template, template_hash
+from harness.training.chat import encode
+from harness.training.template import require_template, template_hash
 from harness.types import Message
 
 TALK = (Message("system", "be brief"), Message("user", "is it yes or no?"), Message("assistant", "maybe no"))

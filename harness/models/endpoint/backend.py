@@ -15,14 +15,19 @@ from typing import Any
 from harness.models.backend import Completion, PromptRequest, Sampling
 from harness.models.endpoint.bodies import text_of
 from harness.models.endpoint.client import Endpoint, Reply, Request
-from harness.types import chat, derive_seed
+from harness.training.chat import prompt_ids
+from harness.training.template import traits, turns_for_server
+from harness.types import Message, chat, derive_seed
 
 REPAIR = "That is not a valid reply: {fault}. Reply again with one JSON object of the required form and nothing else."
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What is known of a served model. `newer_limit` is OpenAI's newer name for the limit on completion tokens."""
+    """What is known of a served model. `newer_limit` is OpenAI's newer name for the limit on completion tokens.
+
+    `takes_stops`: it takes token ids to stop at, as vLLM does.
+    """
 
     name: str
     flops_per_token: float
@@ -31,6 +36,7 @@ class Served:
     structured_chars: int | None = None
     newer_limit: bool = False
     accept_length: bool = False
+    takes_stops: bool = False
 
 
 class EndpointBackend:
@@ -104,17 +110,27 @@ class EndpointBackend:
         failure = finish if refused else ""
         return Completion(text_of(choice) or "", finish, reply.prompt_tokens, reply.completion_tokens, failure, *extra)
 
+    def _turns(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """The turns as they are sent. Without its tokenizer nothing is known of what a server reads in them."""
+        return messages
+
+    def _stops(self) -> list[int]:
+        """Token ids that end an answer, where the server is to be told."""
+        return []
+
     def _body(self, model: str, request: PromptRequest, sampling: Sampling, seed: int) -> dict[str, Any]:
         # OpenAI's own newer models refuse the older name, which is the one that every other server knows.
         limit = "max_completion_tokens" if self._served.newer_limit else "max_tokens"
         body: dict[str, Any] = {
             "model": model,
-            "messages": chat(request.messages),
+            "messages": chat(self._turns(request.messages)),
             limit: sampling.max_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "seed": seed,
         }
+        if stops := self._stops():
+            body["stop_token_ids"] = stops
         if self._served.structured and request.form is not None:
             schema = request.form.schema(self._served.structured_chars)
             body["response_format"] = {
@@ -125,7 +141,11 @@ class EndpointBackend:
 
 
 class CountingBackend(EndpointBackend):
-    """An endpoint whose model's tokenizer is here, so that a prompt can be shortened to fit before it is sent."""
+    """An endpoint whose model's tokenizer is here, so that a prompt can be shortened to fit before it is sent.
+
+    The server renders and encodes the chat. It is sent turns that its template takes, in which special tokens that are
+    written out are broken by a blank, and is told of an end of turn that its model does not declare.
+    """
 
     def __init__(
         self, served: Served, connect: Callable[[], tuple[Endpoint, str]], tokenizer: Callable[[], Any]
@@ -134,12 +154,21 @@ class CountingBackend(EndpointBackend):
         self._load = tokenizer
         self._tokenizer: Any = None
 
-    def count_tokens(self, messages: Sequence[Any]) -> int:
-        """Prompt tokens of a chat, generation prompt included."""
+    def _known(self) -> Any:
         if self._tokenizer is None:
             self._tokenizer = self._load()
-        text = self._tokenizer.apply_chat_template(chat(messages), add_generation_prompt=True, tokenize=False)
-        return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._tokenizer
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Prompt tokens of a chat, generation prompt included."""
+        return len(prompt_ids(self._known(), self._turns(messages)))
+
+    def _turns(self, messages: Sequence[Message]) -> Sequence[Message]:
+        return turns_for_server(self._known(), messages)
+
+    def _stops(self) -> list[int]:
+        stop = traits(self._known()).stop if self._served.takes_stops else None
+        return [] if stop is None or stop == self._known().eos_token_id else [stop]
 
     def room(self, sampling: Sampling) -> int:
         """Most prompt tokens that leave room for the completion."""

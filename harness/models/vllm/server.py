@@ -63,17 +63,26 @@ def find_python(config: VllmConfig) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What is served: a folder or hub id. Servers of equal weights are one server."""
+    """What is served: a folder or hub id. Servers of equal weights are one server.
+
+    `chat_template` stands in for the model's own.
+    """
 
     path: str
     dtype: str
     revision: str | None
     max_length: int
     lora_rank: int | None = None
+    chat_template: str | None = None
 
 
-def command(python: str, weights: Weights, config: VllmConfig, port: int, gpu: bool) -> list[str]:
-    """The command line of a server. The key is passed in the environment, since everybody can read a command line."""
+def command(
+    python: str, weights: Weights, config: VllmConfig, port: int, gpu: bool, template: Path | None = None
+) -> list[str]:
+    """The command line of a server. The key is passed in the environment, since everybody can read a command line.
+
+    `template` is the file that holds `weights.chat_template`.
+    """
     parts = [
         *(python, "-m", "vllm.entrypoints.openai.api_server", "--model", weights.path),
         *("--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port)),
@@ -87,6 +96,7 @@ def command(python: str, weights: Weights, config: VllmConfig, port: int, gpu: b
         *("--structured-outputs-config", json.dumps({"backend": "xgrammar", "disable_any_whitespace": True})),
     ]
     parts += ["--revision", weights.revision] if weights.revision else []
+    parts += ["--chat-template", str(template)] if template else []
     if weights.lora_rank:
         parts += ["--enable-lora", "--max-lora-rank", str(_rank(weights.lora_rank)), "--max-loras", "2"]
     if gpu:
@@ -170,7 +180,11 @@ class VllmServer:
     def _launch(self) -> bool:
         """Launch a process; False where the server is being stopped. Only under `_changed`."""
         gpu = any(Path("/dev").glob("nvidia[0-9]*"))
-        line = command(find_python(self.config), self.weights, self.config, self.port, gpu)
+        template = self.log.with_suffix(".jinja") if self.weights.chat_template else None
+        if template is not None:
+            template.parent.mkdir(parents=True, exist_ok=True)
+            template.write_text(self.weights.chat_template or "", encoding="utf-8")
+        line = command(find_python(self.config), self.weights, self.config, self.port, gpu, template)
         guard = Path(__file__).with_name("guard.py")
         # `stop` takes this lock, too, so that it ends what was launched, and nothing is launched behind its back.
         with self._launching:

@@ -1,0 +1,82 @@
+"""Loading a tokenizer so that every stage can use it: something to pad with, and no token types.
+
+What a tokenizer lacks is chosen here and nowhere else. Padding is always masked by position, so that padding and end of
+turn may be one token; a token's id never says that it is padding.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from harness.errors import PrerequisiteError
+from harness.training.template import traits
+
+
+def load_tokenizer(path: str | Path, revision: str | None = None, *, padding_side: str = "left") -> Any:
+    """The tokenizer at `path`, as `complete` leaves it."""
+    from transformers import AutoTokenizer
+
+    return complete(AutoTokenizer.from_pretrained(path, revision=revision, padding_side=padding_side), str(path))
+
+
+def complete(tokenizer: Any, name: str) -> Any:
+    """`tokenizer` with a padding token, with the end token that its template names if it has none, without token types.
+
+    Causal models are trained on ids alone, so that types would be other inputs in generation than in training.
+    Raises `PrerequisiteError` for a tokenizer without any special token.
+    """
+    tokenizer.model_input_names = [n for n in tokenizer.model_input_names if n != "token_type_ids"]
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or _spare(tokenizer, name)
+    if tokenizer.eos_token_id is None and tokenizer.chat_template and traits(tokenizer).stop is not None:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(traits(tokenizer).stop)
+    return tokenizer
+
+
+def stop_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Ids at which the model is to stop: those that it declares, its tokenizer's, and what its template closes with.
+
+    `model.generation_config` says what it declares. Without repetitions, the declared ones first.
+    """
+    declared = model.generation_config.eos_token_id
+    ids = list(declared) if isinstance(declared, list) else [declared]
+    ids.append(tokenizer.eos_token_id)
+    if tokenizer.chat_template:
+        ids.append(traits(tokenizer).stop)
+    return list(dict.fromkeys(i for i in ids if i is not None))
+
+
+def declare_stop(model: Any, tokenizer: Any) -> None:
+    """Have the model, and what is saved of it, stop where its template closes an assistant's turn.
+
+    A base model's own end token stays beside it. Nothing changes where the model declares the turn's end already.
+    """
+    stop = traits(tokenizer).stop if tokenizer.chat_template else None
+    declared = model.generation_config.eos_token_id
+    ids = list(declared) if isinstance(declared, list) else [] if declared is None else [declared]
+    if stop is not None and stop not in ids:
+        model.generation_config.eos_token_id = [stop, *ids] if ids else stop
+        model.config.eos_token_id = model.generation_config.eos_token_id
+
+
+def fit_padding(model: Any, tokenizer: Any) -> None:
+    """Choose another padding token where the model has no row for the tokenizer's: padding is masked but looked up."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if tokenizer.pad_token_id < rows:
+        return
+    usable = (tokenizer.eos_token_id, tokenizer.unk_token_id, *sorted(tokenizer.all_special_ids))
+    found = next((i for i in usable if i is not None and i < rows), None)
+    if found is not None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(found)
+
+
+def _spare(tokenizer: Any, name: str) -> str:
+    """A special token to pad with: one that closes no turn where there is such a one."""
+    special = [(i, str(t.content)) for i, t in sorted(tokenizer.added_tokens_decoder.items()) if t.special]
+    if not special:
+        raise PrerequisiteError(
+            f"the tokenizer of {name} has no special token to pad with; name a pad_token in its tokenizer_config.json"
+        )
+    stop = traits(tokenizer).stop if tokenizer.chat_template else None
+    return next((token for i, token in special if i != stop), special[0][1])
