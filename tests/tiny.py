@@ -1,4 +1,4 @@
-"""Tiny random models of many architectures, with a byte-level BPE tokenizer and a chatml template, for tests."""
+"""Tiny random models of many architectures, and tokenizers of many families, made on the spot for tests."""
 
 from __future__ import annotations
 
@@ -30,6 +30,79 @@ def make_tokenizer() -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHATML
     )
+
+
+INST = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] }}\n\n"
+    "{% elif m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]{% else %} {{ m['content'] }}{{ eos_token }}"
+    "{% endif %}{% endfor %}"
+)
+GEMMA = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn here') }}{% endif %}"
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}{% set role = 'model' if m['role'] == 'assistant' else"
+    " m['role'] %}<|im_start|>{{ role }}\n{{ m['content'] | trim }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>model\n{% endif %}"
+)
+ENDLESS = (
+    "{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant: {% endif %}"
+)
+DATED = "Today is {{ strftime_now('%d %b %Y') }}.\n" + CHATML
+TEMPLATES = {"chatml": CHATML, "inst": INST, "gemma": GEMMA, "endless": ENDLESS, "dated": DATED}
+"""`inst` begins with a begin token and joins words over the boundary; `gemma` takes no system turn, and alternates."""
+
+FAMILIES = ("bytes", "always", "first", "never", "legacy", "unigram", "wordpiece", "python")
+"""Tokenizers of `make_family`: byte-level BPE; SentencePiece's blanks by Metaspace's three schemes, by a normalizer as
+Llama 2 has it, and as a unigram model with its special tokens in the vocabulary; words; and one written in Python."""
+
+_SPECIALS = ["<unk>", "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<s>", "</s>"]
+_TEXT = ["the answer to the question is one of the choices yes no maybe red INST user assistant model system " * 3]
+
+
+def make_family(family: str, template: str = "chatml", **tokens: str | None) -> Any:
+    """A tokenizer of one of `FAMILIES` under one of `TEMPLATES`; `tokens` are its named special tokens."""
+    from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
+
+    named = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "bos_token": "<s>", "unk_token": "<unk>"} | tokens
+    named = {name: token for name, token in named.items() if token is not None}
+    chosen = TEMPLATES.get(template, template)
+    if family == "python":
+        return ByT5Tokenizer(extra_ids=0, extra_special_tokens=_SPECIALS[1:], chat_template=chosen, **named)
+    return PreTrainedTokenizerFast(tokenizer_object=_family(family), chat_template=chosen, **named)
+
+
+def _family(family: str) -> Any:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    alphabet = [chr(i) for i in range(32, 127)] + ["\n", "\u2581"]
+    bpe = dict(vocab_size=512, special_tokens=_SPECIALS, initial_alphabet=alphabet, show_progress=False)
+    if family == "bytes":
+        raw = Tokenizer(models.BPE())
+        raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(**bpe | dict(initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    elif family == "wordpiece":
+        raw = Tokenizer(models.WordPiece(unk_token="<unk>"))
+        raw.normalizer, raw.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+        raw.decoder = decoders.WordPiece()
+        trainer = trainers.WordPieceTrainer(**bpe)
+    elif family == "unigram":
+        raw = Tokenizer(models.Unigram())
+        raw.pre_tokenizer, raw.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+        more = dict(special_tokens=_SPECIALS, initial_alphabet=alphabet, show_progress=False)
+        trainer = trainers.UnigramTrainer(vocab_size=200, unk_token="<unk>", **more)
+    elif family == "legacy":
+        raw = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
+        raw.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+        raw.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+        trainer = trainers.BpeTrainer(**bpe)
+    else:
+        raw = Tokenizer(models.BPE(unk_token="<unk>"))
+        raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=family)
+        raw.decoder = decoders.Metaspace(prepend_scheme=family)
+        trainer = trainers.BpeTrainer(**bpe)
+    raw.train_from_iterator(_TEXT if family != "legacy" else [w for t in _TEXT for w in t.split()], trainer)
+    return raw
 
 
 def make_tiny_model(folder: Path, *, seed: int = 0, hidden: int = 32, layers: int = 2, context: int = 2048) -> Path:
@@ -110,12 +183,14 @@ def _architecture(kind: str, context: int, vocab: int, special: dict[str, Any]) 
     return CONFIG_MAPPING[name](**more[kind])
 
 
-def make_architecture(kind: str, folder: Path | None = None, *, context: int = 256, seed: int = 0) -> Any:
+def make_architecture(
+    kind: str, folder: Path | None = None, *, context: int = 256, seed: int = 0, tokenizer: Any = None
+) -> Any:
     """A random model of one of `ARCHITECTURES`, in evaluation mode; with `folder` it lies there with its tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    tokenizer = make_tokenizer()
+    tokenizer = tokenizer or make_tokenizer()
     special = dict(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=0)
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(_architecture(kind, context, len(tokenizer), special))

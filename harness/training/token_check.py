@@ -1,0 +1,103 @@
+"""Whether a target is trained, scored and tested on the same tokens, and is taught to stop, before any of it is done.
+
+Conversations of the shapes that runs have (with and without a system turn, several turns, blanks and special tokens in
+the text) go through the tokenizer and template once as training encodes them, and once as a model is prompted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from harness.training.checks import Check, Status
+from harness.training.chat import Encoded, encode, prompt_ids
+from harness.training.template import DATE, template_hash, traits
+from harness.types import Message
+
+SAME, STOP, SYSTEM, DATED = "same tokens", "stop token", "system turn", "date in template"
+
+ANSWERS = ("Four.", "no", " a blank before", "two\nlines", "12 %", "(b) both", "Ünïcode 東京")
+
+
+def check_tokens(tokenizer: Any, stops: Sequence[int] | None = None) -> list[Check]:
+    """The checks of a tokenizer with its chat template. `stops` are the ids at which its model ends, where known.
+
+    Raises `PrerequisiteError` for a template that cannot render a question and its answer.
+    """
+    checks = [_same(tokenizer), _stop(tokenizer, stops)]
+    known = traits(tokenizer)
+    if not known.system:
+        detail = "the template takes none: its text is put at the head of the next user turn, in every stage"
+        checks.append(Check(SYSTEM, "passed", None, None, detail))
+    if known.dated:
+        detail = f"the template writes today's date: it is told {DATE:%d %B %Y} in every stage"
+        checks.append(Check(DATED, "passed", None, None, detail))
+    return checks
+
+
+def conversations(tokenizer: Any) -> list[list[Message]]:
+    """What is compared: short conversations, in one of which special tokens are written out."""
+    ask = Message("user", "Is it two, or three?")
+    talks = [[ask, Message("assistant", answer)] for answer in ANSWERS]
+    talks.append([Message("system", "Be brief."), *talks[0]])
+    talks.append([*talks[0], Message("user", "Why?"), Message("assistant", "It is the sum.")])
+    written = " ".join(traits(tokenizer).controls[:8])
+    talks.append([Message("user", f"What is {written}?"), Message("assistant", f"{written} are tokens.")])
+    return talks
+
+
+def _same(tokenizer: Any) -> Check:
+    """Training's ids begin with those of the prompt; begin tokens stand once; written-out tokens are text."""
+    talks = conversations(tokenizer)
+    faults = [fault for talk in talks if (fault := _fault(tokenizer, talk))]
+    if _ends(tokenizer, talks[-1]) != _ends(tokenizer, talks[0]):
+        faults.append("special tokens that a turn writes out are encoded as tokens, not as text")
+    begin = tokenizer.bos_token_id
+    count = prompt_ids(tokenizer, talks[0][:1]).count(begin) if begin is not None else 0
+    if count > 1:
+        faults.append(f"the template writes {tokenizer.bos_token} {count} times before a question")
+    if faults:
+        remedy = "Use another template, or the tokenizer that belongs to it"
+        return Check(SAME, "failed", None, None, faults[0], remedy)
+    how = "without a begin token" if begin is None or not count else f"with {tokenizer.bos_token} as the template has it"
+    detail = f"{len(talks)} conversations in training, scoring and testing, {how}; template {template_hash(tokenizer)}"
+    return Check(SAME, "passed", None, None, detail)
+
+
+def _fault(tokenizer: Any, talk: Sequence[Message]) -> str:
+    """What is wrong with the ids of a conversation; empty where nothing is."""
+    code, opened = encode(tokenizer, talk, sys.maxsize), encode(tokenizer, talk, sys.maxsize, closed=False)
+    prompt = prompt_ids(tokenizer, talk[:-1])
+    if list(code.ids[: code.prompt_length]) != prompt:
+        return f"the prompt of {talk[-1].content!r} is encoded otherwise in training than in testing"
+    if opened.ids != code.ids[: len(opened.ids)] and traits(tokenizer).stop is not None:
+        return f"the answer {talk[-1].content!r} is encoded otherwise in training than as a choice in testing"
+    if not opened.completion_length:
+        return f"the template leaves out the answer {talk[-1].content!r}"
+    return ""
+
+
+def _ends(tokenizer: Any, talk: Sequence[Message]) -> list[int]:
+    """The special ids of a conversation, in order."""
+    special = {tokenizer.convert_tokens_to_ids(t) for t in traits(tokenizer).controls} - {tokenizer.unk_token_id}
+    return [i for i in encode(tokenizer, talk, sys.maxsize).ids if i in special]
+
+
+def _stop(tokenizer: Any, stops: Sequence[int] | None) -> Check:
+    stop = traits(tokenizer).stop
+    if stop is None:
+        closing = traits(tokenizer).closing
+        after = f"writes {closing!r}, which is no token of its own," if closing else "writes nothing"
+        detail = f"the template {after} after an answer: nothing teaches the model to stop"
+        remedy = "add the end token to the template's assistant turn"
+        return Check(STOP, "skipped", None, None, f"{detail}; {remedy}", remedy)
+    name = tokenizer.convert_ids_to_tokens(stop)
+    code = encode(tokenizer, [Message("user", "Is it two?"), Message("assistant", "Yes.")], sys.maxsize)
+    status: Status = "passed" if _taught(code, stop) else "failed"
+    own = "" if stops is None or stop in stops else ", which the model does not declare and what is saved of it will"
+    return Check(STOP, status, None, None, f"an answer ends with {name}{own}")
+
+
+def _taught(code: Encoded, stop: int) -> bool:
+    return stop in code.ids[code.prompt_length :]
