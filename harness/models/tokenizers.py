@@ -60,6 +60,13 @@ def declare_stop(model: Any, tokenizer: Any) -> None:
         model.config.eos_token_id = model.generation_config.eos_token_id
 
 
+def save_beside(model: Any, tokenizer: Any, folder: Path) -> None:
+    """The tokenizer, and where `model` stops, beside its weights or its adapter, which names no end by itself."""
+    tokenizer.save_pretrained(folder)
+    if not (folder / "generation_config.json").exists():
+        model.generation_config.save_pretrained(folder)
+
+
 def fit_padding(model: Any, tokenizer: Any) -> None:
     """Choose another padding token where the model has no row for the tokenizer's: padding is masked but looked up."""
     rows = model.get_input_embeddings().weight.shape[0]

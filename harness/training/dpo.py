@@ -93,7 +93,7 @@ def train_preferences(
     from datasets import Dataset
     from trl import DPOTrainer
 
-    from harness.models.tokenizers import declare_stop, fit_padding, load_tokenizer
+    from harness.models.tokenizers import declare_stop, fit_padding, load_tokenizer, save_beside
 
     class Trainer(FirstStepTrains, DPOTrainer):
         """TRL's trainer for rows that are token ids already."""
@@ -135,7 +135,7 @@ def train_preferences(
     temporary = folder / ".policy.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     trainer.save_model(str(temporary))
-    tokenizer.save_pretrained(temporary)
+    save_beside(model, tokenizer, temporary)
     publish(temporary, folder / "policy")
     history = [e for e in trainer.state.log_history if "rewards/accuracies" in e]
     last = [e["rewards/accuracies"] for e in history[-max(1, len(history) // recipe.epochs) :]]

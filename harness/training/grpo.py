@@ -231,6 +231,7 @@ def _save(trainer: Any, tokenizer: Any, folder: Path, *, merge: bool) -> None:
     if merge:
         model = trainer.accelerator.unwrap_model(trainer.model)
         model.save_pretrained(temporary / ADAPTER)
+        model.generation_config.save_pretrained(temporary / ADAPTER)
         # A sum in bfloat16 would round most of the adapter away; the processor has room for the base in float32.
         model.to("cpu").float().merge_and_unload().save_pretrained(temporary)
     else:

@@ -15,6 +15,7 @@ from typing import Any
 
 from harness.config import TrainingConfig
 from harness.errors import ConfigError, StageError
+from harness.models.tokenizers import save_beside
 from harness.stage import SCRATCH
 from harness.training.adam_state import save_adam_state
 from harness.training.chat import encode
@@ -217,7 +218,7 @@ def _save(trainer: Any, tokenizer: Any, job: Job, output: str) -> None:
     trainer.accelerator.wait_for_everyone()
     trainer.save_model(str(temporary))
     if trainer.is_world_process_zero():
-        tokenizer.save_pretrained(temporary)
+        save_beside(trainer.accelerator.unwrap_model(trainer.model), tokenizer, temporary)
         if job.save_adam:
             save_adam_state(temporary / "adam.safetensors", trainer.model, trainer.optimizer)
         publish(temporary, folder / output)

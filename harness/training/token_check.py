@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from harness.training.checks import Check, Status
 from harness.training.chat import Encoded, encode, prompt_ids
-from harness.training.template import DATE, template_hash, traits
+from harness.training.checks import Check, Status
+from harness.training.template import DATE, render_answered, template_hash, traits
 from harness.types import Message
 
 SAME, STOP, SYSTEM, DATED = "same tokens", "stop token", "system turn", "date in template"
@@ -51,6 +51,8 @@ def _same(tokenizer: Any) -> Check:
     """Training's ids begin with those of the prompt; begin tokens stand once; written-out tokens are text."""
     talks = conversations(tokenizer)
     faults = [fault for talk in talks if (fault := _fault(tokenizer, talk))]
+    if ANSWERS[0] not in render_answered(tokenizer, talks[0])[1]:
+        faults.append(f"the template leaves out the answer {ANSWERS[0]!r}")
     if _ends(tokenizer, talks[-1]) != _ends(tokenizer, talks[0]):
         faults.append("special tokens that a turn writes out are encoded as tokens, not as text")
     begin = tokenizer.bos_token_id
@@ -60,7 +62,7 @@ def _same(tokenizer: Any) -> Check:
     if faults:
         remedy = "Use another template, or the tokenizer that belongs to it"
         return Check(SAME, "failed", None, None, faults[0], remedy)
-    how = "without a begin token" if begin is None or not count else f"with {tokenizer.bos_token} as the template has it"
+    how = f"with {tokenizer.bos_token}, as the template has it" if count else "without a begin token"
     detail = f"{len(talks)} conversations in training, scoring and testing, {how}; template {template_hash(tokenizer)}"
     return Check(SAME, "passed", None, None, detail)
 
@@ -73,8 +75,6 @@ def _fault(tokenizer: Any, talk: Sequence[Message]) -> str:
         return f"the prompt of {talk[-1].content!r} is encoded otherwise in training than in testing"
     if opened.ids != code.ids[: len(opened.ids)] and traits(tokenizer).stop is not None:
         return f"the answer {talk[-1].content!r} is encoded otherwise in training than as a choice in testing"
-    if not opened.completion_length:
-        return f"the template leaves out the answer {talk[-1].content!r}"
     return ""
 
 
