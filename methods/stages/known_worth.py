@@ -26,7 +26,7 @@ from harness.types import Json, Message, Sample, derive_seed, stable_hash
 from methods.plan import Plan
 from methods.stages.target import sft_recipe
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)

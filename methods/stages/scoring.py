@@ -102,4 +102,4 @@ def score_stage(plan: Plan, name: str, samples: Stage, inputs: Sequence[Stage]) 
         run.event("signal_diagnostics", signal=name, **diagnostics)
         return {"facts": dict(facts), "diagnostics": diagnostics}
 
-    return Stage("score", 2, settings, (samples, *inputs), work, signal=name)
+    return Stage("score", 3, settings, (samples, *inputs), work, signal=name)

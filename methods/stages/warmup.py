@@ -87,7 +87,7 @@ def given_warmup(plan: Plan) -> Stage:
         run.write(0, ShardOutput(rows), time.perf_counter() - started)
         return {"given": [str(g.folder.resolve()) for g in given], "checkpoints": kept}
 
-    return Stage("warmup", 2, settings, (), work)
+    return Stage("warmup", 3, settings, (), work)
 
 
 def _store(run: StageRun, plan: Plan, given: Sequence[GivenCheckpoint], names: Sequence[str]) -> None:

@@ -181,9 +181,6 @@ class VllmServer:
         """Launch a process; False where the server is being stopped. Only under `_changed`."""
         gpu = any(Path("/dev").glob("nvidia[0-9]*"))
         template = self.log.with_suffix(".jinja") if self.weights.chat_template else None
-        if template is not None:
-            template.parent.mkdir(parents=True, exist_ok=True)
-            template.write_text(self.weights.chat_template or "", encoding="utf-8")
         line = command(find_python(self.config), self.weights, self.config, self.port, gpu, template)
         guard = Path(__file__).with_name("guard.py")
         # `stop` takes this lock, too, so that it ends what was launched, and nothing is launched behind its back.
@@ -192,6 +189,8 @@ class VllmServer:
                 return False
             try:
                 self.log.parent.mkdir(parents=True, exist_ok=True)
+                if template is not None:
+                    template.write_text(self.weights.chat_template or "", encoding="utf-8")
                 with open(self.log, "ab") as log:
                     self._guard = subprocess.Popen(
                         [sys.executable, str(guard), *line],
