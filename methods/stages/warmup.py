@@ -66,7 +66,7 @@ def warmup(plan: Plan, initial: Stage) -> Stage:
         kept = _list_checkpoints(run.folder, names, rates)
         return {"pairs": len(share), "of": len(pool), **notes(tuned), "checkpoints": kept}
 
-    return Stage("warmup", 3, settings, (initial,), work)
+    return Stage("warmup", 4, settings, (initial,), work)
 
 
 def given_warmup(plan: Plan) -> Stage:
