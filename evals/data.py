@@ -21,6 +21,7 @@ from evals.suite import Benchmark, Rendering, Rows, Source, Suite
 from harness.errors import ConfigError, InputError
 from harness.synthesis.parsing import is_unicode
 from harness.synthesis.seeds import is_given
+from harness.texts import read_text
 from harness.types import Message, derive_seed, stable_hash
 
 
@@ -224,7 +225,7 @@ def _load(rows: Rows, benchmark: Benchmark, what: str, context: DataContext, fol
 
 def _ids(name: str, folder: Path) -> frozenset[str]:
     try:
-        return frozenset((folder / name).read_text(encoding="utf-8").split())
+        return frozenset(read_text(folder / name).split())
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"The list of ids {folder / name} cannot be read: {error}.") from None
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from harness.texts import read_text
+
 BYTES = {"float32": 4, "bfloat16": 2}
 
 
@@ -88,7 +90,7 @@ class ModelShape:
 def shape_from_folder(folder: Path) -> ModelShape | None:
     """Shape from a model folder's `config.json`, or None where it is missing or of another architecture."""
     try:
-        c = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        c = json.loads(read_text(folder / "config.json"))
         kind = c["model_type"]
         if kind not in ("qwen3", "qwen3_moe", "qwen2", "llama") or "quantization_config" in c:
             return None

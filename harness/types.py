@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -53,16 +55,35 @@ def well_formed(text: str, escape: str = "\\") -> str:
     return _SURROGATE.sub(lambda match: f"{escape}u{ord(match[0]):04x}", text)
 
 
+LARGE = 1 << 26
+"""Bytes of a file from which its hash is remembered within a process."""
+
+
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex (first 16 characters)."""
-    digest = hashlib.sha256()
+    """SHA-256 of a file's bytes, in hex (first 16 characters).
+
+    A large file is read once in a process for as long as its size, time of change and inode stay as they are.
+    """
     try:
-        with open(path, "rb") as handle:
-            while block := handle.read(1 << 20):
-                digest.update(block)
+        stat = os.stat(path)
+        if stat.st_size < LARGE:
+            return _content_hash(path)
+        return _remembered_hash(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; check the path") from None
+
+
+def _content_hash(path: Path | str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()[:16]
+
+
+@lru_cache(maxsize=1024)
+def _remembered_hash(path: str, size: int, changed: int, inode: int) -> str:
+    return _content_hash(path)
 
 
 def derive_seed(*parts: Json) -> int:

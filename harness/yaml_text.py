@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from harness.errors import ConfigError
+from harness.texts import read_text
 
 _MERGE = "tag:yaml.org,2002:merge"
 
@@ -47,8 +48,7 @@ class _Loader(yaml.SafeLoader):
 def parse_yaml(text: str, where: str) -> Any:
     """The value of a YAML text. Raises `ConfigError` in one line that begins with `where` and names the line."""
     try:
-        # A byte order mark is no content.
-        return yaml.load(text.removeprefix("\ufeff"), Loader=_Loader)
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), str(getattr(error, "problem", "") or "")
         line = f", line {mark.line + 1}" if mark is not None else ""
@@ -64,7 +64,7 @@ def parse_yaml(text: str, where: str) -> Any:
 def read_yaml(path: str | Path, what: str) -> Any:
     """The value of a YAML file that messages call `what`. Raises `ConfigError` in one line."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_text(path)
     except OSError as error:
         raise ConfigError(f"cannot read {what} {path}: {error.strerror}") from None
     except UnicodeDecodeError:

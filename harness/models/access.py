@@ -25,6 +25,7 @@ from harness.models.vllm.pool import serve
 from harness.models.vllm.server import MODEL, VllmServer, Weights
 from harness.stage import StageRun
 from harness.training.template import dateless, require_template
+from harness.texts import read_text
 from harness.types import file_hash, stable_hash
 
 TEXTS = {"writer": "documents, in the writer's prompt", "generator": "documents and rubrics, in the generator's prompt"}
@@ -168,7 +169,7 @@ def served_backend(
 
 
 def _base_of(adapter: Path) -> str:
-    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    config = json.loads(read_text(adapter / "adapter_config.json"))
     return str(config["base_model_name_or_path"])
 
 

@@ -16,8 +16,9 @@ from harness.cache import cache_home, make_once
 from harness.config_models import ModelsConfig
 from harness.errors import InputError
 from harness.models.gguf import Header, read_header
-from harness.models.packaged import content_hash, gguf_path, header_of, is_gguf
+from harness.models.packaged import gguf_path, header_of, is_gguf
 from harness.shards import write_json
+from harness.types import file_hash
 
 CONVERSION = 1
 """Raised with every change that makes other weights or tokens of the same file."""
@@ -28,7 +29,7 @@ ORIGIN = "origin.json"
 def gguf_identity(model: str) -> str:
     """What identifies the weights that a GGUF file is converted to: quantisation, content, and the conversion."""
     path = gguf_path(model)
-    return f"{origin(read_header(path)).replace(' ', '-')}:{content_hash(path)}:{CONVERSION}"
+    return f"{origin(read_header(path)).replace(' ', '-')}:{file_hash(path)}:{CONVERSION}"
 
 
 def origin(header: Header) -> str:
@@ -52,7 +53,7 @@ def copies(models: ModelsConfig) -> list[str]:
 def converted_folder(model: str) -> Path:
     """Where the folder of a GGUF file is or will be."""
     path = gguf_path(model)
-    return cache_home() / "models" / f"{path.stem}-{content_hash(path)}-{CONVERSION}"
+    return cache_home() / "models" / f"{path.stem}-{file_hash(path)}-{CONVERSION}"
 
 
 def unreadable(header: Header) -> tuple[str, str] | None:
@@ -101,7 +102,7 @@ def _convert(path: Path, folder: Path) -> None:
     _settle(model, tokenizer, path)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    write_json(folder / ORIGIN, {"file": path.name, "content": content_hash(path), "weights": origin(header)})
+    write_json(folder / ORIGIN, {"file": path.name, "content": file_hash(path), "weights": origin(header)})
     # Weights are written for their owner alone, and a cache may be shared.
     folder.chmod(0o755)
     for written in folder.iterdir():

@@ -10,14 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from harness.errors import InputError, PrerequisiteError, StageError
+from harness.models.endpoint.answers import retry_after
+from harness.models.endpoint.bodies import estimate, load, message_of, wrapped_error
+from harness.models.endpoint.embeddings import read_embeddings
+from harness.models.given_vectors import keys_file, read_array, read_parquet, text_key
 from harness.models.keys import read_key
-from harness.types import Usage, file_hash
+from harness.models.model_files import folder_digest
+from harness.types import Usage, file_hash, well_formed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +34,9 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "HARNESS_EMBEDDER_KEY"
 """The environment variable that an endpoint's key is read from; it is written nowhere."""
+
+RETRIED = (408, 429, 500, 502, 503, 504)
+"""Statuses of an endpoint that may pass."""
 
 LEXICAL_VERSION = 1
 LEXICAL_DIMENSION = 2048
@@ -82,18 +90,11 @@ def embedder_identity(config: EmbedderConfig) -> str:
         return f"endpoint:{config.id}@{config.revision or ''}{prompt}"
     path = Path(config.id).expanduser()
     if config.kind == "vectors":
-        keys = [key for key in (_keys_file(path),) if key.is_file()]
+        keys = [key for key in (keys_file(path),) if key.is_file()]
         return "vectors:" + "".join(file_hash(file) for file in (path, *keys))
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix in (".safetensors", ".bin", ".json", ".txt", ".model"))
-        hashes = "".join(str(p.relative_to(path)) + file_hash(p) for p in files)
-        return f"files:{hashlib.sha256(hashes.encode()).hexdigest()[:16]}:{config.dtype}{prompt}"
+        return f"files:{folder_digest(path, deep=True)}:{config.dtype}{prompt}"
     return f"{config.id}@{config.revision or 'main'}:{config.dtype}{prompt}"
-
-
-def text_key(text: str) -> str:
-    """The hash by which a text finds its given vector: SHA-256 of its UTF-8 bytes, in hex."""
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class _Base:
@@ -125,6 +126,7 @@ class _Base:
         """Unit rows, float32 [texts, dimension]; blank texts are not sent to the model and give zero rows."""
         import numpy as np
 
+        texts = [well_formed(text) for text in texts]
         full = [i for i, text in enumerate(texts) if text.strip()]
         if not full:
             return np.zeros((len(texts), self._width or 0), dtype=np.float32)
@@ -148,9 +150,8 @@ class _Base:
                 "correct models.embedder.dimension, or name the model that was meant"
             )
         if not np.isfinite(rows).all():
-            raise StageError(
-                f"the embedder '{self.name}' gives numbers that are not finite; with dtype bfloat16, try float32"
-            )
+            advice = "check the server" if self._config.kind == "endpoint" else "with dtype bfloat16, try float32"
+            raise StageError(f"the embedder '{self.name}' gives numbers that are not finite; {advice}")
         self._width = rows.shape[1]
 
     def _spend(self, texts: int, seconds: float) -> None:
@@ -243,8 +244,8 @@ class SentenceEmbedder(_Base):
 class EndpointEmbedder(_Base):
     """A model behind an OpenAI-compatible `POST {url}/embeddings` (vLLM, text-embeddings-inference, OpenAI).
 
-    Refused connections, time-outs and the statuses 408, 429 and 5xx are retried `RETRIES` times, waiting 1, 2, 4 ... s
-    or as long as the server says.
+    Refused connections, time-outs and the statuses 408, 429 and 5xx, also within a success, are retried `RETRIES`
+    times, waiting 1, 2, 4 ... s or as long as the server says.
     """
 
     RETRIES = 5
@@ -267,7 +268,7 @@ class EndpointEmbedder(_Base):
             retry = Retry(
                 total=self.RETRIES,
                 backoff_factor=self.BACKOFF,
-                status_forcelist=(408, 429, 500, 502, 503, 504),
+                status_forcelist=RETRIED,
                 allowed_methods=None,
                 raise_on_status=False,
             )
@@ -282,13 +283,34 @@ class EndpointEmbedder(_Base):
         self._tokens = self._calls = 0
         step = self._config.batch_size
         prompt = self._config.prompt or ""
-        return [row for i in range(0, len(texts), step) for row in self._ask([prompt + t for t in texts[i : i + step]])]
+        rows = [row for i in range(0, len(texts), step) for row in self._ask([prompt + t for t in texts[i : i + step]])]
+        if len(widths := {len(row) for row in rows}) > 1:
+            raise StageError(
+                f"the embedding endpoint {self._url} gives vectors of {' and '.join(map(str, sorted(widths)))} numbers "
+                "for texts of one run; all have to be of one length"
+            )
+        return rows
 
     def _ask(self, texts: list[str]) -> list[list[float]]:
+        where = f"the embedding endpoint {self._url}"
+        for attempt in range(self.RETRIES + 1):
+            reply = self._post(where, texts)
+            error = wrapped_error(reply)
+            if error is None:
+                break
+            status, said, waits = error
+            if status not in RETRIED or attempt == self.RETRIES:
+                raise StageError(f"{where} answers with error {status} for model '{self.name}': {said[:200]}")
+            time.sleep(retry_after(waits) or self.BACKOFF * 2.0**attempt)
+        rows, tokens = read_embeddings(reply, len(texts), where)
+        self._tokens += sum(map(estimate, texts)) if tokens is None else tokens
+        return rows
+
+    def _post(self, where: str, texts: list[str]) -> Any:
+        """The endpoint's reply as JSON; None where it is none."""
         import requests
 
         body = {"model": self._config.id, "input": texts, "encoding_format": "float"}
-        where = f"the embedding endpoint {self._url}"
         try:
             answer = self._open().post(self._url, json=body, timeout=self._config.timeout)
         except requests.RequestException as error:
@@ -300,17 +322,12 @@ class EndpointEmbedder(_Base):
         if answer.status_code in (401, 403):
             raise StageError(f"{where} refuses the key (status {answer.status_code}); set {KEY_VARIABLE}")
         if not answer.ok:
-            said = " ".join(answer.text.split())[:200]
+            said = message_of(answer.content)[:200]
             raise StageError(f"{where} answers with status {answer.status_code} for model '{self.name}': {said}")
         try:
-            reply = answer.json()
-            rows = [row["embedding"] for row in sorted(reply["data"], key=lambda row: int(row["index"]))]
-            self._tokens += int((reply.get("usage") or {}).get("prompt_tokens") or 0)
-        except (ValueError, KeyError, TypeError):
-            raise StageError(f"{where} does not answer in the form of the OpenAI embeddings API") from None
-        if len(rows) != len(texts) or len({len(row) for row in rows}) != 1:
-            raise StageError(f"{where} gives {len(rows)} vectors for {len(texts)} texts, or of unequal length")
-        return rows
+            return load(answer.content)
+        except (ValueError, RecursionError):
+            return None
 
     def _spend(self, texts: int, seconds: float) -> None:
         self._usage.append(Usage("embedder", self.name, self._tokens, 0, self._calls, seconds))
@@ -329,7 +346,7 @@ class GivenVectors(_Base):
         if not path.is_file():
             raise InputError(f"there is no file {path} with vectors; correct models.embedder.id")
         try:
-            self._matrix, self._rows = _read_parquet(path) if path.suffix == ".parquet" else _read_array(path)
+            self._matrix, self._rows = read_parquet(path) if path.suffix == ".parquet" else read_array(path)
         except InputError:
             raise
         # A damaged file ends as another class of pyarrow, numpy or safetensors.
@@ -348,48 +365,3 @@ class GivenVectors(_Base):
                 "them too, or name an embedder that runs a model"
             )
         return self._matrix[found]
-
-
-def _keys_file(path: Path) -> Path:
-    return path.with_suffix(".keys")
-
-
-def _read_array(path: Path) -> tuple[Any, Mapping[str, int]]:
-    import numpy as np
-
-    if path.suffix == ".npy":
-        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
-    else:
-        from safetensors.numpy import load_file
-
-        tensors = load_file(path)
-        if "vectors" not in tensors:
-            raise InputError(f"{path} has no tensor 'vectors', only {', '.join(sorted(tensors))}; rename it")
-        matrix = tensors["vectors"]
-    keys_file = _keys_file(path)
-    if not keys_file.is_file():
-        raise InputError(f"{path} needs {keys_file} beside it: one text hash (SHA-256) or row id per line")
-    keys = keys_file.read_text(encoding="utf-8").splitlines()
-    if matrix.ndim != 2 or len(keys) != len(matrix):
-        raise InputError(f"{path} has the shape {matrix.shape}, which does not fit the {len(keys)} keys of {keys_file}")
-    return matrix, {key: i for i, key in enumerate(keys)}
-
-
-def _read_parquet(path: Path) -> tuple[Any, Mapping[str, int]]:
-    import numpy as np
-    import pyarrow.parquet as pq
-
-    names = set(pq.read_schema(path).names)
-    columns = [name for name in ("text", "sha256", "id") if name in names]
-    if "vector" not in names or not columns:
-        raise InputError(f"{path} needs a column 'vector' and one of 'text', 'sha256' and 'id'; it has {sorted(names)}")
-    table = pq.read_table(path, columns=["vector", *columns])
-    widths = set(table["vector"].combine_chunks().value_lengths().to_pylist())
-    if len(widths) != 1 or None in widths:
-        raise InputError(f"{path}: column 'vector' has rows of unequal length or without a vector; write it again")
-    flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    rows: dict[str, int] = {}
-    for name in reversed(columns):
-        keys = table[name].to_pylist()
-        rows.update({text_key(str(k)) if name == "text" else str(k): i for i, k in enumerate(keys) if k is not None})
-    return flat.astype(np.float32).reshape(len(table), widths.pop()), rows

@@ -6,7 +6,6 @@ GGUF file the hash of its content, a lab model the lab's own identity.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +13,8 @@ from typing import TYPE_CHECKING
 from harness.config import ModelConfig
 from harness.errors import InputError
 from harness.models.backend import Backend
+from harness.models.model_files import folder_digest
 from harness.models.packaged import is_gguf
-from harness.types import file_hash
 
 if TYPE_CHECKING:
     from harness.models.access import Access
@@ -52,9 +51,7 @@ def _weights_identity(model: ModelConfig, world: int | None) -> str:
         return f"{gguf_identity(model.id)}{kind}"
     folder = Path(model.id)
     if folder.is_dir():
-        names = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in (".safetensors", ".json", ".jinja"))
-        digest = hashlib.sha256("".join(p.name + file_hash(p) for p in names).encode()).hexdigest()[:16]
-        return f"files:{digest}{kind}"
+        return f"files:{folder_digest(folder)}{kind}"
     return f"{model.id}@{model.revision or 'main'}:{model.dtype}"
 
 

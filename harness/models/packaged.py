@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import urllib.request
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 
 from harness.errors import InputError, PrerequisiteError
@@ -83,7 +83,7 @@ def gguf_path(model: str) -> Path:
             f"the package {package.distribution} {found.version} is not the {package.version} that is known to hold "
             f"{package.file}; {SETUP}"
         )
-    if content_hash(path) != package.sha256[:16]:
+    if file_hash(path) != package.sha256[:16]:
         raise PrerequisiteError(f"{path} is damaged: its hash is not the known one; {SETUP}")
     return path
 
@@ -91,17 +91,6 @@ def gguf_path(model: str) -> Path:
 def header_of(model: str) -> Header:
     """The header of the GGUF file that an id names."""
     return read_header(gguf_path(model))
-
-
-def content_hash(path: Path) -> str:
-    """Hash of a file's content, computed once for as long as size and time of change stay."""
-    status = path.stat()
-    return _content_hash(path, status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=16)
-def _content_hash(path: Path, _size: int, _changed: int) -> str:
-    return file_hash(path)
 
 
 def _in_hub_cache(hub_id: str) -> bool:

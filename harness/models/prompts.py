@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import ConfigError, suggest
+from harness.texts import read_text
 from harness.types import RUBRIC_PARTS, Message, stable_hash
 
 RUBRIC_REQUIRED = ("document",)
@@ -90,7 +91,7 @@ def _unknown_message(path: str, name: str, known: Collection[str]) -> str:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8").replace("\r\n", "\n")
+        return read_text(path)
     except UnicodeDecodeError as error:
         raise ConfigError(f"prompt file {path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     except OSError as error:

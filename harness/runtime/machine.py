@@ -17,6 +17,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.texts import read_text
+
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
@@ -193,7 +195,7 @@ def has_weights(folder: Path) -> bool:
         return False
     for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
         try:
-            names = set(json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values())
+            names = set(json.loads(read_text(folder / index))["weight_map"].values())
         except (OSError, ValueError, KeyError):
             continue
         return all((folder / name).exists() for name in names)

@@ -18,6 +18,7 @@ from harness.models.known import KnownModel, by_id, is_hub_id, known_models
 from harness.models.packaged import PREFIX, entry_of, gguf_path, is_gguf, model_id
 from harness.runtime.registry import TargetInfo, targets
 from harness.settings import flatten, nest
+from harness.texts import read_text
 
 PRECISIONS = {"float32": 4.0, "bfloat16": 2.0, "8 bit": 1.0, "4 bit": 0.5}
 """Bytes per weight, scales of quantised formats left out. Runs train and score in the first two."""
@@ -97,7 +98,7 @@ def _gguf_settings(name: str) -> tuple[str, dict[str, Any], str]:
 def _folder_settings(path: Path) -> dict[str, Any]:
     """A local model: its length limit is its own where that is shorter."""
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        config = json.loads(read_text(path / "config.json"))
     except OSError:
         raise InputError(
             f"the target {path} holds no config.json; name a folder that from_pretrained can load"

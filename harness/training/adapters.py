@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError
+from harness.texts import read_text
 from harness.training.adam_files import find_moments
 from harness.training.trainer import checkpoint_step
 from harness.types import file_hash, stable_hash
@@ -128,7 +129,7 @@ def _trainer_state(folder: Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {error}") from None
     if not isinstance(value, dict):

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from harness.config import EmbedderConfig
 from harness.errors import InputError
 from harness.executor import Here, ShardWorker, Task, Work
-from harness.models.embedder import Embedder, open_embedder, text_key
+from harness.models.embedder import Embedder, open_embedder
+from harness.models.given_vectors import text_key
 from harness.shards import ShardOutput, part_name, parts, read_metadata
 from harness.stage import StageRun
 from harness.types import Usage

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import struct
 import subprocess
 import sys
 import threading
@@ -21,7 +23,8 @@ from safetensors.numpy import save_file
 
 from harness.config import EmbedderConfig
 from harness.errors import InputError, PrerequisiteError, StageError
-from harness.models.embedder import KEY_VARIABLE, EndpointEmbedder, embedder_identity, open_embedder, text_key
+from harness.models.embedder import KEY_VARIABLE, EndpointEmbedder, embedder_identity, open_embedder
+from harness.models.given_vectors import text_key
 from tests.minilm import minilm
 
 TEXTS = ["Aspirin lowers fever in adults.", "In adults fever is lowered by aspirin.", "The court dismissed the appeal."]
@@ -215,7 +218,9 @@ def test_what_an_endpoint_can_get_wrong_is_one_line(at_once: None) -> None:
     _fails("refuses the key .status 401.; set HARNESS_EMBEDDER_KEY", 401)
     _fails("answers with status 404 for model 'm'", 404)
     _fails("answers with status 503", *[503] * 6)
-    _fails("form of the OpenAI embeddings API", {"error": "x"})
+    _fails("error 400 for model 'm': x", {"error": {"code": 400, "message": "x"}})
+    for formless in ({}, [[1.0], [2.0]], {"data": None}, {"data": [[1.0], [2.0]]}):
+        _fails("form of the OpenAI embeddings API", formless)
     _fails("1 vectors for 2 texts", {"data": [{"index": 0, "embedding": [1.0]}]})
     _fails("not finite", {"data": [{"index": i, "embedding": [float("nan")]} for i in (0, 1)]})
     _fails("of 2 numbers, expected are 3", dimension=3)
@@ -225,6 +230,84 @@ def test_what_an_endpoint_can_get_wrong_is_one_line(at_once: None) -> None:
         open_embedder(EmbedderConfig(id="m", url=url)).embed(["a"])
     with pytest.raises(InputError, match="must begin with http"):
         open_embedder(EmbedderConfig(id="m", url="localhost:80"))
+
+
+def _reply(*vectors: Any, **usage: Any) -> dict[str, Any]:
+    return {"data": [{"index": i, "embedding": v} for i, v in enumerate(vectors)], "usage": usage}
+
+
+def _base64(*numbers: float) -> str:
+    return base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()
+
+
+TWO_ROWS: list[dict[str, Any]] = [
+    _reply([3.0, 4.0], [1, 0]),
+    _reply(_base64(3, 4), _base64(1, 0)),
+    _reply([[3.0, 4.0]], [[1.0, 0.0]]),
+    {"data": _reply([3.0, 4.0], [1.0, 0.0])["data"][::-1]},
+    {"data": [{"embedding": [3.0, 4.0]}, {"embedding": [1.0, 0.0]}], "usage": None},
+    {"data": [{"index": None, "embedding": [3.0, 4.0]}, {"embedding": [1.0, 0.0]}]},
+    {"data": [{"index": 1.0, "embedding": [1.0, 0.0]}, {"index": 0.0, "embedding": [3.0, 4.0]}]},
+]
+
+
+@pytest.mark.parametrize("reply", TWO_ROWS)
+def test_vectors_are_read_in_every_form_and_in_the_order_of_the_texts(at_once: None, reply: Any) -> None:
+    with served(reply) as (_, url):
+        embedder = open_embedder(EmbedderConfig(id="m", url=url))
+        assert np.allclose(embedder.embed(["a", "b"]), [[0.6, 0.8], [1, 0]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("says", "vectors"),
+    [
+        ("a vector a token", ([[1.0, 2.0], [3.0, 4.0]], [[1.0, 2.0], [3.0, 4.0]])),
+        ("no vector for a text", ([1.0], None)),
+        ("no vector for a text", ([1.0], [])),
+        ("no vector for a text", ("", [1.0])),
+        ("no vector for a text", ({"values": [1.0]}, [1.0])),
+        ("something else than numbers", ([None, None], [1.0, 2.0])),
+        ("something else than numbers", (["1.0"], ["2.0"])),
+        ("something else than numbers", ([True], [False])),
+        ("no base64 of float32", ("no base64!", [1.0])),
+        ("no base64 of float32", (base64.b64encode(b"12345").decode(), [1.0])),
+        ("of unequal length", ([1.0], [1.0, 2.0])),
+        ("not finite", ([float("inf")], [1.0])),
+        ("3 vectors for 2 texts", ([1.0], [1.0], [1.0])),
+    ],
+)
+def test_vectors_that_are_none_are_one_line(at_once: None, says: str, vectors: Any) -> None:
+    _fails(says, _reply(*vectors))
+
+
+def test_vectors_at_places_that_no_text_has_are_one_line(at_once: None) -> None:
+    for places in ((0, 0), (1, 2), (0, None), ("a", "b"), (True, False), (0.5, 1)):
+        rows = [{"index": place, "embedding": [1.0]} for place in places]
+        _fails("not the places of the texts", {"data": rows})
+
+
+def test_vectors_of_other_length_in_a_later_batch_are_one_line(at_once: None) -> None:
+    with served(_reply([1.0, 2.0]), _reply([1.0])) as (_, url):
+        embedder = open_embedder(EmbedderConfig(id="m", url=url, batch_size=1))
+        with pytest.raises(StageError, match="vectors of 1 and 2 numbers"):
+            embedder.embed(["a", "b"])
+
+
+@pytest.mark.parametrize("code", [429, 503])
+def test_an_error_within_a_success_is_tried_again(at_once: None, code: int) -> None:
+    wrapped = {"error": {"message": "later", "code": code}}
+    with served(wrapped, wrapped) as (server, url):
+        assert len(open_embedder(EmbedderConfig(id="m", url=url)).embed(["a", "b"])) == 2
+        assert len(server.asked) == 3
+    _fails(f"error {code} for model 'm': later", *[wrapped] * 6)
+
+
+@pytest.mark.parametrize("said", [0, -3, None, "many", True])
+def test_tokens_that_an_endpoint_does_not_say_are_estimated(at_once: None, said: Any) -> None:
+    with served(_reply([1.0], [1.0], prompt_tokens=said)) as (_, url):
+        embedder = open_embedder(EmbedderConfig(id="m", url=url))
+        embedder.embed(["four letters and more", "b"])
+    assert embedder.usage()[0].prompt_tokens == 7
 
 
 # sentence-transformers
