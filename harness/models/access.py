@@ -24,8 +24,8 @@ from harness.models.known import known_shape
 from harness.models.vllm.pool import serve
 from harness.models.vllm.server import MODEL, VllmServer, Weights
 from harness.stage import StageRun
-from harness.training.template import dateless, require_template
 from harness.texts import read_text
+from harness.training.template import dateless, require_template
 from harness.types import file_hash, stable_hash
 
 TEXTS = {"writer": "documents, in the writer's prompt", "generator": "documents and rubrics, in the generator's prompt"}
