@@ -24,6 +24,7 @@ from harness.training.sft import finetune
 from harness.types import Message, Sample, Score, Seed
 from methods.signals.base import Archive, SignalContext, TargetState, ValidationExample, WarmCheckpoint
 from methods.signals.local_influence import reference
+from methods.signals.local_influence.forms import NOISE_DRAWS
 from methods.signals.local_influence.signal import LocalInfluenceSignal
 
 LENGTH = 96
@@ -138,6 +139,32 @@ def test_at_a_published_learning_rate_rounding_stays_far_below_the_scores(warm: 
     assert facts["reference_loss_rounding"][0] < 0.1 * rms
 
 
+@pytest.fixture(scope="module")
+def exactly(warm: TargetState) -> list[float]:
+    """Scores and withheld scores at a rate of 1e-6 in float64."""
+    return [x for withheld in (False, True) for x in plain_loop(one(warm), 1e-6, withheld, torch.float64)]
+
+
+@pytest.mark.parametrize(("tokens", "stacked"), [(1, True), (8192, True), (200, False)])
+def test_rounding_is_stated_at_the_size_of_its_errors(
+    warm: TargetState, exactly: list[float], tokens: int, stacked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the batches: where every item is alone, there is no other shape of batch to compare with."""
+    if not stacked:
+        monkeypatch.setattr("methods.signals.local_influence.forms.TOLERANCE", -1.0)
+    signal = LocalInfluenceSignal()
+    facts = signal.prepare(replace(context(learning_rate=1e-6), scoring=ScoringConfig(batch_tokens=tokens)), one(warm))
+    assert (facts["gradients"] == "batched") == stacked
+    got = signal.score(SAMPLES, Archive())
+    found = [*values(got), *(s.parts["withheld"] for s in got)]
+    errors = [a - b for a, b in zip(found, exactly, strict=True)]
+    rms = math.sqrt(sum(e * e for e in errors) / len(errors))
+    stated = facts["reference_loss_rounding"][0]
+    assert rms < stated < 8 * rms
+    # Two deviations: most errors are below, and none is far above.
+    assert sum(abs(e) < stated for e in errors) >= 0.8 * len(errors) and max(map(abs, errors)) < 2 * stated
+
+
 def test_first_order_is_the_limit_of_small_steps(warm: TargetState) -> None:
     errors = []
     for rate in (5e-3, 5e-4, 5e-5):
@@ -242,7 +269,9 @@ def test_cost_counts_every_pass_over_the_reference_items(warm: TargetState) -> N
     sample_tokens = sum(len(encode(tokenizer, s.messages, LENGTH).ids) for s in SAMPLES[:3])
     for form, wanted in (("exact", sample_tokens + 3 * reference_tokens), ("first_order", sample_tokens)):
         signal, _ = prepared(one(warm), form=form)
-        assert sum(u.prompt_tokens for u in signal.usage()) == reference_tokens * (2 if form == "exact" else 1)
+        assert sum(u.prompt_tokens for u in signal.usage()) == reference_tokens * (
+                1 + 2 * NOISE_DRAWS if form == "exact" else 1
+            )
         signal.score(SAMPLES[:3], Archive())
         (spent,) = signal.usage()
         assert (spent.prompt_tokens, spent.role, signal.usage()) == (wanted, "target", [])

@@ -33,6 +33,7 @@ class LocalInfluenceSignal:
     def prepare(self, context: SignalContext, target: TargetState | None) -> Mapping[str, Any]:
         """Load the warmed-up target, and measure the reference items at every checkpoint."""
         from methods.signals.influence.warm_target import open_warm
+        from methods.signals.local_influence.forms import NOISE_DRAWS
         from methods.signals.local_influence.warm import warm_point
 
         if target is None or not target.checkpoints:
@@ -60,7 +61,7 @@ class LocalInfluenceSignal:
         facts["adam_steps"] = [point.state.step for point in self._points]
         if self._exact:
             self._prepare_exact(model, facts)
-            self._spend(started, read=self._items, times=2)
+            self._spend(started, read=self._items, times=1 + 2 * NOISE_DRAWS)
         else:
             self._prepare_first_order(groups)
             self._spend(started, differentiated=self._items)
@@ -118,8 +119,6 @@ class LocalInfluenceSignal:
         from methods.signals.local_influence.reference import ReferenceLoss
 
         reference = ReferenceLoss(model, self._tokenizer.pad_token_id, self._context.scoring.batch_tokens)
-        # The same losses from other shapes of batch: what differs is rounding, below which no score says anything.
-        alone = ReferenceLoss(model, self._tokenizer.pad_token_id, 1)
         stacked = facts["gradients"] == "batched"
         if stacked:
             try:
@@ -128,14 +127,15 @@ class LocalInfluenceSignal:
                 stacked, facts["gradients"] = False, f"batched, probes one by one: {error}"
         self._probe = ExactProbe(self._gradients, reference, self._items, stacked=stacked)
         self._before = []
-        spread = []
+        rounding = []
         for point in self._points:
             put(point.adapter, self._gradients.modules)
             self._before.append(self._probe.before(point))
-            means = self._means(self._before[-1][None]), self._means(alone.plain(self._items)[None])
-            spread.append(float((means[0] - means[1]).abs().max()))
+            noise = self._means(self._probe.noise(point, self._before[-1]))
+            # Two standard deviations, of the worse reference set: what a score's rounding seldom exceeds.
+            rounding.append(2 * float(noise.square().mean(dim=0).sqrt().max()))
         facts["reference_loss"] = [float(self._means(b[None])[0, 0]) for b in self._before]
-        facts["reference_loss_rounding"] = spread
+        facts["reference_loss_rounding"] = rounding
 
     def _prepare_first_order(self, groups: Sequence[Sequence[Encoded]]) -> None:
         from methods.signals.influence.warm_target import put
