@@ -46,7 +46,7 @@ def _fields(uses: Sequence[Mapping[str, Any]]) -> list[str]:
         mine = [use for use in uses if use["part"] == part]
         names = [f"{u['field']}{'' if u['known'] else '?'} {u['rows']:,}" for u in mine[:NAMED]]
         more = [f"{len(mine) - NAMED:,} more"] if len(mine) > NAMED else []
-        lines += _wrapped(f"  {title}: ", [*names, *more]) if mine else []
+        lines += _wrapped(f"{title}: ", [*names, *more]) if mine else []
     if any(not use["known"] for use in uses):
         lines.append("  (rows with each field; ?: a name that says nothing about its part, read as a prompt's)")
     return lines
@@ -59,7 +59,7 @@ def _unasked(report: Mapping[str, Any]) -> list[str]:
         ids = report["unasked"].get(rate["benchmark"], ())
         if ids:
             more = [f"{len(ids) - NAMED:,} more"] if len(ids) > NAMED else []
-            title = f"  not asked for: {len(ids):,} of {rate['items']:,} items of {rate['benchmark']}, without text: "
+            title = f"not asked for: {len(ids):,} of {rate['items']:,} items of {rate['benchmark']}, without text: "
             lines += _wrapped(title, [*ids[:NAMED], *more])
         if rate["partial"]:
             lines.append(f"  {rate['partial']:,} items of {rate['benchmark']} have an empty field; the others serve")
