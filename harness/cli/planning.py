@@ -26,9 +26,9 @@ def _plan(args: argparse.Namespace) -> int:
 
 def _doctor(args: argparse.Namespace) -> int:
     if args.signal or args.target:
-        return _doctor_signal(args)
+        return _doctor_target(args)
     if args.sets:
-        raise ConfigError("--set is for the check of a signal; give --signal and --target, or leave it out")
+        raise ConfigError("--set is for the check of a target; give --target, or leave it out")
     from harness.runtime.doctor import examine, render, to_json
 
     config = None
@@ -44,26 +44,30 @@ def _doctor(args: argparse.Namespace) -> int:
     return 1 if report.problems else 0
 
 
-def _doctor_signal(args: argparse.Namespace) -> int:
-    """The self-check of a signal on a target, with the method's adapter."""
-    if not args.signal or not args.target:
+def _doctor_target(args: argparse.Namespace) -> int:
+    """The training check of a target and, with --signal, the signal's self-check on it, with the method's adapter."""
+    if not args.target:
         raise ConfigError("a signal is checked on a target; give both, such as --signal influence --target nano")
     for flag in ("config", "hub", "numerics", "runs"):
         if getattr(args, flag):
-            raise ConfigError(f"--{flag} looks at the machine, and --signal at a signal alone; leave one out")
+            raise ConfigError(f"--{flag} looks at the machine, and --target at a target alone; leave one out")
     from dataclasses import asdict
 
     from harness.runtime.layers import resolve_run
-    from harness.runtime.signal_check import check_signal
+    from harness.runtime.signal_check import check_signal, check_training
     from harness.settings import parse_assignment
 
     sets = dict(parse_assignment(text) for text in args.sets)
-    checks = check_signal(resolve_run(method="optimsyn", signal=args.signal, target=args.target, sets=sets).config)
+    config = resolve_run(method="optimsyn", signal=args.signal, target=args.target, sets=sets).config
+    signalled = check_signal(config) if args.signal else []
+    checks = check_training(config)
+    checks += [check for check in signalled if check.name not in {c.name for c in checks}]
     passed = all(check.status != "failed" for check in checks)
     if args.json:
         emit_json({"ok": passed, "checks": [asdict(check) for check in checks]})
     else:
-        emit("\n".join([f"signal {args.signal} on target {args.target}", *(f"  {check.line()}" for check in checks)]))
+        title = f"signal {args.signal} on target {args.target}" if args.signal else f"target {args.target}"
+        emit("\n".join([title, *(f"  {check.line()}" for check in checks)]))
     return 0 if passed else 1
 
 
@@ -79,8 +83,8 @@ def _configure_doctor(parser: Parser) -> None:
     parser.add_argument("--hub", action="store_true", help="ask the Hugging Face hub whether it answers")
     parser.add_argument("--numerics", action="store_true", help="check products, bfloat16, repeatability and gradients")
     parser.add_argument("--json", action="store_true", help="the findings as JSON")
-    parser.add_argument("--signal", metavar="NAME", help="check a signal's numerics on a target instead: influence")
-    parser.add_argument("--target", metavar="NAME", help="the target that --signal is checked on")
+    parser.add_argument("--signal", metavar="NAME", help="check a signal's numerics on the target, too: influence")
+    parser.add_argument("--target", metavar="NAME", help="check how a target would be trained instead")
     line = "a setting of that check by its dotted name; repeatable"
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE", help=line)
     add_runs_option(parser)
@@ -106,6 +110,7 @@ COMMANDS = (
         """
         harness doctor --numerics
         harness doctor --config runs/NAME/config.yaml --hub
+        harness doctor --target nano --set runtime.training.packing=true
         harness doctor --signal influence --target nano
         """,
     ),

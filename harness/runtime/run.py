@@ -216,6 +216,7 @@ def _carry_out(run: RunFolder, assembly: Assembly, observer: RunObserver) -> Run
     if (run.path / RECORD).exists() and not done:
         text = f"this run was finished elsewhere; none of its stages is in {store}, so all are computed again"
         observer.event("notice", stage="store", text=text)
+    _check_models(run, assembly, observer)
     note_origins(assembly.stages, store, run.path.name, run.config, assembly.upstream)
     executor = make_executor(run.config.runtime)
     try:
@@ -264,6 +265,16 @@ def _convert_models(config: RunConfig, observer: RunObserver) -> None:
             folder = ensure_converted(model.id)
             seconds = round(time.monotonic() - started, 1)
             observer.event("model_converted", model=model.id, folder=str(folder), seconds=seconds)
+
+
+def _check_models(run: RunFolder, assembly: Assembly, observer: RunObserver) -> None:
+    """The training check, before any stage; what it found stands in `run.json`."""
+    from harness.runtime.target_check import check_models
+
+    started = time.monotonic()
+    rows = check_models(run.config, assembly.plan.world, store_of(run.path.parent))
+    observer.event("training_checked", checks=len(rows), seconds=round(time.monotonic() - started, 2))
+    _status(run, "running", training_check=rows)
 
 
 def _prepare_libraries(config: RunConfig) -> None:

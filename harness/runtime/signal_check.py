@@ -41,16 +41,13 @@ def check_signal(config: RunConfig) -> list[Check]:
     """
     if config.signal not in CHECKED:
         raise ConfigError(f"signal '{config.signal}' has no self-check; those that have one: {', '.join(CHECKED)}")
-    missing = [p for p in check_prerequisites(config) if p.what.startswith("weights") and "target" in p.what]
-    if missing:
-        raise PrerequisiteError(f"the self-check computes with the target, and it is not here: {missing[0]}")
+    world = _ready(config)
     from harness.training.trainer import quiet_libraries
     from methods.signals.base import TargetState, WarmCheckpoint
     from methods.signals.influence.selfcheck import self_check
     from methods.signals.influence.warm_target import WarmTarget
 
     quiet_libraries()
-    world = _build(config)
     target = config.models.target
     path = model_path(target, world)
     with tempfile.TemporaryDirectory() as folder:
@@ -74,8 +71,21 @@ def check_signal(config: RunConfig) -> list[Check]:
     return self_check(warm, items)
 
 
-def _build(config: RunConfig) -> int | None:
-    """The lab's world, with its models built, where the target is one of the lab's."""
+def check_training(config: RunConfig) -> list[Check]:
+    """The training check of `config.models.target`. Raises `PrerequisiteError` where it cannot be loaded here."""
+    from harness.runtime.target_check import run_checks, target_of
+    from harness.training.trainer import quiet_libraries
+
+    world = _ready(config)
+    quiet_libraries()
+    return run_checks(config, config.models.target, world, target_of(config))
+
+
+def _ready(config: RunConfig) -> int | None:
+    """The lab's world, with its models built, where the target is one of the lab's; any other target has to be here."""
+    missing = [p for p in check_prerequisites(config) if p.what.startswith("weights") and "target" in p.what]
+    if missing:
+        raise PrerequisiteError(f"the check computes with the target, and it is not here: {missing[0]}")
     if not config.models.target.id.startswith("lab:"):
         return None
     from harness.lab.build import ensure_lab

@@ -28,7 +28,8 @@ class Check:
     def line(self) -> str:
         """For people."""
         figures = "" if self.measured is None or self.limit is None else f"{self.measured:.1e} (limit {self.limit:.0e})"
-        return f"{self.name:<26} {self.status:<8} {figures:<26} {self.detail}".rstrip()
+        detail = f"{self.detail}. {self.remedy}" if self.status == "failed" and self.remedy else self.detail
+        return f"{self.name:<26} {self.status:<8} {figures:<26} {detail}".rstrip()
 
 
 def judge(name: str, measured: float, limit: float, detail: str, remedy: str = "") -> Check:

@@ -106,12 +106,14 @@ def meta_model(path: Path | str, revision: str | None = None) -> Any:
         return AutoModelForCausalLM.from_config(config)
 
 
+def layers_of(model: Any, chosen: Adapted) -> list[str]:
+    """Full names of the linear layers that an adapter is put on."""
+    return [name for name in _linears(model) if any(_matches(name, n) for n in chosen.modules)]
+
+
 def count_parameters(model: Any, chosen: Adapted, rank: int) -> int:
     """Trained parameters of an adapter: rank times (inputs + outputs) of every adapted layer and expert."""
-    total = 0
-    for name, module in _linears(model).items():
-        if any(_matches(name, n) for n in chosen.modules):
-            total += rank * sum(module.weight.shape)
+    total = sum(rank * int(sum(model.get_submodule(name).weight.shape)) for name in layers_of(model, chosen))
     for name, parameter in model.named_parameters():
         if any(_matches(name, n) for n in chosen.parameters):
             total += rank * parameter.shape[0] * (parameter.shape[1] + parameter.shape[2])

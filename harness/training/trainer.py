@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -30,10 +31,16 @@ def checkpoint_step(path: Path) -> int:
     return int(path.name.rpartition("-")[2])
 
 
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The folders `checkpoint-N`, by rising N; others, such as `checkpoint-best`, are copies or not a trainer's."""
+    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-[0-9]+", path.name)]
+    return sorted((path for path in found if path.is_dir()), key=checkpoint_step)
+
+
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint; incomplete ones are deleted."""
     complete = []
-    for path in folder.glob("checkpoint-*"):
+    for path in checkpoints_in(folder):
         if (path / MARK).exists():
             complete.append(path)
         else:

@@ -31,7 +31,7 @@ from harness.shards import ShardOutput, Summary
 from harness.stage import Stage, stage_folder
 from harness.training import sft, trainer
 from harness.training.adam_state import AdamState, load_adam_state
-from harness.training.adapters import given_checkpoints, load_adapter
+from harness.training.adapters import UNKNOWN_RATES, given_checkpoints, load_adapter
 from harness.training.recipe import LoraSettings, Recipe, Tuned
 from harness.training.sft import finetune
 from harness.types import Message, Sample
@@ -250,7 +250,7 @@ class TestGiven:
             shutil.copytree(given.checkpoint.parent / name, tmp_path / name)
             (tmp_path / name / "trainer_state.json").unlink()
         checkpoints = given_checkpoints([str(tmp_path)])
-        assert [c.weight for c in checkpoints] == [0.5, 0.5] and checkpoints[0].weighted_by == "equal"
+        assert [c.weight for c in checkpoints] == [0.5, 0.5] and checkpoints[0].weighted_by == UNKNOWN_RATES
         for name in ("checkpoint-3", "checkpoint-6"):
             (tmp_path / name / "trainer_state.json").write_text('{"log_history": []}')
         assert given_checkpoints([str(tmp_path)]) == checkpoints
