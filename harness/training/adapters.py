@@ -212,7 +212,7 @@ def _interpolated(steps: Sequence[int], logged: dict[int, float], step: int) -> 
     """The rate of a step, on the line between its neighbours among `steps`; beyond all of them the nearest one's."""
     at = bisect.bisect_left(steps, step)
     above, below = steps[min(at, len(steps) - 1)], steps[max(at - 1, 0)]
-    if above == step or step > above or step < below or above == below:
+    if above in (step, below) or step > above:
         return logged[above]
     share = (step - below) / (above - below)
     return (1.0 - share) * logged[below] + share * logged[above]
