@@ -20,6 +20,7 @@ from harness.training.checks import Check, require, to_rows
 from harness.training.recipe import LoraSettings
 from harness.training.target_check import VERSION, Asked, check_target
 from harness.types import stable_hash
+from methods.stages.target import sft_recipe
 
 if TYPE_CHECKING:
     from harness.config import ModelConfig, RunConfig
@@ -45,7 +46,7 @@ def target_of(config: RunConfig) -> Asked:
     elif s.tune == "lora":
         adapter = LoraSettings(s.lora_rank, s.lora_alpha, 0.0, w.lora_modules)
     hooked = config.signal == "influence" or (config.select is not None and config.select.signal == "influence")
-    return Asked(tuple(layouts), adapter, "warmup.lora_modules", hooked and warms)
+    return Asked(tuple(layouts), adapter, "warmup.lora_modules", hooked and warms, sft_recipe(config))
 
 
 def writer_of(config: RunConfig) -> Asked | None:

@@ -15,10 +15,11 @@ from typing import Any
 
 from harness.config import TrainingConfig
 from harness.errors import ConfigError, StageError
+from harness.models.rope import by_side, rope_switch
 from harness.models.tokenizers import save_beside
 from harness.stage import SCRATCH
 from harness.training.adam_state import save_adam_state
-from harness.training.chat import encode
+from harness.training.chat import Encoded, encode
 from harness.training.launch import data_parallel, launch, sharding
 from harness.training.recipe import Job, Recipe, Tuned, lora_config
 from harness.training.schedule import FirstStepTrains
@@ -87,11 +88,6 @@ def finetune(
 def carry_out(job: Job, on_step: Callable[[int, int], None]) -> Tuned:
     """Fine-tune in this process, or as one of the processes that were launched together."""
     import torch
-    from datasets import Dataset
-    from trl import SFTTrainer
-
-    class Trainer(FirstStepTrains, SFTTrainer):
-        warmup_start = job.recipe.warmup_start
 
     from harness.models.transformers_backend import load_causal_lm
 
@@ -112,32 +108,13 @@ def carry_out(job: Job, on_step: Callable[[int, int], None]) -> Tuned:
         raise StageError(
             f"none of the {len(samples)} training samples fits into {recipe.max_length} tokens; raise sft.max_length"
         )
-    rows = Dataset.from_dict(
-        {
-            "input_ids": [list(e.ids) for e in usable],
-            "completion_mask": [[0] * e.prompt_length + [1] * e.completion_length for e in usable],
-        }
-    )
 
     def end_epoch(epoch: int) -> None:
         _save(trainer, tokenizer, job, epoch_name(job.output, epoch))
 
     kind = sharding(job.training)
-    router = getattr(model.config.get_text_config(), "router_aux_loss_coef", None)
-    arguments = _arguments(job)
-    if kind == "FSDP":
-        _shard_on_processors(arguments)
-    trainer = Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=rows,
-        processing_class=tokenizer,
-        peft_config=lora_config(recipe.lora, job.seed, model, "warmup.lora_modules") if recipe.lora else None,
-        callbacks=[callback(on_step, on_epoch=end_epoch if job.keep_epochs else None)],
-    )
-    if router is not None:
-        # TRL writes the coefficient that it trains with, 0, into what would be published.
-        model.config.get_text_config().router_aux_loss_coef = router
+    watch = callback(on_step, on_epoch=end_epoch if job.keep_epochs else None)
+    trainer = make_trainer(job, model, tokenizer, usable, [watch])
     if kind and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         raise ConfigError(
             f"{job.training.accelerate_config} asks for {kind}, which accelerate does not apply here; use FSDP or "
@@ -160,8 +137,47 @@ def carry_out(job: Job, on_step: Callable[[int, int], None]) -> Tuned:
     )
 
 
-def _arguments(job: Job) -> Any:
-    """TRL's settings; the micro batch is the largest that divides a process's share of the optimizer step."""
+def make_trainer(job: Job, model: Any, tokenizer: Any, rows: Sequence[Encoded], callbacks: Sequence[Any] = ()) -> Any:
+    """TRL's trainer of a job, on a loaded model and the rows that it trains on."""
+    from datasets import Dataset
+    from trl import SFTTrainer
+
+    class Trainer(FirstStepTrains, SFTTrainer):
+        warmup_start = job.recipe.warmup_start
+
+    data = {
+        "input_ids": [list(e.ids) for e in rows],
+        "completion_mask": [[0] * e.prompt_length + [1] * e.completion_length for e in rows],
+    }
+    router = getattr(model.config.get_text_config(), "router_aux_loss_coef", None)
+    lora = job.recipe.lora
+    arguments = _arguments(job, apart=_kept_apart(model, rows))
+    if sharding(job.training) == "FSDP":
+        _shard_on_processors(arguments)
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_dict(data),
+        processing_class=tokenizer,
+        peft_config=lora_config(lora, job.seed, model, "warmup.lora_modules") if lora else None,
+        callbacks=list(callbacks),
+    )
+    if router is not None:
+        # TRL writes the coefficient that it trains with, 0, into what would be published.
+        model.config.get_text_config().router_aux_loss_coef = router
+    return trainer
+
+
+def _kept_apart(model: Any, rows: Sequence[Encoded]) -> bool:
+    """Whether some of the rows cannot share a forward pass, because the model's RoPE depends on their lengths."""
+    return len(list(by_side(rope_switch(model.config), [len(row.ids) for row in rows]))) > 1
+
+
+def _arguments(job: Job, *, apart: bool) -> Any:
+    """TRL's settings; the micro batch is the largest that divides a process's share of the optimizer step.
+
+    Rows that are kept `apart` go one by one.
+    """
     from trl import SFTConfig
 
     recipe, training = job.recipe, job.training
@@ -172,7 +188,7 @@ def _arguments(job: Job) -> Any:
             "runtime.training.processes, or the batch size"
         )
     share = recipe.batch_size // world
-    micro = max(d for d in range(1, min(recipe.micro_batch, share) + 1) if share % d == 0)
+    micro = max(d for d in range(1, min(1 if apart else recipe.micro_batch, share) + 1) if share % d == 0)
     return SFTConfig(
         **common_arguments(
             Path(job.folder) / SCRATCH,

@@ -7,15 +7,20 @@ of them. `doctor` shows the checks, and a run begins with them.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.config import TrainingConfig
+from harness.training.chat import Encoded
 from harness.training.checks import Check
 from harness.training.layouts import check_layout
 from harness.training.lora_modules import adapted, count_parameters, layers_of
-from harness.training.recipe import LoraSettings
+from harness.training.master_check import check_master
+from harness.training.recipe import Job, LoraSettings, Recipe
+from harness.training.trainer import loaded_dtype
 
 if TYPE_CHECKING:
     from harness.training.batches import Layout
@@ -30,13 +35,15 @@ ADAPTER = "LoRA layers"
 class Asked:
     """What a run does with a model: its batch layouts with what to change where one fails, and its adapter.
 
-    `setting` names the adapter's modules. `hooked`: a signal has to see every adapted layer by hooks.
+    `setting` names the adapter's modules. `hooked`: a signal has to see every adapted layer by hooks. `recipe` is how
+    it is fine-tuned.
     """
 
     layouts: tuple[tuple[Layout, str], ...]
     adapter: LoraSettings | None = None
     setting: str = ""
     hooked: bool = False
+    recipe: Recipe | None = None
 
 
 def check_target(
@@ -49,12 +56,27 @@ def check_target(
 
     # A check draws no random number that a stage would have drawn.
     with torch.random.fork_rng():
-        model, _ = load_causal_lm(path, dtype, revision, attention=attention)
+        model, tokenizer = load_causal_lm(path, dtype, revision, attention=attention)
         model.eval()
         checks = [check_layout(model, layout, remedy) for layout, remedy in asked.layouts]
         if asked.adapter is not None:
             checks.append(check_adapter(model, asked.adapter, asked.setting, hooked=asked.hooked))
+        if asked.recipe is not None:
+            # As it is loaded for fine-tuning; nothing of it is kept, so it may be changed.
+            model.to(getattr(torch, loaded_dtype(dtype, adapter=asked.recipe.lora is not None)))
+            checks += _check_trainer(model, tokenizer, asked.recipe, str(path), dtype)
     return checks
+
+
+def _check_trainer(model: Any, tokenizer: Any, recipe: Recipe, path: str, dtype: str) -> list[Check]:
+    """The checks of the trainer itself, as fine-tuning makes it, on a made-up row; it takes no step."""
+    from harness.training.sft import make_trainer
+
+    with tempfile.TemporaryDirectory() as folder:
+        job = Job(path, (), recipe, 0, folder, "checked", dtype, None, 1, False, False, TrainingConfig())
+        trainer = make_trainer(job, model, tokenizer, [Encoded((0, 1, 2), 1)] * recipe.batch_size)
+        trainer.create_optimizer()
+        return check_master(trainer)
 
 
 def check_adapter(model: Any, settings: LoraSettings, setting: str, *, hooked: bool) -> Check:
