@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.config import TrainingConfig
+from harness.models.tokenizers import stop_ids
 from harness.training.chat import Encoded
 from harness.training.checks import Check
 from harness.training.layouts import check_layout
 from harness.training.lora_modules import adapted, count_parameters, layers_of
 from harness.training.master_check import check_master
 from harness.training.recipe import Job, LoraSettings, Recipe
+from harness.training.token_check import check_tokens
 from harness.training.trainer import loaded_dtype
 
 if TYPE_CHECKING:
@@ -58,7 +60,8 @@ def check_target(
     with torch.random.fork_rng():
         model, tokenizer = load_causal_lm(path, dtype, revision, attention=attention)
         model.eval()
-        checks = [check_layout(model, layout, remedy) for layout, remedy in asked.layouts]
+        checks = check_tokens(tokenizer, stop_ids(model, tokenizer))
+        checks += [check_layout(model, layout, remedy) for layout, remedy in asked.layouts]
         if asked.adapter is not None:
             checks.append(check_adapter(model, asked.adapter, asked.setting, hooked=asked.hooked))
         if asked.recipe is not None:

@@ -47,7 +47,9 @@ def test_every_part_is_checked_and_stands_in_the_manifest(models: Path, tmp_path
     assembly: Any = SimpleNamespace(plan=SimpleNamespace(world=None))
     _check_models(run, assembly, observer)
     rows = json.loads((run.path / "run.json").read_text())["training_check"]
-    assert {"right equals plain", "packed equals plain", "LoRA layers", "float32 master"} <= {r["name"] for r in rows}
+    assert {
+        *("same tokens", "stop token", "right equals plain", "packed equals plain", "LoRA layers", "float32 master"),
+    } <= {r["name"] for r in rows}
     assert {row["role"] for row in rows} == {"target"} and "failed" not in {row["status"] for row in rows}
     assert events[0]["kind"] == "training_checked"
 
