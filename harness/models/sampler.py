@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.errors import StageError
 from harness.models.access import Connection
+from harness.models.decoding import SERVED
 from harness.models.endpoint.client import Reply, Request
 from harness.models.forms import Form
 from harness.training.rollouts import Decoding, Drawn
@@ -63,6 +64,7 @@ class ServerSampler:
             "temperature": decoding.temperature,
             "top_p": decoding.top_p,
             "seed": seed,
+            **SERVED,
             "logprobs": 0,
             "return_token_ids": True,
         }

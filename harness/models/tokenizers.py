@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import PrerequisiteError
+from harness.models.decoding import neutral_decoding
 from harness.training.template import traits
 
 
@@ -50,8 +51,9 @@ def stop_ids(model: Any, tokenizer: Any) -> list[int]:
 def declare_stop(model: Any, tokenizer: Any) -> None:
     """Have the model, and what is saved of it, stop where its template closes an assistant's turn.
 
-    A base model's own end token stays beside it. Nothing changes where the model declares the turn's end already.
+    A base model's own end token stays beside it. Nothing else that the model declares for generation is kept.
     """
+    neutral_decoding(model)
     stop = traits(tokenizer).stop if tokenizer.chat_template else None
     declared = model.generation_config.eos_token_id
     ids = list(declared) if isinstance(declared, list) else [] if declared is None else [declared]

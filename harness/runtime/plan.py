@@ -19,7 +19,7 @@ from harness.runtime.findings import Problem
 from harness.runtime.lora_lines import lora_lines
 from harness.runtime.needs import Load, loads
 from harness.runtime.revisions import pin_revisions
-from harness.runtime.role_models import RoleModel, role_models
+from harness.runtime.role_models import RoleModel, decoding_set_aside, role_models
 from harness.runtime.sizing import (
     Detectable,
     DeviceLine,
@@ -154,6 +154,9 @@ def _meaning(config: RunConfig, suite: Suite, estimator: Estimator) -> list[tupl
         rows.append((model.role, _model_line(model)))
     if config.warmup.adapter:
         rows.append(("warm-up", _given_line(config)))
+    for role, asked in decoding_set_aside(config).items():
+        wishes = ", ".join(f"{name} {value}" for name, value in asked.items())
+        rows.append(("decoding", f"as the settings say; {role}'s own generation_config.json is not used ({wishes})"))
     rows += lora_lines(config)
     if estimator.embedder:
         rows.append(("embedder", _model_line(estimator.embedder)))

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness import estimate
 from harness.errors import PrerequisiteError
 from harness.estimate import ModelShape
+from harness.models.decoding import set_aside
 from harness.models.gguf import read_header
 from harness.models.known import known_shape
 from harness.models.packaged import entry_of, gguf_path, is_gguf
@@ -111,6 +112,12 @@ def role_models(config: RunConfig) -> tuple[RoleModel, ...]:
         locate("writer", models.writer, world, trained=trains_writer(config)),
         locate("generator", models.generator, world),
     )
+
+
+def decoding_set_aside(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """By role, what a model's own generation settings ask for and no run uses (`harness.models.decoding`)."""
+    here = {model.role: set_aside(model.folder) for model in role_models(config) if model.folder}
+    return {role: asked for role, asked in here.items() if asked}
 
 
 def embedder_model(config: RunConfig) -> RoleModel | None:

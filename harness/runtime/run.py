@@ -32,6 +32,7 @@ from harness.runtime.progress import Progress
 from harness.runtime.provenance import note_origins
 from harness.runtime.registry import methods
 from harness.runtime.revisions import pin_revisions
+from harness.runtime.role_models import decoding_set_aside
 from harness.runtime.targets import short_name
 from harness.settings import Resolved, dump_yaml, flatten, read_config_file, resolve
 from harness.shards import Summary, write_text
@@ -205,6 +206,7 @@ def _carry_out(run: RunFolder, assembly: Assembly, observer: RunObserver) -> Run
         "running",
         versions=versions(),
         hardware=hardware(),
+        decoding=_decoding(run.config),
         stages={stage.name: stage.folder_name for stage in assembly.stages},
         **code_state(),
     )
@@ -229,6 +231,11 @@ def _carry_out(run: RunFolder, assembly: Assembly, observer: RunObserver) -> Run
     observer.event("run_finished")
     _status(run, "finished", finished=now(), signals=_signals(assembly, summaries))
     return record
+
+
+def _decoding(config: RunConfig) -> dict[str, Any]:
+    """Where decoding settings come from, and what models ask for beside them."""
+    return {"from": "settings alone", "set_aside": decoding_set_aside(config)}
 
 
 def make_executor(runtime: RuntimeConfig) -> Executor:

@@ -85,7 +85,7 @@ def grpo_stage(plan: Plan, signal: str, inputs: tuple[Stage, ...]) -> Stage:
             "lora_modules": list(settled_names(c.grpo.lora_modules, c.models.writer.id)),
         },
     }
-    return Stage("grpo", 4, settings, inputs, lambda run: _Training(run, plan, signal).go(), signal=signal)
+    return Stage("grpo", 5, settings, inputs, lambda run: _Training(run, plan, signal).go(), signal=signal)
 
 
 class _Training:

@@ -79,7 +79,7 @@ def guide_answers(plan: Plan) -> Stage:
         run.write(0, ShardOutput(items, usage=usage, rows_in=len(items)), seconds)
         return {"correct": sum(item.correct for item in items), "of": len(items)}
 
-    return Stage("evaluate_guide", 3, settings, (), work)
+    return Stage("evaluate_guide", 4, settings, (), work)
 
 
 def guide_choice(run: StageRun, plan: Plan) -> GuideChoice | None:

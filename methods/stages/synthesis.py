@@ -135,7 +135,7 @@ def initial(plan: Plan, source: Stage) -> Stage:
         run.map_shards(draws[:wanted], c.synthesis.shard_size, synthesis_worker(run, plan, seeds, None))
         return {}
 
-    return Stage("initial", 3, settings, (source,), work)
+    return Stage("initial", 4, settings, (source,), work)
 
 
 def upstream_usage(run: StageRun, role: str | None) -> tuple[float, float]:
@@ -179,7 +179,7 @@ def regenerate(plan: Plan, source: Stage, policy: Stage | None, *, per_seed: int
     inputs = (source, policy) if policy else (source,)
     return Stage(
         "regenerate",
-        4,
+        5,
         settings,
         inputs,
         lambda run: _regenerate(run, plan, policy, per_seed=per_seed, keep=keep, best=best),

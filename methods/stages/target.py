@@ -105,7 +105,7 @@ def finetune_stage(plan: Plan, dataset: Stage) -> Stage:
         tuned = tune(run, plan, samples, sft_recipe(c), seed=c.tuning_seed, output="model", adam=False)
         return notes(tuned)
 
-    return Stage("finetune", 3, settings, (dataset,), work)
+    return Stage("finetune", 4, settings, (dataset,), work)
 
 
 def notes(tuned: Tuned) -> dict[str, Any]:
@@ -145,4 +145,4 @@ def evaluate_stage(plan: Plan, tuned: Stage | None) -> Stage:
         run.write(0, ShardOutput(result.items, rows_in=len(result.items)), time.perf_counter() - started)
         return {"columns": [asdict(column) for column in result.columns]}
 
-    return Stage("evaluate" if tuned else "evaluate_base", 3, settings, (tuned,) if tuned else (), work)
+    return Stage("evaluate" if tuned else "evaluate_base", 4, settings, (tuned,) if tuned else (), work)

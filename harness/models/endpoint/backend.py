@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.models.backend import Completion, PromptRequest, Sampling
+from harness.models.decoding import SERVED
 from harness.models.endpoint.bodies import text_of
 from harness.models.endpoint.client import Endpoint, Reply, Request
 from harness.training.chat import prompt_ids
@@ -26,7 +27,7 @@ REPAIR = "That is not a valid reply: {fault}. Reply again with one JSON object o
 class Served:
     """What is known of a served model. `newer_limit` is OpenAI's newer name for the limit on completion tokens.
 
-    `takes_stops`: it takes token ids to stop at, as vLLM does.
+    `takes_stops`: it takes token ids to stop at, and decoding settings beyond OpenAI's, as vLLM does.
     """
 
     name: str
@@ -131,6 +132,8 @@ class EndpointBackend:
         }
         if stops := self._stops():
             body["stop_token_ids"] = stops
+        if self._served.takes_stops:
+            body |= SERVED
         if self._served.structured and request.form is not None:
             schema = request.form.schema(self._served.structured_chars)
             body["response_format"] = {
