@@ -69,8 +69,14 @@ class GuideConfig(Section):
 
 
 class SynthesisConfig(Section):
-    """How pairs are made: prompts, decoding, and how many pairs a seed gives in each pass."""
+    """How pairs are made: prompts, decoding, and how many pairs a seed gives in each pass.
 
+    `prompts` is the wording: `full` has rules and JSON, `compact` worked examples and plain lines, for models of some
+    hundred million parameters. `rubric_prompt` and `generator_prompt` are files in place of the packaged prompts. An
+    empty `system_message` leaves the system turn to the chat template.
+    """
+
+    prompts: Literal["full", "compact"] = "full"
     rubric_prompt: str | None = None
     generator_prompt: str | None = None
     system_message: str = "You are a helpful assistant."

@@ -21,16 +21,21 @@ USABLE = 0.92
 
 @dataclass(frozen=True, slots=True)
 class DeviceClass:
-    """One class of device; memory in bytes, `peak` in operations and `bandwidth` in bytes a second."""
+    """One class of device; memory in bytes, `peak` in operations and `bandwidth` in bytes a second.
+
+    The shares are what models reach of the two: assumed for data-sheet values, measured for the machine at hand.
+    """
 
     name: str
     memory: int
     peak: float
     bandwidth: float
+    compute_share: float = COMPUTE_SHARE
+    bandwidth_share: float = BANDWIDTH_SHARE
 
     def seconds(self, compute: float, moved: float) -> float:
-        """Time of `compute` operations and of decoding that moves `moved` bytes, at the assumed shares."""
-        return compute / (self.peak * COMPUTE_SHARE) + moved / (self.bandwidth * BANDWIDTH_SHARE)
+        """Time of `compute` operations and of decoding that moves `moved` bytes, at the class's shares."""
+        return compute / (self.peak * self.compute_share) + moved / (self.bandwidth * self.bandwidth_share)
 
     def needed(self, size: int) -> int:
         """Devices over which `size` bytes have to be divided."""

@@ -11,10 +11,10 @@ from typing import Any
 from evals.read import DataContext
 from evals.suite import Suite
 from harness.config import ModelConfig, RunConfig
+from harness.errors import ConfigError
 from harness.models.open import model_identity
 from harness.models.prompts import (
     GENERATOR_KNOWN,
-    GENERATOR_REQUIRED,
     RUBRIC_KNOWN,
     RUBRIC_REQUIRED,
     Prompt,
@@ -22,6 +22,7 @@ from harness.models.prompts import (
     load_prompt,
 )
 from harness.synthesis.synthesize import Prompting
+from harness.synthesis.wording import WORDINGS
 from harness.types import Json, file_hash, stable_hash
 
 
@@ -94,11 +95,19 @@ class Plan:
     @cached_property
     def prompting(self) -> Prompting:
         """The prompts of the run, checked."""
-        s = self.config.synthesis
+        s, models = self.config.synthesis, self.config.models
+        wording = WORDINGS[s.prompts]
+        for role in ("writer", "generator"):
+            if getattr(models, role).structured and not wording.json:
+                raise ConfigError(
+                    f"models.{role}.structured holds answers to JSON, and synthesis.prompts={s.prompts} asks for plain "
+                    "lines; leave one out"
+                )
         return Prompting(
-            _prompt(s.rubric_prompt, "rubric", RUBRIC_REQUIRED, RUBRIC_KNOWN),
-            _prompt(s.generator_prompt, "generator", GENERATOR_REQUIRED, GENERATOR_KNOWN),
+            _prompt(s.rubric_prompt, wording.rubric, RUBRIC_REQUIRED, RUBRIC_KNOWN),
+            _prompt(s.generator_prompt, wording.generator, ("document", *wording.parts), GENERATOR_KNOWN),
             s.system_message,
+            wording,
         )
 
     def synthesis_settings(self, *sampling: str) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class Prompt:
 
 
 def builtin_prompt(name: str) -> Path:
-    """The path of a prompt that comes with the package: `rubric` or `generator`."""
+    """The path of a prompt that comes with the package: `rubric` or `generator`, or either with `_compact`."""
     return Path(__file__).parent / "prompts" / f"{name}.txt"
 
 

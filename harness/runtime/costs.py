@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from harness import estimate
-from harness.devices import REFERENCE
 from harness.runtime.estimator import LAB_RATES, Cost, Estimator
 from harness.runtime.needs import warm
 from harness.runtime.role_models import RoleModel
@@ -125,7 +124,7 @@ def _embedded(e: Estimator, rows: int | None, out: int | None, tokens: int, note
     """`tokens` through the embedder."""
     model = e.embedder
     flops = _flops(model, tokens) if model else 0.0
-    seconds = REFERENCE.seconds(flops, 0.0) if model is None or _sized(model) else None
+    seconds = e.device.seconds(flops, 0.0) if model is None or _sized(model) else None
     runs = model is not None and model.kind not in ("built-in", "vectors")
     models = {"embedder": (tokens, 0)} if runs else {}
     # The settings have no price for an embedder.

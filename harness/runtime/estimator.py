@@ -2,7 +2,7 @@
 
 Counts follow from the settings; lengths are typical values, printed with the figures. Lab models are too small for
 FLOPs to say anything of their time, so theirs comes from rates measured on a reference run; other models' time is
-operations and moved bytes over assumed shares of a device's (`harness.devices`).
+operations and moved bytes over what a device reaches (`harness.devices`), or this machine (`harness.runtime.here`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import estimate
-from harness.devices import REFERENCE
+from harness.devices import REFERENCE, DeviceClass
+from harness.runtime.here import Here
 from harness.runtime.needs import Lengths, lengths
 from harness.runtime.role_models import RoleModel, embedder_model, role_models
 
@@ -81,6 +82,12 @@ class Estimator:
     stages: frozenset[str]
     embedder: RoleModel | None = None
     documents: str = "any number of documents"
+    here: Here | None = None
+
+    @property
+    def device(self) -> DeviceClass:
+        """The device whose time is estimated: the machine at hand where it was measured."""
+        return self.here.device if self.here else REFERENCE
 
     @property
     def lab(self) -> bool:
@@ -88,10 +95,16 @@ class Estimator:
         return self.target.kind == "lab"
 
     def seconds(self, *, compute: float, moved: float = 0.0, known: bool, lab: float) -> float | None:
-        """Time from `lab` seconds, or on one reference device where the models' sizes are known."""
+        """Time from `lab` seconds, or on the device where the models' sizes are known.
+
+        On the machine at hand a stage that computes also loads its model.
+        """
         if self.lab:
             return LAB_RATES.start + lab
-        return REFERENCE.seconds(compute, moved) if known else None
+        if not known:
+            return None
+        start = self.here.start if self.here and compute + moved > 0 else 0.0
+        return start + self.device.seconds(compute, moved)
 
     def decoding(
         self, model: RoleModel, count: int, prompt: int, completion: int, together: int | None = None
@@ -111,12 +124,24 @@ class Estimator:
         return float(count) * completion * ((model.weight_bytes or 0) / min(batch, max(1, count)) + cache)
 
 
-def make_estimator(config: RunConfig, suite: Suite, stages: frozenset[str]) -> Estimator:
+def make_estimator(config: RunConfig, suite: Suite, stages: frozenset[str], here: Here | None = None) -> Estimator:
     """Look up models and read the seeds; reads only local files. Raises `InputError` where a run would."""
     target, writer, generator = role_models(config)
     sizes, embedder = lengths(config), embedder_model(config)
     seeds, documents = count_seeds(config)
-    return Estimator(config, suite, seeds, sizes, target, writer, generator, stages, embedder, documents)
+    return Estimator(
+        config=config,
+        suite=suite,
+        seeds=seeds,
+        sizes=sizes,
+        target=target,
+        writer=writer,
+        generator=generator,
+        stages=stages,
+        embedder=embedder,
+        documents=documents,
+        here=here,
+    )
 
 
 def count_seeds(config: RunConfig) -> tuple[int | None, str]:

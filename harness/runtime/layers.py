@@ -151,13 +151,21 @@ def _target_layers(aim: Any, size: str, suite: str | None, source: Any) -> list[
         layers.append(Layer(f"target {aim.name} in the lab", aim.lab))
     if rehearsal:
         layers.append(Layer(f"target {aim.name} on real text", rehearsal))
-    scale = find(f"scale of target {aim.name}", size, aim.scales)
+    layers = [Layer(layer.name, _with_models(layer.values)) for layer in layers]
+    scale = _with_models(find(f"scale of target {aim.name}", size, aim.scales))
     # The sizes of a planted world mean nothing where another suite is the test.
     sizes = {key: value for key, value in scale.items() if not (other_suite and key == "lab")}
     layers.append(Layer(f"scale {size}", {"scale": size, **sizes}))
     if own:
         layers.append(Layer(f"scale {size} on real text", own))
     return layers
+
+
+def _with_models(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A track's settings, with models that it calls by their short names as they are to be had here."""
+    from harness.settings import flatten, nest
+
+    return nest({key: _model(v) if key in _MODEL_IDS else v for key, v in flatten(values)})
 
 
 def _guide(text: str | None) -> dict[str, Any]:

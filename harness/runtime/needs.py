@@ -45,6 +45,9 @@ class Lengths:
 LENGTHS = Lengths(document=1500, rubric=600, pair=800, writer_prompt=2150, generator_prompt=2400)
 """Real text: an abstract or a page, and the packaged prompts."""
 
+COMPACT_LENGTHS = Lengths(document=320, rubric=20, pair=70, writer_prompt=600, generator_prompt=760, template=30)
+"""An abstract and the packaged compact prompts, measured with SmolLM2's tokenizer."""
+
 LAB_LENGTHS = Lengths(document=46, rubric=28, pair=28, writer_prompt=130, generator_prompt=86, template=12)
 """Measured on the lab's documents and models."""
 
@@ -73,7 +76,8 @@ class Load:
 
 def lengths(config: RunConfig) -> Lengths:
     """Typical lengths of the run's texts, within what its models take and its decoding allows."""
-    size = LAB_LENGTHS if config.seeds.source == "lab" else LENGTHS
+    size = COMPACT_LENGTHS if config.synthesis.prompts == "compact" else LENGTHS
+    size = LAB_LENGTHS if config.seeds.source == "lab" else size
     writer, generator = config.synthesis.writer, config.synthesis.generator
     reads = config.models.writer.max_length - writer.max_tokens
     generator_reads = config.models.generator.max_length - generator.max_tokens

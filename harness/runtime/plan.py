@@ -16,8 +16,9 @@ from harness.runtime.costs import estimate_stage
 from harness.runtime.doctor import check_prerequisites
 from harness.runtime.estimator import Cost, Estimator, make_estimator
 from harness.runtime.findings import Problem
+from harness.runtime.here import Here, measure
 from harness.runtime.lora_lines import lora_lines
-from harness.runtime.needs import Load, loads
+from harness.runtime.needs import Load, loads, runs_on_gpu
 from harness.runtime.revisions import pin_revisions
 from harness.runtime.role_models import RoleModel, decoding_set_aside, role_models
 from harness.runtime.sizing import (
@@ -82,6 +83,7 @@ class Plan:
     problems: tuple[Problem, ...]
     tokens: Mapping[str, tuple[int, int]]
     usd: float | None
+    here: Here | None
     devices: tuple[DeviceLine, ...]
     detectable: Detectable
     published: tuple[Published, ...]
@@ -99,7 +101,8 @@ def make_plan(resolved: Resolved, replicates: int | None = None) -> Plan:
     config = pin_revisions(resolved.config)
     assembly = assemble(config)
     suite, stages = assembly.suite, assembly.stages
-    estimator = make_estimator(config, suite, frozenset(stage.name for stage in stages))
+    here = _here(config)
+    estimator = make_estimator(config, suite, frozenset(stage.name for stage in stages), here)
     store = store_of(config.runtime.runs)
     lines = tuple(
         StageLine(
@@ -130,10 +133,25 @@ def make_plan(resolved: Resolved, replicates: int | None = None) -> Plan:
         tuple(check_prerequisites(config)),
         tokens_by_model(known),
         dollars(known) if len(known) == len(to_do) else None,
-        device_lines(to_do, needed),
+        here,
+        device_lines(to_do, needed, here),
         detectable(config, suite, assembly.guided_columns, replicates or find_target(config.target).replicates),
         tuple(published(_reference(config.method).get("costs", ()), config, costs)),
     )
+
+
+def _here(config: RunConfig) -> Here | None:
+    """This machine, measured, where a run of models of known size would compute on its processor; else None."""
+    models = role_models(config)
+    target = models[0]
+    if target.kind == "lab" or target.shape is None or runs_on_gpu(models):
+        return None
+    folder = target.folder
+    if target.kind == "gguf":
+        from harness.models.dequantise import converted_folder
+
+        folder = converted_folder(target.id) if converted_folder(target.id).is_dir() else None
+    return measure(target.dtype, folder, target.shape, config.runtime.batch_size)
 
 
 def _meaning(config: RunConfig, suite: Suite, estimator: Estimator) -> list[tuple[str, str]]:
@@ -262,6 +280,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "settings": {s.key: {"value": s.value, "layer": s.layer} for s in plan.settings},
         "tokens": {role: {"in": t[0], "out": t[1]} for role, t in plan.tokens.items()},
         "usd": plan.usd,
+        "here": asdict(plan.here) if plan.here else None,
         "devices": [asdict(d) for d in plan.devices],
         "detectable_difference": asdict(plan.detectable),
         "published": [asdict(p) for p in plan.published],

@@ -107,7 +107,9 @@ def _basis(plan: Plan) -> list[str]:
     lab = plan.config.models.target.id.startswith("lab:")
     sizes = lengths(plan.config)
     time = "time from rough rates of two short runs on one processor core"
-    if not lab:
+    if plan.here:
+        time = f"time is on this machine, {plan.here.basis}"
+    elif not lab:
         device = f"one {REFERENCE.name} ({REFERENCE.peak / 1e12:.0f} TFLOP/s, {REFERENCE.bandwidth / 1e12:.2f} TB/s)"
         shares = f"{COMPUTE_SHARE:.0%} of its peak, and in decoding {BANDWIDTH_SHARE:.0%} of its bandwidth"
         time = f"time is on {device} at {shares}, which are assumptions and were not measured"
@@ -129,6 +131,8 @@ def _memory(plan: Plan) -> list[str]:
     lines = [f"Memory for models (most: {gigabytes(peak.bytes)} in {peak.name}; all of one line is loaded together)"]
     for load in plan.loads:
         detail = " + ".join(f"{p.role} {p.what} {gigabytes(p.bytes)}" for p in load.parts)
+        if plan.here and load.bytes > plan.here.device.memory:
+            detail += f": MORE than the {gigabytes(plan.here.device.memory)} of this machine"
         head = f"  {load.name:<12} {gigabytes(load.bytes):>8}  "
         lines += textwrap.wrap(detail, WIDTH, initial_indent=head, subsequent_indent=" " * len(head))
     return lines
@@ -142,11 +146,11 @@ def _devices(plan: Plan) -> list[str]:
     lines += textwrap.wrap(f"tokens: {'; '.join(rows)}", WIDTH, initial_indent="  ", subsequent_indent="    ")
     lines.append(f"  endpoints, in dollars: {usd}; an hour of a device has no price here")
     if not plan.config.models.target.id.startswith("lab:"):
-        lines.append(f"  {'device':<12}{'device hours':>13}{'devices':>9}{'memory on each':>16}")
+        lines.append(f"  {'device':<13}{'device hours':>13}{'devices':>9}{'memory on each':>16}")
         for d in plan.devices:
-            hours = f"{d.hours:,.1f}" if d.hours is not None else "?"
+            hours = "?" if d.hours is None else f"{d.hours:,.1f}" if d.hours >= 0.05 else "<0.1"
             note = "" if d.fits_one else "  the largest part does not fit on one"
-            lines.append(f"  {d.name:<12}{hours:>13}{d.devices:>9}{gigabytes(d.per_device):>16}{note}")
+            lines.append(f"  {d.name:<13}{hours:>13}{d.devices:>9}{gigabytes(d.per_device):>16}{note}")
         text = (
             "A part that does not fit is meant to be divided: generators by a vLLM server over several GPUs, "
             "fine-tuning by FSDP (runtime.training.accelerate_config)."

@@ -17,6 +17,7 @@ from harness.runtime.estimator import Cost
 if TYPE_CHECKING:
     from evals.suite import Suite
     from harness.config import RunConfig
+    from harness.runtime.here import Here
     from harness.runtime.needs import Load
 
 RUN_SD, LAB_RUN_SD = 1.4, 8.9
@@ -78,14 +79,16 @@ def dollars(costs: Sequence[Cost]) -> float | None:
     return None if any(usd is None for usd in known) else sum(usd for usd in known if usd is not None)
 
 
-def device_lines(costs: Sequence[Cost | None], loads: Sequence[Load]) -> tuple[DeviceLine, ...]:
-    """Hours and memory by class of device."""
+def device_lines(
+    costs: Sequence[Cost | None], loads: Sequence[Load], here: Here | None = None
+) -> tuple[DeviceLine, ...]:
+    """Hours and memory by class of device; first of this machine, where it was measured."""
     peak = max((load.bytes for load in loads), default=0)
     known = all(cost is not None and cost.seconds is not None for cost in costs)
     compute = sum(cost.compute for cost in costs if cost)
     moved = sum(cost.moved for cost in costs if cost)
     lines = []
-    for kind in DEVICES:
+    for kind in [*([here.device] if here else []), *DEVICES]:
         count = kind.needed(peak)
         hours = kind.seconds(compute, moved) / 3600 if known else None
         lines.append(DeviceLine(kind.name, hours, count, peak // count, count == 1))

@@ -131,6 +131,6 @@ def _on_tracks(
 
 
 def _without_target(track: TargetInfo) -> dict[str, Any]:
-    """A track's settings and size, without its own target."""
-    merged = {**dict(flatten(track.settings)), **dict(flatten(track.scales[track.default_scale]))}
-    return nest({key: value for key, value in merged.items() if not key.startswith("models.target.")})
+    """A track's settings and size, without its own target; a type that its size computes in holds for any target."""
+    own = {key: value for key, value in flatten(track.settings) if not key.startswith("models.target.")}
+    return nest({**own, **dict(flatten(track.scales[track.default_scale]))})

@@ -17,10 +17,10 @@ from harness.errors import ConfigError
 from harness.models.backend import Backend, Completion, PromptRequest, Sampling
 from harness.models.prompts import Prompt
 from harness.synthesis.forms import PAIR_FORM, RUBRIC_FORM
-from harness.synthesis.pairs import parse_pair
 from harness.synthesis.parsing import Failure, mends
-from harness.synthesis.rubric import parse_rubric, question_type
+from harness.synthesis.rubric import question_type
 from harness.synthesis.validity import check_pair
+from harness.synthesis.wording import WORDINGS, Wording
 from harness.types import Message, Reject, Rubric, Sample, Seed, Usage, derive_seed, stable_hash
 
 _LONGEST_WORD = 40
@@ -63,16 +63,18 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Prompting:
-    """The two prompts of a method and what fills them beside the document."""
+    """The two prompts of a method, what fills them beside the document, and how their answers are read."""
 
     writer: Prompt
     generator: Prompt
     system_message: str
+    wording: Wording = WORDINGS["full"]
 
     @property
     def hash(self) -> str:
-        """Hash of both prompt files and the system line."""
-        return stable_hash(self.writer.hash, self.generator.hash, self.system_message)
+        """Hash of both prompt files, the system line, and the wording where it is not the full one."""
+        how = [] if self.wording.json else [self.wording.name]
+        return stable_hash(self.writer.hash, self.generator.hash, self.system_message, *how)
 
 
 @dataclass
@@ -159,7 +161,7 @@ class Synthesizer:
             messages, cut = self.writer_messages(draw.seed, writer, sampling)
             cuts.append(cut)
             variables = {"document": document_of(draw.seed), "domain": draw.seed.domain}
-            requests.append(PromptRequest(messages, variables, RUBRIC_FORM))
+            requests.append(PromptRequest(messages, variables, RUBRIC_FORM if self.prompting.wording.json else None))
         completions = writer.generate(requests, sampling, derive_seed(seed, "writer"))
         counter.add("writer", writer, completions, time.perf_counter() - started)
         return [
@@ -170,7 +172,7 @@ class Synthesizer:
     def realise(self, drafts: Sequence[Draft], sampling: Sampling, seed: int, counter: Counter) -> list[Attempt]:
         """Turn drafts into pairs: parse, generate, parse, check. One attempt per draft, in order."""
         started = time.perf_counter()
-        attempts = [_read_rubric(draft) for draft in drafts]
+        attempts = [_read_rubric(draft, self.prompting.wording) for draft in drafts]
         ready = [i for i, a in enumerate(attempts) if a.rubric is not None]
         fitted = {i: self._request(attempts[i], sampling) for i in ready}
         requests = [fitted[i][0] for i in ready]
@@ -195,7 +197,7 @@ class Synthesizer:
             **attempt.rubric.parts,
         }
         messages, cut = fit(self.prompting.generator, variables, self.generator, sampling)
-        return PromptRequest(messages, variables, PAIR_FORM), cut
+        return PromptRequest(messages, variables, PAIR_FORM if self.prompting.wording.json else None), cut
 
     def _read_pair(self, attempt: Attempt, completion: Completion) -> Attempt:
         draft, rubric = attempt.draft, attempt.rubric
@@ -204,7 +206,8 @@ class Synthesizer:
         if completion.failure:
             parsed: Any = Failure(f"generator_{completion.failure}", completion.text)
         else:
-            parsed = parse_pair(completion.text, completion.finish_reason)
+            read = self.prompting.wording.read_pair
+            parsed = read(completion.text, completion.finish_reason, self.prompting.system_message)
         if isinstance(parsed, Failure):
             reject = Reject(sample_id, parsed.reason, completion.text, parsed.detail)
             return Attempt(draft, rubric, None, reject, attempt.question_type)
@@ -233,12 +236,12 @@ class Synthesizer:
         return Attempt(draft, rubric, sample, None, attempt.question_type)
 
 
-def _read_rubric(draft: Draft) -> Attempt:
+def _read_rubric(draft: Draft, wording: Wording) -> Attempt:
     draw = draft.draw
     rubric_id = stable_hash("rubric", draw.seed.id, draw.origin, draw.rollout, draft.text)
     if draft.failure:
         return Attempt(draft, reject=Reject(rubric_id, f"writer_{draft.failure}", draft.text, draft.text))
-    parsed = parse_rubric(draft.text, draft.finish_reason)
+    parsed = wording.read_rubric(draft.text, draft.finish_reason)
     if isinstance(parsed, Failure):
         return Attempt(draft, None, None, Reject(rubric_id, parsed.reason, draft.text, parsed.detail))
     return Attempt(

@@ -60,7 +60,7 @@ def test_models_are_complete_and_their_ids_lead_back() -> None:
     for model in known_models().values():
         assert by_id(model.id) == model
         assert known_shape(model.id) == model.shape
-        assert model.template in ("chatml", "own", "none") and model.track in ("small", "paper")
+        assert model.template in ("chatml", "own", "none") and model.track in ("laptop", "small", "paper")
         assert model.licence
     assert [m.name for m in known_models().values() if m.gated] == ["llama3-8b", "llama3-8b-instruct"]
 

@@ -102,7 +102,7 @@ def test_a_run_file_resolves_to_itself(tmp_path: Path) -> None:
 def test_the_listing_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["targets", "--json"]) == 0
     value = json.loads(capsys.readouterr().out)
-    assert {t["name"] for t in value["tracks"]} == {"nano", "small", "paper"}
+    assert {t["name"] for t in value["tracks"]} == {"laptop", "nano", "small", "paper"}
     eight = next(m for m in value["models"] if m["name"] == "qwen3-8b")
     assert eight["memory_bytes"]["bfloat16"] == 2 * eight["parameters"] == 16_381_470_720
 
