@@ -72,7 +72,12 @@ def _check_benchmark(b: Benchmark, where: str) -> None:
         raise ConfigError(f"{where}: 'contamination' is empty; list the fields that are test text.")
     if b.scorer == "none":
         return
-    if template.output == "multiple_choice":
+    if (template.output == "loglikelihood") != (b.metric == "loss"):
+        raise ConfigError(f"{where}: the metric loss and 'output: loglikelihood' go together; set both, or neither.")
+    if template.output == "loglikelihood":
+        read = sorted(template_variables(template.reference, where) - HELPERS)
+        _check_known(read, known, where, "'reference' uses")
+    elif template.output == "multiple_choice":
         if b.metric == "exact_match":
             raise ConfigError(f"{where}: the metric exact_match needs 'output: generate_until'; use acc or acc_norm.")
         if not template.choices and "choices" not in known:

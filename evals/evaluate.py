@@ -1,4 +1,4 @@
-"""Accuracy of a model on a suite, through lm-eval as a library.
+"""Scores of a model on a suite, through lm-eval as a library.
 
 Nothing is fetched or scanned: tasks are built from the declaration, the model is loaded once, and greedy decoding
 and fixed demonstrations make two runs equal. Every item leaves a row, because paired tests need items and not
@@ -21,6 +21,7 @@ from typing import Any, Literal
 from evals.data import Item, load_items, load_pool, source_label
 from evals.model import load_model
 from evals.read import DataContext
+from evals.render import render
 from evals.suite import Benchmark, Suite
 from evals.tasks import INVALID, build_task
 from harness.errors import InputError, StageError
@@ -30,9 +31,10 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class ColumnResult:
-    """One column. `accuracy` (0 to 1) and `stderr` are None where nothing was measured; `reason` then says why.
+    """One column. `score` and `stderr` are None where nothing was measured; `reason` then says why.
 
-    `n` items were there, `n_scored` have a verdict; `unparsed` of these had no answer to extract and count as
+    The score is an accuracy (0 to 1), or with metric `loss` the mean over items of the reference answer's loss a token,
+    in nats. `n` items were there, `n_scored` have a verdict; `unparsed` of these had no answer to extract and count as
     wrong; the prompt of `truncated` was cut from the left to fit the model's context.
     """
 
@@ -40,7 +42,7 @@ class ColumnResult:
     metric: str
     n: int
     n_scored: int
-    accuracy: float | None
+    score: float | None
     stderr: float | None
     status: Literal["measured", "not measured"]
     reason: str = ""
@@ -52,9 +54,10 @@ class ColumnResult:
 
 @dataclass(frozen=True, slots=True)
 class ItemResult:
-    """One item's answer: what was said, what was read from it, and whether it is right.
+    """One item's answer: what was said, what was read from it, whether it is right, and what it scores.
 
-    For multiple choice `response` is the preferred continuation. `tokens` counts prompt and response. `cluster`
+    `value` is 1 or 0, or the loss a token, whose items are neither right nor wrong (`correct` is None). For multiple
+    choice `response` is the preferred continuation. `tokens` counts prompt and response. `cluster`
     is empty where items are independent.
     """
 
@@ -64,7 +67,8 @@ class ItemResult:
     prompt_hash: str
     response: str
     answer: str
-    correct: bool
+    correct: bool | None
+    value: float
     tokens: int
     cluster: str = ""
 
@@ -107,6 +111,7 @@ def evaluate(
     pools = {b.id: load_pool(b, context, suite.folder) if b.shots else [] for b in runnable}
     for b in runnable:
         _check_pool(b, tests[b.id], pools[b.id])
+        _check_references(b, tests[b.id])
     model = None
     if runnable:
         with _quiet():
@@ -170,6 +175,18 @@ def _check_pool(b: Benchmark, items: Sequence[Item], pool: Sequence[Item]) -> No
                 f"Benchmark '{b.id}': the demonstration '{shown.id}' is the test item '{asked[shown.item_hash]}'; give "
                 "a 'pool' that shares nothing with the test."
             )
+
+
+def _check_references(b: Benchmark, items: Sequence[Item]) -> None:
+    """Refuse items without a text whose likelihood could be asked for."""
+    if b.template.output != "loglikelihood":
+        return
+    empty = [i.id for i in items if not render(b.template.reference, i.fields, i.choices, i.gold).strip()]
+    if empty:
+        raise InputError(
+            f"Benchmark '{b.id}': the reference answer of item '{empty[0]}' is empty (so for {len(empty)} of "
+            f"{len(items)} items); filter them out with 'where', or name another field in 'reference'."
+        )
 
 
 def _unmeasured(b: Benchmark) -> ColumnResult:
@@ -237,14 +254,14 @@ def _column(
         truncated += needed > budget
         rows.append(row)
     unparsed = sum(row.answer == "" for row in rows)
-    accuracy = sum(row.correct for row in rows) / len(rows)
-    error = standard_error([row.correct for row in rows], [row.cluster for row in rows])
+    score = sum(row.value for row in rows) / len(rows)
+    error = standard_error([row.value for row in rows], [row.cluster for row in rows])
     column = ColumnResult(
         b.id,
         b.metric,
         len(items),
         len(rows),
-        accuracy,
+        score,
         error,
         "measured",
         unparsed=unparsed,
@@ -259,25 +276,15 @@ def _row(model: Any, b: Benchmark, item: Item, sample: Mapping[str, Any]) -> tup
     assert sample["doc"]["item_id"] == item.id
     prompt = sample["arguments"][0][0]
     prompt_tokens = len(model.tok_encode(prompt))
-    if b.template.output == "multiple_choice":
-        scores = [float(response[0]) for response in sample["filtered_resps"]]
-        if any(map(math.isnan, scores)):
-            raise StageError(
-                f"The model gives no number as the likelihood of an answer to item '{item.id}' of '{b.id}'; its "
-                "weights are broken, so look at the fine-tuning's losses and lower its learning rate."
-            )
-        texts = [argument[1] for argument in sample["arguments"]]
-        weights = [len(choice) if b.metric == "acc_norm" else 1 for choice in sample["doc"]["continuations"]]
-        best = max(range(len(scores)), key=lambda i: scores[i] / weights[i])
-        response, answer = texts[best], sample["doc"]["continuations"][best]
-        response_tokens = len(model.tok_encode(response, add_special_tokens=False))
-        needed = prompt_tokens + max(len(model.tok_encode(text, add_special_tokens=False)) for text in texts)
-    else:
+    if b.template.output == "generate_until":
         response, found = sample["resps"][0][0], sample["filtered_resps"][0]
         answer = "" if found == INVALID else found
-        response_tokens = len(model.tok_encode(response, add_special_tokens=False))
-        needed = prompt_tokens
-    correct = float(sample[b.metric]) == 1.0
+        response_tokens, needed = len(model.tok_encode(response, add_special_tokens=False)), prompt_tokens
+        value = float(sample[b.metric])
+    else:
+        best, value, lengths = _likelihoods(model, b, item, sample)
+        response, answer = sample["arguments"][best][1], sample["doc"]["continuations"][best]
+        response_tokens, needed = lengths[best], prompt_tokens + max(lengths)
     row = ItemResult(
         b.id,
         item.id,
@@ -285,24 +292,51 @@ def _row(model: Any, b: Benchmark, item: Item, sample: Mapping[str, Any]) -> tup
         sample["prompt_hash"],
         response,
         answer,
-        correct,
+        None if b.metric == "loss" else value == 1.0,
+        value,
         prompt_tokens + response_tokens,
         item.cluster,
     )
     return row, needed
 
 
-def standard_error(correct: Sequence[bool], clusters: Sequence[str]) -> float | None:
-    """Standard error of the mean of 0/1 verdicts; None for a single independent unit.
+def _likelihoods(model: Any, b: Benchmark, item: Item, sample: Mapping[str, Any]) -> tuple[int, float, list[int]]:
+    """The preferred choice, the item's value, and every choice's tokens, from one logged sample.
+
+    A choice's weight is its length in the metric's unit; the loss is that of the only choice, a token.
+    """
+    scores = [float(response[0]) for response in sample["filtered_resps"]]
+    if any(map(math.isnan, scores)):
+        raise StageError(
+            f"The model gives no number as the likelihood of an answer to item '{item.id}' of '{b.id}'; its "
+            "weights are broken, so look at the fine-tuning's losses and lower its learning rate."
+        )
+    lengths = [len(model._encode_pair(*pair[:2])[1]) for pair in sample["arguments"]]
+    if b.metric == "loss":
+        return 0, -scores[0] / lengths[0], lengths
+    choices = sample["doc"]["continuations"]
+    units: dict[str, Callable[[int], int]] = {
+        "acc": lambda i: 1,
+        "acc_norm": lambda i: len(choices[i]),
+        "acc_bytes": lambda i: len(choices[i].encode()),
+        "acc_tokens": lambda i: lengths[i],
+    }
+    best = max(range(len(scores)), key=lambda i: scores[i] / units[b.metric](i))
+    value = float(best == sample["doc"]["gold"]) if b.metric == "acc_tokens" else float(sample[b.metric])
+    return best, value, lengths
+
+
+def standard_error(values: Sequence[float], clusters: Sequence[str]) -> float | None:
+    """Standard error of the mean of items' values; None for a single independent unit.
 
     Items with an equal, non-empty cluster are dependent: sqrt(G/(G-1) sum_g (sum_{i in g} (x_i - mean))^2) / n over
     G clusters (the sandwich estimator; Miller 2024, arXiv 2411.00640, eq. 4, with the small-sample factor). With
     all clusters of size one it equals sqrt(p(1-p)/(n-1)), which is used where there are none.
     """
-    n = len(correct)
-    mean = sum(correct) / n
+    n = len(values)
+    mean = sum(values) / n
     sums: dict[str, float] = defaultdict(float)
-    for index, (x, cluster) in enumerate(zip(correct, clusters, strict=True)):
+    for index, (x, cluster) in enumerate(zip(values, clusters, strict=True)):
         sums[f"c{cluster}" if cluster else f"i{index}"] += x - mean
     groups = len(sums)
     if groups < 2:

@@ -21,8 +21,8 @@ SUITE_FOLDER = Path(__file__).parent / "suites"
 
 AnswerForm = Literal["index", "index_from_0", "index_from_1", "letter", "text"]
 Rendering = Literal["letter", "answer", "reasoning"]
-Output = Literal["multiple_choice", "generate_until"]
-Metric = Literal["acc", "acc_norm", "exact_match"]
+Output = Literal["multiple_choice", "generate_until", "loglikelihood"]
+Metric = Literal["acc", "acc_norm", "acc_bytes", "acc_tokens", "exact_match", "loss"]
 _CLOSED: Any = {"extra": "forbid"}
 
 
@@ -78,7 +78,8 @@ class Template:
 
     With `multiple_choice` the choices (or their letters) are compared by log-likelihood; with `generate_until`
     the model writes up to `max_tokens` until one of `stop`, and `extract`, a regular expression with one group,
-    takes the answer from what it wrote (the last match). `shot_target` renders a demonstration's answer.
+    takes the answer from what it wrote (the last match); with `loglikelihood` the model is given the answer that
+    `reference` renders, and its loss a token is the item's score. `shot_target` renders a demonstration's answer.
     """
 
     __pydantic_config__ = _CLOSED
@@ -91,11 +92,18 @@ class Template:
     stop: tuple[str, ...] = ()
     max_tokens: int = 64
     extract: str | None = None
+    reference: str = "{{ answer }}"
 
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """One column of a suite. `contamination` lists the fields that are test text for decontamination.
+    """One column of a suite. `metric` says what an item scores.
+
+    Choices are compared by the sum of their tokens' log-likelihoods (`acc`), or that sum per character (`acc_norm`, as
+    lm-eval has it), byte (`acc_bytes`) or token (`acc_tokens`): with `continuation: text` and a length norm the test is
+    a cloze, on which small models can move where letters are chance to them. `exact_match` compares generated answers;
+    `loss` is that of the reference answer, mean over its tokens, and lower is better. `contamination` lists the fields
+    that are test text for decontamination.
 
     In text mode all of them have to stand in one training text, in n-gram mode their coverages are averaged, and for
     embeddings they are joined, so a field that says little by itself belongs in the list only beside one that does.

@@ -32,14 +32,15 @@ def build_task(benchmark: Benchmark, items: Sequence[Item], pool: Sequence[Item]
         "task": benchmark.id,
         "custom_dataset": partial(_tables, benchmark, tuple(items), tuple(pool)),
         "test_split": "test",
-        "output_type": template.output,
+        # The one answer whose likelihood is asked for is a choice without others: encoded as choices are.
+        "output_type": "generate_until" if template.output == "generate_until" else "multiple_choice",
         "doc_to_text": "prompt",
         "num_fewshot": benchmark.shots,
-        "metric_list": [{"metric": benchmark.metric, "aggregation": "mean", "higher_is_better": True}],
+        "metric_list": [{"metric": _metric(benchmark), "aggregation": "mean", "higher_is_better": True}],
     }
     if pool:
         config |= {"fewshot_split": "pool", "fewshot_config": {"sampler": "first_n"}}
-    if template.output == "multiple_choice":
+    if template.output != "generate_until":
         config |= {"doc_to_target": "gold", "doc_to_choice": "continuations"}
         return ConfigurableTask(config=config)
     config["doc_to_target"] = "target"
@@ -53,6 +54,11 @@ def build_task(benchmark: Benchmark, items: Sequence[Item], pool: Sequence[Item]
     steps = [first, {"function": "take_first"}]
     config["filter_list"] = [{"name": "answer", "filter": steps}]
     return ConfigurableTask(config=config)
+
+
+def _metric(benchmark: Benchmark) -> str:
+    """lm-eval's metric; what it does not know is computed from the likelihoods that it leaves."""
+    return "acc" if benchmark.metric in ("acc_tokens", "loss") else benchmark.metric
 
 
 def _tables(benchmark: Benchmark, items: Sequence[Item], pool: Sequence[Item], **_: Any) -> dict[str, Dataset]:
@@ -70,11 +76,16 @@ def _document(benchmark: Benchmark, item: Item, shot: bool = False) -> dict[str,
     names = letters(len(item.choices))
     lettered = template.output == "generate_until" or template.continuation == "letter"
     target = names[item.gold] if lettered and item.gold is not None else item.fields["answer"]
+    continuations = names if template.continuation == "letter" else list(item.choices)
+    gold = -1 if item.gold is None else item.gold
+    if template.output == "loglikelihood":
+        target = render(template.reference, item.fields, item.choices, item.gold)
+        continuations, gold = [target], 0
     row: dict[str, Any] = {
         "item_id": item.id,
         "prompt": render(template.prompt, item.fields, item.choices, item.gold),
-        "continuations": names if template.continuation == "letter" else list(item.choices),
-        "gold": -1 if item.gold is None else item.gold,
+        "continuations": continuations,
+        "gold": gold,
         "target": target,
     }
     # lm-eval knows a column by the test table alone, so both tables carry this one.

@@ -16,7 +16,13 @@ from typing import Any
 from harness.errors import InputError
 from harness.shards import write_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+RENAMED = {"accuracy": "score", "clean_accuracy": "clean_score"}
+"""Fields of a column in records of schema 1, which knew accuracies alone, and their names now."""
+
+LOWER_IS_BETTER = frozenset({"loss"})
+"""Metrics of which less is better."""
 
 
 class _NotFinite(InputError):
@@ -25,30 +31,36 @@ class _NotFinite(InputError):
 
 @dataclass(frozen=True, slots=True)
 class ColumnScore:
-    """One benchmark's score: `accuracy` in [0, 1] and its standard error over items (clustered where declared).
+    """One benchmark's score under its metric, and its standard error over items (clustered where declared).
 
-    `guided` marks a benchmark whose items, of any split, guided the run. The `clean_` fields are of the items that
-    nothing which was used for the run matches (data set, validation items); None where that is not known.
+    An accuracy is in [0, 1]; a `loss` is in nats a token, and lower is better. `guided` marks a benchmark whose items,
+    of any split, guided the run. The `clean_` fields are of the items that nothing which was used for the run matches
+    (data set, validation items); None where that is not known.
     """
 
     column: str
     metric: str
     n: int
-    accuracy: float | None
+    score: float | None
     stderr: float | None
     status: str = "measured"
     reason: str = ""
     guided: bool = False
     clean_n: int | None = None
-    clean_accuracy: float | None = None
+    clean_score: float | None = None
     clean_stderr: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is no number: a mean or a comparison would take it without a word."""
-        for name in ("accuracy", "stderr", "clean_accuracy", "clean_stderr"):
+        for name in ("score", "stderr", "clean_score", "clean_stderr"):
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 raise _NotFinite(f"the {name} of {self.column} is {value}, which is no finite number")
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a higher score is a better one."""
+        return self.metric not in LOWER_IS_BETTER
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +182,11 @@ def read_record(path: Path) -> RunRecord:
     except ValueError:
         raise InputError(f"{path} is not valid JSON; run 'harness resume' on the run to write it again") from None
     schema = value.get("schema") if isinstance(value, dict) else None
-    if schema != SCHEMA_VERSION:
-        raise InputError(f"{path} has schema {schema}, this version reads {SCHEMA_VERSION}; run it again")
+    if schema not in (1, SCHEMA_VERSION):
+        raise InputError(f"{path} has schema {schema}, this version reads up to {SCHEMA_VERSION}; run it again")
     try:
-        value["columns"] = [ColumnScore(**c) for c in value["columns"]]
-        value["base_columns"] = [ColumnScore(**c) for c in value["base_columns"]]
+        for side in ("columns", "base_columns"):
+            value[side] = [ColumnScore(**{RENAMED.get(k, k): v for k, v in c.items()}) for c in value[side]]
         value["cost"] = [StageCost(**c) for c in value["cost"]]
         value["counts"] = [StageCount(**c) for c in value["counts"]]
         value["upstream"] = [Origin(**o) for o in value.get("upstream", ())]

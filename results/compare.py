@@ -14,7 +14,7 @@ from pathlib import Path
 from harness.errors import InputError
 from results.differences import NOT_COMPARED, equal_settings, recorded_rows, setting_rows
 from results.runs import Run, last_event, load_items, load_run
-from results.tables import GUIDED_NOTE, Arm, accuracy_rows, column_names, cost_rows, count_rows
+from results.tables import SCORES_TITLE, Arm, column_names, cost_rows, count_rows, notes, score_rows
 from results.text import blocks, wrapped
 
 NOT_REPLICATES = (
@@ -37,7 +37,7 @@ def render_compare(paths: Sequence[Path]) -> str:
     lines = [f"{arm.label}  {run.name}" for arm, run in zip(arms, runs, strict=True)]
     lines += ["", *_settings(runs, arms)]
     sections = (
-        ("Accuracy of the target, percent ± standard error over items", accuracy_rows(arms), 2),
+        (SCORES_TITLE, score_rows(arms), 2),
         ("Rows in, kept, rejected by reason", count_rows(arms), 2),
         ("Tokens and seconds by role", cost_rows(arms), 2),
     )
@@ -87,14 +87,8 @@ def _notes(runs: Sequence[Run], arms: Sequence[Arm]) -> list[str]:
         else:
             lines += [f"{arm.label}: {flag}" for flag in arm.record.validity_flags]
             lines += [line for o in arm.record.upstream for line in wrapped(f"{arm.label}: {o.line()}")]
-    lines += _guided(arms) + _unpaired(arms)
+    lines += notes([arm.record for arm in arms if arm.record]) + _unpaired(arms)
     return [*lines, *NOT_REPLICATES.splitlines()]
-
-
-def _guided(arms: Sequence[Arm]) -> list[str]:
-    if not any(score.guided for arm in arms if arm.record for score in arm.record.columns):
-        return []
-    return [GUIDED_NOTE]
 
 
 def _unpaired(arms: Sequence[Arm]) -> list[str]:
@@ -103,7 +97,7 @@ def _unpaired(arms: Sequence[Arm]) -> list[str]:
         sets = {frozenset(a) for arm in arms if (a := arm.items.answers.get(("tuned", name))) is not None}
         if len(sets) > 1:
             lines.append(f"{name}: the runs were tested on different items, so no difference is given.")
-        bases = {b.accuracy for arm in arms if (b := arm.base(name)) is not None}
+        bases = {b.score for arm in arms if (b := arm.base(name)) is not None}
         if len(bases) > 1:
             lines.append(f"{name}: the runs start from different bases; 'minus base' takes each run's own.")
     return lines

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.record import ColumnScore, RunRecord
-from results.text import count, percent
+from results.text import Formatter, count, number, percent
 
 _MODES = {"text": "holds an item whole", "contained": "stands in an item", "ngram": "n-grams", "embedding": "embedding"}
 
@@ -26,6 +26,11 @@ def contamination_lines(report: Mapping[str, Any]) -> list[str]:
     return [*lines, f"items found: {items}."] if items else lines
 
 
+def formatted(score: ColumnScore) -> Formatter:
+    """How values of a column are written: accuracies in percent, losses in nats a token."""
+    return percent if score.higher_is_better else number
+
+
 def any_unclean(records: Sequence[RunRecord]) -> bool:
     """Whether some column has items that something matches."""
     return any(c.clean_n is not None and c.clean_n < c.n for record in records for c in record.columns)
@@ -35,4 +40,4 @@ def clean_cell(score: ColumnScore | None) -> str:
     """`70.6 ± 4.9 (85)`: the score on clean items and how many there are; empty where it is not known."""
     if score is None or score.clean_n is None:
         return ""
-    return f"{percent(score.clean_accuracy, score.clean_stderr)} ({count(score.clean_n)})".strip()
+    return f"{formatted(score)(score.clean_score, score.clean_stderr)} ({count(score.clean_n)})".strip()

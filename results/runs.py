@@ -153,9 +153,10 @@ def load_items(folder: Path) -> Items:
     answers: dict[tuple[str, str], dict[str, float]] = {}
     clusters: dict[str, dict[str, str]] = {}
     for row in rows:
-        if row["correct"] is None:
+        value = row.get("value", row["correct"])
+        if value is None:
             continue
-        key, correct = (row.get("model") or TUNED, row["task"]), float(row["correct"])
+        key, correct = (row.get("model") or TUNED, row["task"]), float(value)
         if not math.isfinite(correct):
             where = f"item {row['item_id']} of {row['task']}"
             raise InputError(f"{path} has {correct} for {where}; 'harness resume' writes it again")

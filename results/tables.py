@@ -1,7 +1,7 @@
-"""The tables that `show` and `compare` print, as rows of strings: accuracy, counts by stage, cost by role.
+"""The tables that `show` and `compare` print, as rows of strings: scores, counts by stage, cost by role.
 
-An empty cell was not measured. Accuracies are in percent with one standard error over items; a difference is taken
-item by item, so that items which are hard for both sides cancel.
+An empty cell was not measured. Accuracies are in percent, losses in nats a token, with one standard error over items;
+a difference is taken item by item, so that items which are hard for both sides cancel.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.record import ColumnScore, RunRecord
-from results.contamination import any_unclean, clean_cell
+from results.contamination import any_unclean, clean_cell, formatted
 from results.runs import BASE, TUNED, Items
 from results.statistics import paired_items
-from results.text import count, percent
+from results.text import count
 
 GUIDED_MARK = "*"
+SCORES_TITLE = "Scores of the target ± standard error over items; accuracies in percent"
+LOWER_MARK = "↓"
+LOWER_NOTE = f"{LOWER_MARK} loss of the reference answer, in nats a token, mean over items: lower is better."
 GUIDED_NOTE = f"{GUIDED_MARK} guided: items of this benchmark steered the run, so its score is no independent test."
 
 
@@ -47,7 +50,7 @@ def column_names(arms: Sequence[Arm]) -> list[str]:
 
 def score_cell(score: ColumnScore | None, guided: bool = False) -> str:
     """`71.1 ± 4.8`, marked where the column is guided; empty where it was not measured."""
-    text = percent(score.accuracy, score.stderr) if score else ""
+    text = formatted(score)(score.score, score.stderr) if score else ""
     return text + GUIDED_MARK if text and guided else text
 
 
@@ -57,19 +60,24 @@ def difference_cell(arm: Arm, other: Arm, other_model: str, name: str) -> str:
     Empty where a side was not measured, or was measured on other items.
     """
     mine, theirs = arm.column(name), (other.base(name) if other_model == BASE else other.column(name))
-    if mine is None or theirs is None or mine.accuracy is None or theirs.accuracy is None:
+    if mine is None or theirs is None or mine.score is None or theirs.score is None:
         return ""
     a, b = arm.items.answers.get((TUNED, name)), other.items.answers.get((other_model, name))
     if a is None or b is None:
         # Means are known and items are not: the difference stands without an error, if it is of as many items.
-        return percent(mine.accuracy - theirs.accuracy, signed=True) if mine.n == theirs.n else ""
+        return formatted(mine)(mine.score - theirs.score, signed=True) if mine.n == theirs.n else ""
     if a.keys() != b.keys():
         return ""
     mean, error = paired_items(a, b, arm.items.clusters.get(name))
-    return percent(mean, error, signed=True)
+    return formatted(mine)(mean, error, signed=True)
 
 
-def accuracy_rows(arms: Sequence[Arm], base_title: str = "base") -> list[list[str]]:
+def column_cell(score: ColumnScore | None, name: str) -> str:
+    """A column's name, marked where a lower score is better."""
+    return name if score is None or score.higher_is_better else f"{name} {LOWER_MARK}"
+
+
+def score_rows(arms: Sequence[Arm], base_title: str = "base") -> list[list[str]]:
     """Columns as rows; base and arms as columns; under each the differences to base and to the first arm."""
     first = arms[0]
     rows = [["column", "items", base_title, *[arm.label for arm in arms]]]
@@ -77,10 +85,10 @@ def accuracy_rows(arms: Sequence[Arm], base_title: str = "base") -> list[list[st
         scores = [arm.column(name) for arm in arms]
         bases = [arm.base(name) for arm in arms]
         shown = next((s for s in [*scores, *bases] if s is not None), None)
-        same_base = len({(b.accuracy, b.n) for b in bases if b is not None}) <= 1
+        same_base = len({(b.score, b.n) for b in bases if b is not None}) <= 1
         base = next((b for b in bases if b is not None), None) if same_base else None
         cells = [score_cell(s, s is not None and s.guided) for s in scores]
-        rows.append([name, str(shown.n) if shown and shown.n else "", score_cell(base), *cells])
+        rows.append([column_cell(shown, name), str(shown.n) if shown and shown.n else "", score_cell(base), *cells])
         if any_unclean([arm.record for arm in arms if arm.record]):
             rows.append(["  clean items", "", "", *[clean_cell(s) for s in scores]])
         rows.append(["  minus base", "", "", *[difference_cell(arm, arm, BASE, name) for arm in arms]])
@@ -106,6 +114,13 @@ def count_rows(arms: Sequence[Arm]) -> list[list[str]]:
         for reason in reasons:
             rows.append(["", f"- {reason}", *[count(c.rejected.get(reason, 0)) if c else "" for c in found]])
     return rows
+
+
+def notes(records: Sequence[RunRecord]) -> list[str]:
+    """What the marks in tables of scores mean, for those that occur."""
+    columns = [column for record in records for column in record.columns]
+    lower = any(not column.higher_is_better for column in columns)
+    return [*([LOWER_NOTE] if lower else []), *([GUIDED_NOTE] if any(c.guided for c in columns) else [])]
 
 
 def cost_rows(arms: Sequence[Arm]) -> list[list[str]]:

@@ -7,10 +7,12 @@ the leading columns repeated.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 WIDTH = 100
 GAP = "  "
+Formatter = Callable[..., str]
+"""From a value, its error (None: without) and whether a plus is written to a cell: `percent` or `number`."""
 _HARD_SPACE = "\N{NO-BREAK SPACE}"
 
 
@@ -64,6 +66,15 @@ def percent(value: float | None, error: float | None = None, signed: bool = Fals
     # A difference of zero has no sign.
     text = "0.0" if text in ("+0.0", "-0.0") else text
     return text if error is None else f"{text} ± {100 * error:.1f}"
+
+
+def number(value: float | None, error: float | None = None, signed: bool = False) -> str:
+    """A value in its own unit with three decimals, with its error or deviation; empty where it was not measured."""
+    if value is None:
+        return ""
+    text = f"{value:+.3f}" if signed else f"{value:.3f}"
+    text = "0.000" if text in ("+0.000", "-0.000") else text
+    return text if error is None else f"{text} ± {error:.3f}"
 
 
 def count(value: float) -> str:

@@ -12,12 +12,12 @@ from typing import Any
 
 from harness.errors import InputError
 from results.compare import render_compare
-from results.contamination import any_unclean, clean_cell, contamination_lines
+from results.contamination import any_unclean, clean_cell, contamination_lines, formatted
 from results.differences import reading
 from results.export import OUTPUTS, describe, export_run
 from results.runs import Run, last_event, load_items, load_run, missing_output, output, run_folders
-from results.tables import GUIDED_MARK, GUIDED_NOTE, Arm, cost_rows, difference_cell, score_cell
-from results.text import aligned, count, duration, kept_together, percent, shorten, wrapped
+from results.tables import GUIDED_MARK, SCORES_TITLE, Arm, column_cell, cost_rows, difference_cell, notes, score_cell
+from results.text import aligned, count, duration, kept_together, shorten, wrapped
 
 ONE_DRAW = "Errors are over test items; one run is one draw, and another seed of the same method would differ."
 _REASONS_WIDTH = 58
@@ -46,11 +46,11 @@ def render_ls(runs_dir: Path) -> str:
 def _headline(run: Run) -> str:
     if run.record is None:
         return ""
-    bases = {c.column: c.accuracy for c in run.record.base_columns}
+    bases = {c.column: c.score for c in run.record.base_columns}
     for column in run.record.columns:
-        if column.accuracy is not None:
-            mark = GUIDED_MARK if column.guided else ""
-            return f"{column.column}{mark} {percent(bases.get(column.column)) or '?'} → {percent(column.accuracy)}"
+        if column.score is not None:
+            mark, shown = GUIDED_MARK if column.guided else "", formatted(column)
+            return f"{column.column}{mark} {shown(bases.get(column.column)) or '?'} → {shown(column.score)}"
     return ""
 
 
@@ -63,11 +63,10 @@ def render_show(run_folder: Path) -> str:
         lines += ["", f"Not complete. Last event: {doing or 'none'}. Go on with: harness resume {run_folder}"]
         return "\n".join(lines)
     arm = Arm("run", run.record, load_items(run_folder))
-    lines += ["", "Accuracy of the target, percent ± standard error over items", *aligned(_accuracy(arm))]
+    lines += ["", SCORES_TITLE, *aligned(_scores(arm))]
     lines += [line for origin in run.record.upstream for line in wrapped(f"From an earlier run: {origin.line()}")]
     lines += _unmeasured(run) + [line for flag in run.record.validity_flags for line in wrapped(f"Caution: {flag}")]
-    if any(column.guided for column in run.record.columns):
-        lines.append(GUIDED_NOTE)
+    lines += notes([run.record])
     lines.append(ONE_DRAW)
     lines += ["", "Rows in, kept, rejected by reason", *aligned(_counts(run))]
     lines += _shortened(run)
@@ -115,7 +114,7 @@ def _facts(run: Run) -> list[str]:
     return [f"  {name:<10}  {value}" for name, value in facts.items() if value]
 
 
-def _accuracy(arm: Arm) -> list[list[str]]:
+def _scores(arm: Arm) -> list[list[str]]:
     rows = [["column", "items", "base", "tuned", "difference"]]
     assert arm.record is not None
     if clean := any_unclean([arm.record]):
@@ -124,7 +123,7 @@ def _accuracy(arm: Arm) -> list[list[str]]:
         difference = difference_cell(arm, arm, "base", column.column)
         base = score_cell(arm.base(column.column))
         items = str(column.n) if column.n else ""
-        rows.append([column.column, items, base, score_cell(column, column.guided), difference])
+        rows.append([column_cell(column, column.column), items, base, score_cell(column, column.guided), difference])
         if clean:
             rows[-1].append(clean_cell(column))
     return rows
@@ -133,7 +132,7 @@ def _accuracy(arm: Arm) -> list[list[str]]:
 def _unmeasured(run: Run) -> list[str]:
     columns = run.record.columns if run.record else ()
     return [
-        f"{c.column} was not measured" + (f": {c.reason}" if c.reason else "") for c in columns if c.accuracy is None
+        f"{c.column} was not measured" + (f": {c.reason}" if c.reason else "") for c in columns if c.score is None
     ]
 
 

@@ -155,7 +155,7 @@ def _row(name: str, world: int, record: RunRecord, runs: str) -> CalibrationRow:
     return CalibrationRow(
         arm=name,
         world=world,
-        columns={c.column: c.accuracy for c in record.columns if c.accuracy is not None},
+        columns={c.column: c.score for c in record.columns if c.score is not None},
         useful_share=useful_share(conversations, World(world)),
         seconds=sum(c.seconds for c in record.counts),
     )

@@ -13,19 +13,18 @@ from harness.record import ColumnScore
 def with_clean_scores(
     columns: Sequence[ColumnScore], rows: Sequence[Mapping[str, Any]], touched: Mapping[str, Collection[str]]
 ) -> list[ColumnScore]:
-    """`columns` with the score over the items of `rows` (`task`, `item_id`, `correct`, `cluster`) not in `touched`."""
+    """`columns` with the score over the items of `rows` (`task`, `item_id`, `value`, `cluster`) not in `touched`."""
     scored = []
     for column in columns:
         mine = [row for row in rows if row["task"] == column.column]
         clean = [row for row in mine if row["item_id"] not in touched.get(column.column, ())]
-        if column.accuracy is None or not mine:
+        if column.score is None or not mine:
             scored.append(column)
         elif not clean:
             scored.append(replace(column, clean_n=0))
         else:
-            correct = [bool(row["correct"]) for row in clean]
-            error = standard_error(correct, [row["cluster"] or "" for row in clean])
-            scored.append(
-                replace(column, clean_n=len(clean), clean_accuracy=sum(correct) / len(correct), clean_stderr=error)
-            )
+            values = [float(row["value"]) for row in clean]
+            error = standard_error(values, [row["cluster"] or "" for row in clean])
+            mean = sum(values) / len(values)
+            scored.append(replace(column, clean_n=len(clean), clean_score=mean, clean_stderr=error))
     return scored

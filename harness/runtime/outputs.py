@@ -48,7 +48,7 @@ def _columns(assembly: Assembly, summary: Summary) -> list[ColumnScore]:
             c["column"],
             c["metric"],
             c["n"],
-            c["accuracy"],
+            c["score"],
             c["stderr"],
             c["status"],
             c["reason"],

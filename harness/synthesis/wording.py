@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from harness.synthesis.pairs import PAIR_EMPTY, PAIR_TRUNCATED, parse_pair
-from harness.synthesis.parsing import Failure, after_thinking, is_unicode
+from harness.synthesis.pairs import PAIR_CONTROL_CHARACTER, PAIR_EMPTY, PAIR_SCHEMA, PAIR_TRUNCATED, parse_pair
+from harness.synthesis.parsing import Failure, after_thinking, control_character, is_unicode, plain_lines
 from harness.synthesis.rubric import RUBRIC_BAD_TYPE, RUBRIC_MISSING_PART, RUBRIC_TRUNCATED, parse_rubric
 from harness.types import RUBRIC_PARTS, Message
 
@@ -68,7 +68,7 @@ def read_lines(text: str, finish_reason: str, system_message: str) -> tuple[Mess
 
     A JSON pair is read as one, so that a generator which writes JSON serves this wording too.
     """
-    body = after_thinking(text)
+    body = plain_lines(after_thinking(text))
     if body.lstrip().startswith("{"):
         return parse_pair(text, finish_reason)
     asked = _QUESTION.search(body)
@@ -85,7 +85,9 @@ def read_lines(text: str, finish_reason: str, system_message: str) -> tuple[Mess
         if not re.search(r"\w", content) or _PLACEHOLDER.search(content):
             return Failure(PAIR_EMPTY, f"the {name} says '{content[:80]}'")
         if not is_unicode(content):
-            return Failure(PAIR_EMPTY, f"the {name} is not valid Unicode")
+            return Failure(PAIR_SCHEMA, f"the {name} is not valid Unicode")
+        if character := control_character(content):
+            return Failure(PAIR_CONTROL_CHARACTER, f"the {name} holds {character}")
     pair = (Message("user", question), Message("assistant", answer))
     return (Message("system", system_message), *pair) if system_message else pair
 

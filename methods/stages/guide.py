@@ -15,6 +15,7 @@ from typing import Any
 from evals import capability_tree, coverage
 from evals.data import ValidationItem
 from evals.evaluate import ItemResult, evaluate_validation
+from evals.suite import Benchmark
 from harness import estimate
 from harness.config import GuideConfig
 from harness.errors import ConfigError
@@ -39,10 +40,10 @@ def check_guide(plan: Plan) -> None:
             f"guide.strategy is '{guide.strategy}', but all items of validation set '{declared.name}' are taken, so "
             f"there is nothing to choose; say how many of them: --guide {declared.name}:N"
         )
-    if guide.strategy == "capability_tree" and plan.suite.benchmark(declared.like).scorer == "judge":
+    if guide.strategy == "capability_tree" and not _has_verdicts(plan.suite.benchmark(declared.like)):
         raise ConfigError(
             "guide.strategy=capability_tree needs to know which items the target answers rightly, and "
-            f"'{declared.like}' is scored by a judge; use random or coverage"
+            f"'{declared.like}' is scored by a judge or measures a loss; use random or coverage"
         )
 
 
@@ -77,9 +78,14 @@ def guide_answers(plan: Plan) -> Stage:
         flops = estimate.forward_flops(shape, tokens) if shape else 0.0
         usage = [Usage("target", "evaluate_guide", tokens, 0, len(items), seconds, flops)]
         run.write(0, ShardOutput(items, usage=usage, rows_in=len(items)), seconds)
-        return {"correct": sum(item.correct for item in items), "of": len(items)}
+        return {"correct": sum(item.correct is True for item in items), "of": len(items)}
 
-    return Stage("evaluate_guide", 4, settings, (), work)
+    return Stage("evaluate_guide", 5, settings, (), work)
+
+
+def _has_verdicts(benchmark: Benchmark) -> bool:
+    """Whether an answer to one of its items is right or wrong, and evaluation says which."""
+    return benchmark.scorer == "lm_eval" and benchmark.metric != "loss"
 
 
 def guide_choice(run: StageRun, plan: Plan) -> GuideChoice | None:
@@ -96,7 +102,7 @@ class GuideChoice:
 
     def __init__(self, guide: GuideConfig, embedder: Embedder, answers: Sequence[ItemResult]) -> None:
         self._guide, self._embedder = guide, embedder
-        self._correct = {item.item_id: item.correct for item in answers}
+        self._correct = {item.item_id: item.correct is True for item in answers}
         self.facts: dict[str, Any] = {"strategy": guide.strategy}
         self.table: list[capability_tree.Capability] = []
 

@@ -125,7 +125,7 @@ def test_a_declared_overlap_stays_and_is_left_out_of_the_clean_score(office: Pat
     (column,) = record["columns"]
     assert column["n"] == 3 + LEAKED and column["clean_n"] == 2 + LEAKED
     items = [r for r in rows(stage_folder(folder, "evaluate")) if r["item_id"] != "50"]
-    assert column["clean_accuracy"] == pytest.approx(sum(r["correct"] for r in items) / len(items))
+    assert column["clean_score"] == pytest.approx(sum(r["correct"] for r in items) / len(items))
     assert record["contamination"][1]["touched"] == {"bar_exam": ["50"]}
     assert "tuned, clean items" in finished(["show", str(folder)], office).out
 

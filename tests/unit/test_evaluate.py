@@ -77,7 +77,7 @@ def test_multiple_choice_agrees_with_a_direct_computation(model: Path, suite_of:
         assert row.answer == best and row.correct == (best == ["yes", "no"][n % 2])
         assert row.tokens == len(tokenizer(prompt + best).input_ids)
     (column,) = result.columns
-    assert column.accuracy == sum(r.correct for r in result.items) / 6
+    assert column.score == sum(r.correct for r in result.items) / 6
     assert (column.n, column.n_scored, column.status, column.source) == (6, 6, "measured", "items.jsonl")
 
 
@@ -112,13 +112,13 @@ def test_generation_extracts_the_last_match_and_counts_the_rest(
     result = evaluate(model, suite, DataContext())
     assert [r.answer for r in result.items] == ["A", "B", "", "b", "A", "C"]
     assert [r.correct for r in result.items] == [True, True, False, True, True, False]
-    assert (result.columns[0].unparsed, result.columns[0].accuracy) == (1, 4 / 6)
+    assert (result.columns[0].unparsed, result.columns[0].score) == (1, 4 / 6)
 
 
 def test_generation_really_generates_and_bounds_its_length(model: Path, suite_of: Callable[..., Suite]) -> None:
     template = {**GENERATE, "extract": "answer is ([A-C])"}
     (column,) = evaluate(model, suite_of(template, metric="exact_match"), DataContext()).columns
-    assert (column.unparsed, column.accuracy, column.notes) == (6, 0.0, ())
+    assert (column.unparsed, column.score, column.notes) == (6, 0.0, ())
     short = make_tiny_model(model.parent / "short", context=64)
     result = evaluate(short, suite_of({**template, "max_tokens": 500}, metric="exact_match"), DataContext(), limit=2)
     assert "at most 32 tokens" in result.columns[0].notes[0] and all(r.response for r in result.items)
@@ -162,7 +162,7 @@ def test_truncated_prompts_are_counted(model: Path, suite_of: Callable[..., Suit
 def test_judged_columns_stay_empty_and_say_why(model: Path, suite_of: Callable[..., Suite]) -> None:
     suite = suite_of(GENERATE, metric="exact_match", scorer="judge", gated=True)
     (column,) = evaluate(model, suite, DataContext()).columns
-    assert (column.accuracy, column.stderr, column.status) == (None, None, "not measured")
+    assert (column.score, column.stderr, column.status) == (None, None, "not measured")
     assert "judge" in column.reason and "gated" in column.reason
 
 

@@ -207,7 +207,7 @@ def test_what_is_no_finite_number_enters_no_table(bad: float, tmp_path: Path) ->
 def test_records_and_items_hold_finite_numbers(text: str, place: str, tmp_path: Path) -> None:
     folder = make_run(tmp_path, "a", {"asked": [1, 0]}, {"asked": [0, 1]})
     path = folder / "record.json"
-    old = {"columns": '"accuracy": 0.5', "cost": '"seconds": 4.2', "budget": '"budget": 120.0'}[place]
+    old = {"columns": '"score": 0.5', "cost": '"seconds": 4.2', "budget": '"budget": 120.0'}[place]
     new = f"{old.partition(': ')[0]}: {text}"
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(InputError, match=r"record\.json: .*no finite number") as caught:
