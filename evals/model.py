@@ -113,15 +113,14 @@ def _asked() -> type[Any]:
         def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
             """The ids of a choice as the answer of its turn, without the turn's end.
 
-            Blanks at the context's end count to the choice, as in lm-eval, where a token begins with them.
+            The choice begins where training's loss does. lm-eval counts blanks at the context's end to the choice,
+            which adds the same to all of them and so tells nothing, but would dilute a mean over tokens.
             """
             if context not in self._chats:
                 before, after = super()._encode_pair(context, continuation)
                 return list(before), list(after)
             turns = [*self._chats[context], Message("assistant", continuation)]
             code = encode(self.tokenizer, turns, LONG, closed=False)
-            opened = tokenize(self.tokenizer, context.rstrip())
-            cut = len(opened) if list(code.ids[: len(opened)]) == opened else code.prompt_length
-            return list(code.ids[:cut]), list(code.ids[cut:])
+            return list(code.ids[: code.prompt_length]), list(code.ids[code.prompt_length :])
 
     return Asked

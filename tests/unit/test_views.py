@@ -74,7 +74,7 @@ def test_compare_keeps_to_100_columns_with_many_runs(tmp_path: Path) -> None:
     paths = [make_run(tmp_path, f"optimsyn+influence@nano-{i}-0123456789ab", BETTER, BASE) for i in range(9)]
     text = render_compare(paths)
     assert max(len(row) for row in text.splitlines()) <= 100
-    assert len(re.findall("^Accuracy", text, re.M)) > 1
+    assert len(re.findall("^Scores of", text, re.M)) > 1
     assert {row[0] for row in text.splitlines() if re.match(r"[A-I]  opt", row)} == set("ABCDEFGHI")
 
 
