@@ -145,4 +145,4 @@ def evaluate_stage(plan: Plan, tuned: Stage | None) -> Stage:
         run.write(0, ShardOutput(result.items, rows_in=len(result.items)), time.perf_counter() - started)
         return {"columns": [asdict(column) for column in result.columns]}
 
-    return Stage("evaluate" if tuned else "evaluate_base", 4, settings, (tuned,) if tuned else (), work)
+    return Stage("evaluate" if tuned else "evaluate_base", 5, settings, (tuned,) if tuned else (), work)
