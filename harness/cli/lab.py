@@ -10,6 +10,7 @@ from harness.cli.options import add_runs_option, positive
 from harness.errors import ConfigError
 from harness.screen import emit, say
 
+MOST_WORLDS = 10_000
 WORLDS_HELP = "worlds as a list and ranges, such as 0,1 or 10-14"
 
 
@@ -17,9 +18,11 @@ def parse_worlds(text: str) -> tuple[int, ...]:
     """World numbers of `0,3,5-7`, in order and each once."""
     worlds: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
-        if match is None or (match[2] and int(match[2]) < int(match[1])):
+        match = re.fullmatch(r"\s*([0-9]{1,9})(?:\s*-\s*([0-9]{1,9}))?\s*", part)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
             raise ConfigError(f"--worlds {text!r}: '{part.strip()}' is not a world or a range; give {WORLDS_HELP}")
+        if int(match[2] or match[1]) - int(match[1]) >= MOST_WORLDS:
+            raise ConfigError(f"--worlds {text!r}: '{part.strip()}' is more than {MOST_WORLDS:,} worlds; name fewer")
         worlds.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
     return tuple(dict.fromkeys(worlds))
 

@@ -15,14 +15,17 @@ if TYPE_CHECKING:
     from harness.cli.command import Parser
     from harness.settings import Resolved
 
+MOST = 10**9
+"""The largest number that an option which counts takes."""
+
 ENGINES = ("local", "ray")
 MATCHES = ("samples", "sft_tokens", "teacher_tokens", "flops")
 
 
 def positive(value: int, name: str) -> int:
-    """`value`, which the option `name` was given. Raises `ConfigError` where it is below 1."""
-    if value < 1:
-        raise ConfigError(f"{name} {value}: give a number from 1")
+    """`value`, which the option `name` was given. Raises `ConfigError` where it is below 1, or no count of anything."""
+    if not 1 <= value <= MOST:
+        raise ConfigError(f"{name} {value}: give a number from 1{f' to {MOST:,}' if value > MOST else ''}")
     return value
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from harness.cli.command import Command, Parser
-from harness.cli.options import add_run_options, add_runs_option, resolve_options
+from harness.cli.options import add_run_options, add_runs_option, positive, resolve_options
 from harness.errors import ConfigError
 from harness.screen import emit, emit_json
 
@@ -16,6 +16,8 @@ def _plan(args: argparse.Namespace) -> int:
 
     if args.replicates is not None and args.replicates < 1:
         raise ConfigError(f"--replicates {args.replicates}: a comparison has at least one run of each arm")
+    if args.replicates is not None:
+        positive(args.replicates, "--replicates")
     plan = make_plan(resolve_options(args), args.replicates)
     if args.json:
         emit_json(to_json(plan))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -172,7 +173,7 @@ def _guide(text: str | None) -> dict[str, Any]:
     if text is None:
         return {}
     name, _, count = text.partition(":")
-    if count and not count.isdigit():
+    if count and not re.fullmatch(r"[0-9]{1,15}", count):
         raise ConfigError(f"--guide {text!r}: expected SET or SET:COUNT, for example cv:100")
     return {"guide.set": name, "guide.n": int(count) if count else None}
 

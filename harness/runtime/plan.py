@@ -124,7 +124,7 @@ def make_plan(resolved: Resolved, replicates: int | None = None) -> Plan:
     needed = loads(config)
     return Plan(
         config,
-        tuple(_meaning(config, suite, estimator)),
+        (*_meaning(config, suite, estimator), *(("made from", origin.line()) for origin in assembly.upstream)),
         lines,
         needed,
         deviations,

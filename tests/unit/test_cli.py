@@ -80,6 +80,12 @@ def test_no_command_shows_the_front_page(capsys: pytest.CaptureFixture[str]) -> 
         (["compare", "one"], "two runs or more"),
         (["lab"], "required: ACTION"),
         (["lab", "build", "--worlds", "3-1"], "'3-1' is not a world or a range"),
+        (["lab", "build", "--worlds", "0-99999999999"], "is not a world or a range"),
+        (["lab", "build", "--worlds", "0-999999999"], "more than 10,000 worlds"),
+        (["lab", "calibrate", "--worlds", "0", "--jobs", "9" * 20], "give a number from 1 to 1,000,000,000"),
+        (["plan", "--method", "static", "--target", "nano", "--replicates", "9" * 20], "from 1 to 1,000,000,000"),
+        (["plan", "--method", "static", "--target", "nano", "--guide", "asked:²"], "expected SET or SET:COUNT"),
+        (["plan", "--method", "static", "--target", "nano", "--seed", "9" * 30], "setting 'seed'"),
     ],
 )
 def test_a_mistake_gets_one_line_and_status_2(
