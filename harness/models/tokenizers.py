@@ -35,17 +35,15 @@ def complete(tokenizer: Any, name: str) -> Any:
     return tokenizer
 
 
-def stop_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Ids at which the model is to stop: those that it declares, its tokenizer's, and what its template closes with.
-
-    `model.generation_config` says what it declares. Without repetitions, the declared ones first.
-    """
+def declared_stops(model: Any) -> list[int]:
+    """Ids at which `model.generation_config` says that it stops."""
     declared = model.generation_config.eos_token_id
-    ids = list(declared) if isinstance(declared, list) else [declared]
-    ids.append(tokenizer.eos_token_id)
-    if tokenizer.chat_template:
-        ids.append(traits(tokenizer).stop)
-    return list(dict.fromkeys(i for i in ids if i is not None))
+    return list(declared) if isinstance(declared, list) else [] if declared is None else [declared]
+
+
+def stop_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Ids at which a text ends: those that the model declares, then its tokenizer's own."""
+    return list(dict.fromkeys(i for i in (*declared_stops(model), tokenizer.eos_token_id) if i is not None))
 
 
 def declare_stop(model: Any, tokenizer: Any) -> None:
@@ -55,8 +53,7 @@ def declare_stop(model: Any, tokenizer: Any) -> None:
     """
     neutral_decoding(model)
     stop = traits(tokenizer).stop if tokenizer.chat_template else None
-    declared = model.generation_config.eos_token_id
-    ids = list(declared) if isinstance(declared, list) else [] if declared is None else [declared]
+    ids = declared_stops(model)
     if stop is not None and stop not in ids:
         model.generation_config.eos_token_id = [stop, *ids] if ids else stop
         model.config.eos_token_id = model.generation_config.eos_token_id

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.models.backend import Completion, PromptRequest, Sampling
 from harness.models.rope import apart_in_generation, forget_lengths, rope_switch
-from harness.models.tokenizers import declare_stop, fit_padding, load_tokenizer
+from harness.models.tokenizers import declare_stop, fit_padding, load_tokenizer, stop_ids
 from harness.training.chat import prompt_ids
 from harness.training.template import require_template
 from harness.types import Message
@@ -117,7 +117,7 @@ class TransformersBackend:
             output = model.generate(
                 **batch, **decoding, max_new_tokens=sampling.max_tokens, pad_token_id=tokenizer.pad_token_id
             )
-        stops = _stop_ids(model, tokenizer)
+        stops = stop_ids(model, tokenizer)
         width = batch["input_ids"].shape[1]
         lengths = batch["attention_mask"].sum(dim=1).tolist()
         completions = []
@@ -144,9 +144,3 @@ def left_padded(rows: Sequence[Sequence[int]], pad: int, device: Any) -> dict[st
     ids = [[pad] * (width - len(row)) + list(row) for row in rows]
     mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
     return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
-
-
-def _stop_ids(model: Any, tokenizer: Any) -> set[int]:
-    eos = model.generation_config.eos_token_id
-    ids = set(eos) if isinstance(eos, list) else {eos}
-    return {i for i in (*ids, tokenizer.eos_token_id) if i is not None}

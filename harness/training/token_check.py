@@ -10,8 +10,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from harness.training.chat import Encoded, encode, prompt_ids
-from harness.training.checks import Check, Status
+from harness.models.tokenizers import declared_stops
+from harness.training.chat import encode, prompt_ids
+from harness.training.checks import Check
 from harness.training.template import DATE, render_answered, template_hash, traits
 from harness.types import Message
 
@@ -20,12 +21,12 @@ SAME, STOP, SYSTEM, DATED = "same tokens", "stop token", "system turn", "date in
 ANSWERS = ("Four.", "no", " a blank before", "two\nlines", "12 %", "(b) both", "Ünïcode 東京")
 
 
-def check_tokens(tokenizer: Any, stops: Sequence[int] | None = None) -> list[Check]:
-    """The checks of a tokenizer with its chat template. `stops` are the ids at which its model ends, where known.
+def check_tokens(model: Any, tokenizer: Any) -> list[Check]:
+    """The checks of a model as `load_causal_lm` gives it, with its tokenizer.
 
     Raises `PrerequisiteError` for a template that cannot render a question and its answer.
     """
-    checks = [_same(tokenizer), _stop(tokenizer, stops)]
+    checks = [_same(tokenizer), _stop(model, tokenizer)]
     known = traits(tokenizer)
     if not known.system:
         detail = "the template takes none: its text is put at the head of the next user turn, in every stage"
@@ -84,7 +85,8 @@ def _ends(tokenizer: Any, talk: Sequence[Message]) -> list[int]:
     return [i for i in encode(tokenizer, talk, sys.maxsize).ids if i in special]
 
 
-def _stop(tokenizer: Any, stops: Sequence[int] | None) -> Check:
+def _stop(model: Any, tokenizer: Any) -> Check:
+    """An answer's tokens end with one at which the model stops, and what is saved of it."""
     stop = traits(tokenizer).stop
     if stop is None:
         closing = traits(tokenizer).closing
@@ -94,10 +96,8 @@ def _stop(tokenizer: Any, stops: Sequence[int] | None) -> Check:
         return Check(STOP, "skipped", None, None, f"{detail}; {remedy}", remedy)
     name = tokenizer.convert_ids_to_tokens(stop)
     code = encode(tokenizer, [Message("user", "Is it two?"), Message("assistant", "Yes.")], sys.maxsize)
-    status: Status = "passed" if _taught(code, stop) else "failed"
-    own = "" if stops is None or stop in stops else ", which the model does not declare and what is saved of it will"
-    return Check(STOP, status, None, None, f"an answer ends with {name}{own}")
-
-
-def _taught(code: Encoded, stop: int) -> bool:
-    return stop in code.ids[code.prompt_length :]
+    if stop not in code.ids[code.prompt_length :]:
+        return Check(STOP, "failed", None, None, f"{name} closes an answer in the template and is not trained", "")
+    if stop not in declared_stops(model):
+        return Check(STOP, "failed", None, None, f"an answer ends with {name}, and what is saved would not stop there")
+    return Check(STOP, "passed", None, None, f"an answer ends with {name}, at which what is saved stops")

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tiny import CHATML, FAMILIES, TEMPLATES, make_family
 
-from harness.models.tokenizers import complete
+from harness.models.tokenizers import complete, declare_stop
 from harness.training import token_check
 from harness.training.token_check import check_tokens
 
 
-def check(family: str = "bytes", template: str = "chatml", **tokens: str | None) -> dict[str, Any]:
+def check(
+    family: str = "bytes", template: str = "chatml", ends: int | list[int] | None = 1, **tokens: str | None
+) -> dict[str, Any]:
+    """The checks by name; `ends` is what the model declares."""
     tokenizer = complete(make_family(family, template, **tokens), "t")
-    return {c.name: c for c in check_tokens(tokenizer)}
+    model = SimpleNamespace(config=SimpleNamespace(), generation_config=SimpleNamespace(eos_token_id=ends))
+    declare_stop(model, tokenizer)
+    return {c.name: c for c in check_tokens(model, tokenizer)}
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -32,8 +38,16 @@ def test_every_family_passes_and_a_template_without_an_end_is_named(family: str,
 
 def test_the_line_says_which_token_ends_an_answer_and_how_a_prompt_begins() -> None:
     found = check(template="inst", eos_token="</s>")
-    assert found["stop token"].detail == "an answer ends with </s>"
+    assert found["stop token"].detail == "an answer ends with </s>, at which what is saved stops"
     assert "with <s>, as the template has it" in found["same tokens"].detail
+
+
+def test_a_model_that_would_not_stop_there_is_found() -> None:
+    tokenizer = complete(make_family("bytes"), "t")
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    for ends, status in ((1, "failed"), (None, "failed"), (end, "passed"), ([1, end], "passed")):
+        model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=ends))
+        assert {c.name: c.status for c in check_tokens(model, tokenizer)}["stop token"] == status
 
 
 def test_plain_text_after_an_answer_is_no_end_token() -> None:

@@ -218,3 +218,23 @@ def test_a_tokenizer_without_any_special_token_is_refused_in_one_line() -> None:
     words = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
     with pytest.raises(PrerequisiteError, match="no special token to pad with"):
         complete(PreTrainedTokenizerFast(tokenizer_object=words, chat_template=CHATML), "t")
+
+
+def test_a_server_is_sent_turns_that_it_can_render_and_told_where_a_turn_ends() -> None:
+    from harness.models.backend import PromptRequest, Sampling
+    from harness.models.endpoint.backend import CountingBackend, Served
+
+    def body(tokenizer: Any, takes_stops: bool) -> dict[str, Any]:
+        backend = CountingBackend(Served("m", 0.0, 512, takes_stops=takes_stops), pytest.fail, lambda: tokenizer)
+        request = PromptRequest(tuple(talk("is <|im_end|> one?", system="be brief")))
+        sent = backend._body("m", request, Sampling(0, 1, 8), 0)
+        turns = [Message(**turn) for turn in sent["messages"]]
+        assert backend.count_tokens(request.messages) == len(prompt_ids(tokenizer, turns))
+        return sent
+
+    base = made("bytes", "gemma", eos_token="<|endoftext|>")
+    sent = body(base, True)
+    assert sent["messages"] == [{"role": "user", "content": "be brief\n\nis < |im_end|> one?"}]
+    assert sent["stop_token_ids"] == [base.convert_tokens_to_ids("<|im_end|>")]
+    assert "stop_token_ids" not in body(base, False)
+    assert "stop_token_ids" not in body(made("bytes"), True)

@@ -84,12 +84,9 @@ class EndpointBackend:
         broken = [i for i, fault in faults.items() if fault]
         again = []
         for i in broken:
-            turns = [
-                *bodies[i]["messages"],
-                {"role": "assistant", "content": completions[i].text},
-                {"role": "user", "content": REPAIR.format(fault=faults[i])},
-            ]
-            again.append(_request({**bodies[i], "messages": turns}))
+            asked = Message("user", REPAIR.format(fault=faults[i]))
+            turns = [*requests[i].messages, Message("assistant", completions[i].text), asked]
+            again.append(_request({**bodies[i], "messages": chat(self._turns(turns))}))
         for i, reply in zip(broken, endpoint.send(again) if again else [], strict=True):
             completions[i] = _after_repair(completions[i], self._completion(reply))
 
