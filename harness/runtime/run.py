@@ -277,9 +277,13 @@ def _convert_models(config: RunConfig, observer: RunObserver) -> None:
 def _check_models(run: RunFolder, assembly: Assembly, observer: RunObserver) -> None:
     """The training check, before any stage; what it found stands in `run.json`."""
     from harness.runtime.target_check import check_models
+    from harness.training.token_check import is_notice
 
     started = time.monotonic()
     rows = check_models(run.config, assembly.plan.world, store_of(run.path.parent))
+    for row in rows:
+        if is_notice(row):
+            observer.event("notice", text=f"{row['role']}: {row['detail']}")
     observer.event("training_checked", checks=len(rows), seconds=round(time.monotonic() - started, 2))
     _status(run, "running", training_check=rows)
 

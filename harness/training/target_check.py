@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.config import TrainingConfig
-from harness.models.tokenizers import stop_ids
 from harness.training.chat import Encoded
 from harness.training.checks import Check
 from harness.training.layouts import check_layout
@@ -60,7 +59,7 @@ def check_target(
     with torch.random.fork_rng():
         model, tokenizer = load_causal_lm(path, dtype, revision, attention=attention)
         model.eval()
-        checks = check_tokens(tokenizer, stop_ids(model, tokenizer))
+        checks = check_tokens(model, tokenizer)
         checks += [check_layout(model, layout, remedy) for layout, remedy in asked.layouts]
         if asked.adapter is not None:
             checks.append(check_adapter(model, asked.adapter, asked.setting, hooked=asked.hooked))

@@ -7,7 +7,7 @@ the text) go through the tokenizer and template once as training encodes them, a
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.models.tokenizers import declared_stops
@@ -35,6 +35,11 @@ def check_tokens(model: Any, tokenizer: Any) -> list[Check]:
         detail = f"the template writes today's date: it is told {DATE:%d %B %Y} in every stage"
         checks.append(Check(DATED, "passed", None, None, detail))
     return checks
+
+
+def is_notice(row: Mapping[str, Any]) -> bool:
+    """Whether a check, as a row, says something of the template that a user should read although nothing failed."""
+    return row["name"] in (SYSTEM, DATED) or (row["name"] == STOP and row["status"] == "skipped")
 
 
 def conversations(tokenizer: Any) -> list[list[Message]]:

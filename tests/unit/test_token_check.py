@@ -10,7 +10,8 @@ from tiny import CHATML, FAMILIES, TEMPLATES, make_family
 
 from harness.models.tokenizers import complete, declare_stop
 from harness.training import token_check
-from harness.training.token_check import check_tokens
+from harness.training.checks import to_rows
+from harness.training.token_check import check_tokens, is_notice
 
 
 def check(
@@ -34,6 +35,9 @@ def test_every_family_passes_and_a_template_without_an_end_is_named(family: str,
     assert ("system turn" in found) == (template == "gemma")
     assert ("date in template" in found) == (template == "dated")
     assert all("\n" not in c.line() for c in found.values())
+    notices = [row["name"] for row in to_rows(list(found.values())) if is_notice(row)]
+    wanted = {"endless": ["stop token"], "gemma": ["system turn"], "dated": ["date in template"]}
+    assert notices == wanted.get(template, [])
 
 
 def test_the_line_says_which_token_ends_an_answer_and_how_a_prompt_begins() -> None:
