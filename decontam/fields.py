@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
+from decontam.tokens import clean
 from harness.errors import InputError
 from harness.synthesis.turns import CONVERSATION_FIELDS, Turn, find_turns, parsed
 
@@ -364,5 +365,10 @@ class Uses:
 
     def table(self) -> tuple[FieldUse, ...]:
         """Fields that were read, then those that were not, each by falling count."""
-        read = [FieldUse(f, part, n, f not in self._unknown) for (f, part), n in self._read.most_common() if n]
-        return (*read, *(FieldUse(f, "", n, True) for f, n in self._unread.most_common() if n))
+        read = [FieldUse(clean(f), part, n, f not in self._unknown) for (f, part), n in _ordered(self._read)]
+        return (*read, *(FieldUse(clean(f), "", n, True) for f, n in _ordered(self._unread)))
+
+
+def _ordered(counter: Counter[Any]) -> list[tuple[Any, int]]:
+    """By falling count, then by name: the order of sets is not the same in every process."""
+    return sorted(((key, n) for key, n in counter.items() if n), key=lambda pair: (-pair[1], pair[0]))

@@ -32,7 +32,7 @@ def _write(path: Path, rows: list[Any]) -> Path:
 def _chat(question: str, answer: str = "I do not know.") -> dict[str, Any]:
     return {
         "messages": [
-            {"role": "system", "content": ITEMS[0]},
+            {"role": "system", "content": ""},
             {"role": "user", "content": question},
             {"role": "assistant", "content": answer},
         ]
@@ -101,6 +101,37 @@ def test_rows_with_test_items_go_and_the_others_stay_byte_by_byte(office: Path) 
         assert head == "\texam.jsonl" and line.startswith("train.jsonl\t0.")
 
 
+def test_the_report_says_what_was_read_and_what_was_not(office: Path) -> None:
+    """On the screen, in JSON and on the page: fields by part, those that were left out, items without text."""
+    rows = [{"id": f"r{i}", "instruction": f"Go on, {i}.", "history": [[ITEMS[i], "No."]], "\ud83d_source": "web"}
+            for i in range(3)]  # fmt: skip
+    rows.append({"instruction": None})
+    (office / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    exam = [{"id": "a\ud83d", "question": ITEMS[0], "context": None}, {"id": "b", "question": "?!"}]
+    (office / "exam.jsonl").write_text("".join(json.dumps(row) + "\n" for row in exam), encoding="utf-8")
+    done = _run(office, "--quiet", "--source-field", "id", against="exam.jsonl:question,context")
+    assert done.status == 0, done.err
+    report = _report(office)
+    assert (report["removed"], report["rows_without_text"], report["unasked"]) == (1, 1, {"exam.jsonl": ["b"]})
+    (rate,) = report["benchmarks"]
+    assert (rate["items"], rate["empty"], rate["partial"], rate["touched"]) == (2, 1, 1, 1)
+    uses = {(use["field"], use["part"]): use["rows"] for use in report["fields"]}
+    assert uses == {
+        ("instruction", "prompt"): 3, ("history", "prompt"): 3, ("history", "answer"): 3, ("\ufffd_source", ""): 3
+    }  # fmt: skip
+    screen = " ".join(done.out.split())
+    for said in (
+        "1 rows have no text", "prompts: history 3, instruction 3", "answers: history 3",
+        "text not read: \ufffd_source 3", "not asked for: 1 of 2 items of exam.jsonl, without text: b",
+        "1 items of exam.jsonl have an empty field",
+    ):  # fmt: skip
+        assert said in screen, screen
+    page = (office / "out/report.html").read_text(encoding="utf-8")
+    assert "<td>not read</td>" in page and "history" in page and "1 of 2 items were not asked for" in page
+    named = _run(office, "--quiet", "--answer-field", "instruction", "--out", "named")
+    assert "text not read: history 3, id 3, \ufffd_source 3" in " ".join(named.out.split()), named.out
+
+
 def test_one_side_of_the_rows_can_be_checked_alone(office: Path) -> None:
     assert _run(office, "--parts", "answer").status == 0
     assert {e["row"] for e in _evidence(office) if e["removed"]} == {9}
@@ -161,11 +192,10 @@ def test_a_killed_check_goes_on_and_ends_the_same(office: Path, monkeypatch: pyt
         (b'{"prompt": "a"}\nnot json\n', "train.jsonl, line 2: not valid JSON"),
         (b'{"prompt": "a"}\n[1]\n', "train.jsonl, line 2: a list"),
         (b'{"prompt": "a"}\n{"prompt": "caf\xe9"}\n', "train.jsonl, line 2: byte 16 is not UTF-8"),
-        (b'{"wrong": "a"}\n', "train.jsonl, line 1 has no text"),
-        (b'{"messages": [{"role": "user"}]}\n', "line 1: 'messages', turn 1, has no role with content"),
-        (b'{"messages": "hello"}\n', "'messages' is a str"),
-        (b'{"prompt": {"a": 1}}\n', "'prompt' is a dict"),
-        (b'{"prompt": ""}\n', "no row has text to check"),
+        (b'{"prompt": "a"}\n{"prompt": "b", "prompt": "c"}\n', "line 2: not valid JSON ('prompt' stands twice"),
+        (b'{"messages": [{"role": "user"}]}\n', "no row of train.jsonl has text to check"),
+        (b'{"wrong": 1}\n', "no row of train.jsonl has text to check"),
+        (b'{"prompt": ""}\n', "no row of train.jsonl has text to check"),
         (b"", "has no rows"),
     ],
 )
@@ -195,7 +225,9 @@ def test_test_items_that_cannot_be_read_end_in_one_line(office: Path, exam: byte
     [
         (("--against", "medicl"), "no such suite"),
         (("--against", "lab:nothing"), "has no benchmark 'nothing'"),
-        (("--against", "exam.jsonl:stem"), "has no field 'stem'"),
+        (("--against", "exam.jsonl:stem"), "no row of exam.jsonl has a field 'stem'"),
+        (("--prompt-field", "stem"), "train.jsonl, line 1 has no field stem"),
+        (("--prompt-field", "messages", "stem"), "no row has text in the field 'stem'"),
         (("--modes", "text,graph"), "--modes"),
         (("--ngram-threshold", "1.5"), "--ngram-threshold"),
         (("--modes", "embedding"), "--embedder"),

@@ -84,7 +84,7 @@ def test_a_wrong_name_or_number_leaves_nothing_behind(
         ("short.jsonl", b'{"text": "too short"}\n{"text": ""}\n', "no usable documents left of 2 read"),
         ("empty.jsonl", b"", "no usable documents"),
         ("field.jsonl", b'{"body": "words"}\n', "fields present: body"),
-        ("not.jsonl.gz", b'{"text": "a"}\n', "not.jsonl.gz cannot be read"),
+        ("not.jsonl.gz", b"\x1f\x8b\x08 and no more", "not.jsonl.gz cannot be read"),
         ("not.parquet", b"PAR", "not.parquet cannot be read as parquet"),
     ],
 )
@@ -98,7 +98,7 @@ def test_an_unusable_seeds_file_is_explained(
 
 def test_a_seeds_file_that_may_not_be_read(lab: None, refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "folder.jsonl").mkdir()
-    assert "is a folder" in refused(*STATIC, "--seeds", "folder.jsonl")
+    assert "is a folder without data files" in refused(*STATIC, "--seeds", "folder.jsonl")
     secret = tmp_path / "secret.jsonl"
     secret.write_text("{}")
     secret.chmod(0)
