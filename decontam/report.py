@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from decontam.backend import Floats, Ints
 from decontam.check import Check
 from decontam.fields import FieldUse
+from decontam.tokens import clean
 from decontam.verdict import KINDS, Kind, Verdicts, shown_score, thresholds
 
 SCHEMA = 2
@@ -136,9 +137,9 @@ def make_report(
     """Count what a check found."""
     side = check.side
     return Report(
-        pair=pair,
-        train=tuple(train),
-        against=side.benchmarks,
+        pair=clean(pair),
+        train=tuple(map(clean, train)),
+        against=tuple(map(clean, side.benchmarks)),
         engine=check.backend.name,
         settings=check.settings.model_dump(mode="json"),
         embedder=check.embedder.name if check.embedder is not None and "embedding" in check.settings.modes else "",
@@ -153,12 +154,17 @@ def make_report(
         common_limit=verdicts.common_limit,
         common=_common(check, verdicts),
         common_total=int(verdicts.common.sum()),
-        touched=touched_items(check, verdicts.touched()),
-        unasked=touched_items(check, np.flatnonzero(side.empty)),
+        touched=_named(touched_items(check, verdicts.touched())),
+        unasked=_named(touched_items(check, np.flatnonzero(side.empty))),
         fields=tuple(fields),
         identity=identity,
         notes=(*(f"not checked: {name}" for name in missing), *_notes(check)),
     )
+
+
+def _named(items: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Items by benchmark, in names that can be written to a file."""
+    return {clean(benchmark): list(map(clean, ids)) for benchmark, ids in items.items()}
 
 
 def kinds_of(check: Check) -> tuple[Kind, ...]:
@@ -179,7 +185,7 @@ def benchmark_rates(check: Check, verdicts: Verdicts) -> list[BenchmarkRate]:
         mine = side.benchmark_of == number
         rates.append(
             BenchmarkRate(
-                name,
+                clean(name),
                 int(mine.sum()),
                 int((mine & side.empty).sum()),
                 int((mine & side.short).sum()),
@@ -211,7 +217,7 @@ def _source_rates(check: Check, verdicts: Verdicts, origin: Origin) -> list[Sour
             document = pairs.document[pairs.removes & (pairs.kind == KINDS.index(kind))]
             found[kind] = _rows(origin, document[mine[document]])
         removed = _rows(origin, np.flatnonzero(verdicts.removed & mine))
-        rates.append(SourceRate(name, _rows(origin, np.flatnonzero(mine)), found, removed))
+        rates.append(SourceRate(clean(name), _rows(origin, np.flatnonzero(mine)), found, removed))
     return rates
 
 
@@ -239,7 +245,7 @@ def _steps(check: Check, verdicts: Verdicts, origin: Origin) -> list[Step]:
             above = mine & (score > value)
             items = np.unique(pairs.item[above])
             counts = np.bincount(side.benchmark_of[items], minlength=len(side.benchmarks))
-            by_benchmark = {name: int(n) for name, n in zip(side.benchmarks, counts, strict=True)}
+            by_benchmark = {clean(name): int(n) for name, n in zip(side.benchmarks, counts, strict=True)}
             removed = _rows(origin, pairs.document[above & removable])
             steps.append(Step(kind, value, len(items), by_benchmark, removed))
     return steps

@@ -34,7 +34,7 @@ class DecontamConfig(Section):
     min_tokens: int = Field(8, ge=1)
     remove_short: bool = False
     contained: bool = True
-    common_share: float | None = Field(0.0001, gt=0, le=1)
+    common_share: float | None = Field(0.001, gt=0, le=1)
     common_documents: int = Field(10, ge=1)
     common_run: int = Field(13, ge=1)
     compat: Literal["none", "open-instruct"] = "none"

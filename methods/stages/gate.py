@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from decontam.backend import Backend
-from decontam.check import Check, resolved
+from decontam.check import VERSION, Check, resolved
 from decontam.conversations import Checked, Conversation, Hit, check_conversations, turns
 from decontam.engines import open_backend
 from decontam.tokens import clean
@@ -83,6 +83,9 @@ def gate_settings(plan: Plan) -> dict[str, Any]:
         "decontam": c.decontam.model_dump(mode="json", exclude={"backend", "thresholds"}),
         "suite": plan.suite_identity,
     }
+    # The lab's texts are plain words and compared whole, which no version has done otherwise.
+    if c.seeds.source != "lab" or c.decontam.modes != ("text",):
+        settings["check"] = VERSION
     if "embedding" in c.decontam.modes:
         settings["embedder"] = embedder_identity(c.models.embedder)
     return settings

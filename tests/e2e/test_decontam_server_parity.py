@@ -1,7 +1,8 @@
 """The embedded engine and live Elasticsearch nodes on real documents and real test items: the same answers.
 
 Documents are paragraphs of medical pages, books and abstracts, some with test items planted: whole, re-wrapped, in
-capitals, and cut to a part. Items are of four benchmarks, one with two fields and one with texts of four tokens.
+capitals, in full width, with soft hyphens or entities, and cut to a part. Items are of four benchmarks, one with two
+fields and one with texts of four tokens.
 """
 
 from __future__ import annotations
@@ -72,7 +73,10 @@ def texts(test_data: Path, items: list[TestItem]) -> list[str]:
     for number in range(0, len(found), 50):
         item = rng.choice(items).text
         kept = item.split()
-        planted = rng.choice((item, "\n".join(kept), item.upper(), " ".join(kept[: len(kept) * 2 // 3])))
+        wide = "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in item)
+        hidden = "&nbsp;".join(f"{word[:2]}\u00ad{word[2:]}" for word in kept)
+        cut = " ".join(kept[: len(kept) * 2 // 3])
+        planted = rng.choice((item, "\n".join(kept), item.upper(), wide, hidden, cut))
         found[number] = f"{found[number][:60]}\n{planted}\n{found[number]}"
     return found
 
@@ -128,6 +132,7 @@ def assert_same_words(ours: Verdicts, theirs: Verdicts) -> None:
     assert np.max(np.abs(ours.pairs.score - theirs.pairs.score), initial=0.0) < 1e-12
     assert np.array_equal(ours.removed, theirs.removed)
     assert np.array_equal(ours.frequency, theirs.frequency)
+    assert np.array_equal(ours.evidence, theirs.evidence)
 
 
 def test_text_and_ngram_verdicts(server: ElasticBackend, corpus: MemoryCorpus, items: list[TestItem]) -> None:

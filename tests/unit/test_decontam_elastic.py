@@ -13,10 +13,16 @@ import pytest
 from fake_elastic import Fake, Fault, fake_elastic
 from small_corpus import SmallCorpus, make_phrases, near, pairs, stand_where
 
-from decontam import elastic
+from decontam import elastic, elastic_index
+from decontam.check import Check, run_check
+from decontam.corpus import MemoryCorpus
 from decontam.elastic import ElasticBackend, time_single_requests
 from decontam.elastic_client import Client, Server
 from decontam.elastic_index import Index
+from decontam.embedded import EmbeddedBackend
+from decontam.items import TestItem
+from decontam.verdict import decide
+from harness.config import DecontamConfig
 from harness.errors import ConfigError, DiskFullError, HarnessError, PrerequisiteError, StageError
 
 pytest.importorskip("elasticsearch")
@@ -91,6 +97,37 @@ def test_phrases_are_sent_as_tokens_and_texts_are_analysed_by_name(fake: Fake) -
     assert searches[0] == {"allow_partial_search_results": False}
     phrase = searches[1]["query"]["constant_score"]["filter"]["match_phrase"]["text"]
     assert phrase == {"query": "a b", "analyzer": "whitespace", "slop": 0}
+
+
+def test_texts_are_indexed_as_they_are_compared(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = SmallCorpus(["\uff21&nbsp;b c\u00ad3", "cafe\u0301", "plain Text"], 10)
+    engine = backend(fake)
+    assert pairs(engine.find(corpus, make_phrases([("a", "b", "c3"), ("caf\u00e9",)]))) == [(0, 0), (1, 1)]
+    (documents,) = fake.indices.values()
+    assert [d["text"] for d in documents.values()] == ["a b c3", "caf\u00e9", "plain Text"]
+    name = Index(engine._client, corpus, "text").name
+    monkeypatch.setattr(elastic_index, "PLAIN", elastic_index.PLAIN + 1)
+    assert Index(engine._client, corpus, "text").name != name, "an index of other spellings is not reused"
+
+
+def test_verdicts_are_those_of_the_other_engine(fake: Fake) -> None:
+    """Leaks that were copied and changed, and a phrase that stands in unrelated texts."""
+    stock, leak = "plays an important part in", "which sea captain first charted the northern ice strait"
+    items = [
+        TestItem("b", "1", (leak, "cook", "ross")),
+        TestItem("b", "2", (f"why is it that salt {stock} old harbour towns",)),
+    ]
+    texts = [f"row{i} {leak if i % 2 else leak.replace('sea', 'old')} or so{i}" for i in range(30)]
+    texts += [f"w{i} v{i} {stock} x{i} y{i} \uff5a{i}" for i in range(40)]
+    found = []
+    for engine in (EmbeddedBackend(), backend(fake)):
+        check = Check(items, DecontamConfig(), engine)
+        found.append(decide(check, run_check(check, MemoryCorpus(texts, 16)), len(texts)))
+    ours, theirs = found
+    assert np.array_equal(ours.evidence, theirs.evidence) and ours.evidence.max() == 39
+    for part in ("document", "item", "kind", "score", "hit", "removes"):
+        assert np.array_equal(getattr(ours.pairs, part), getattr(theirs.pairs, part)), part
+    assert ours.removed.tolist() == [True] * 30 + [False] * 40
 
 
 def test_empty_corpus_and_no_phrases(fake: Fake) -> None:
