@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -83,6 +84,19 @@ def _paraphrased(text: str, rng: random.Random) -> str:
     return " ".join(out)
 
 
+def _respelt(text: str, rng: random.Random) -> str:
+    """The same words written otherwise: decomposed, in full width, with soft hyphens, entities, or tags."""
+    way = rng.randrange(5)
+    if way == 0:
+        return unicodedata.normalize("NFD", text.replace("'", "\u2019"))
+    if way == 1:
+        return "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in text)
+    parts = text.split()
+    if way == 2:
+        return " ".join(part[: len(part) // 2] + "\u00ad" + part[len(part) // 2 :] for part in parts)
+    return ("&nbsp;" if way == 3 else "</b><b>").join(parts)
+
+
 ALTERATIONS: dict[str, Callable[[str, random.Random], str]] = {
     "verbatim": _verbatim,
     "re-wrapped": _wrapped,
@@ -90,6 +104,7 @@ ALTERATIONS: dict[str, Callable[[str, random.Random], str]] = {
     "case and punctuation": _restyled,
     "numbers changed": _renumbered,
     "paraphrased": _paraphrased,
+    "respelt": _respelt,
 }
 _HEADS = {
     "re-wrapped": "wrapped",

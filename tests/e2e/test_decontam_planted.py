@@ -1,4 +1,4 @@
-"""Planted contamination in real documents: every verbatim and re-wrapped item is found, no clean document goes."""
+"""Planted contamination in real documents: verbatim, re-wrapped and respelt items are found, no clean document goes."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from harness.config import DecontamConfig
 
 ROWS = ("qa/*", "seeds/*", "sft/*")
 PLANTED = 1500
+PLANTS = ("verbatim", "re-wrapped", "respelt")
 
 
 def _texts(value: object) -> Iterator[str]:
@@ -61,7 +62,7 @@ def test_planted_items_are_found_and_clean_documents_stay(test_data: Path, capsy
     rng = random.Random(7)
     check = Check(items, DecontamConfig(), EmbeddedBackend())
     usable = [i for i in range(len(items)) if not check.side.empty[i] and not check.side.short[i]]
-    planted = [(name, i) for i in rng.sample(usable, PLANTED) for name in ("verbatim", "re-wrapped")]
+    planted = [(name, i) for i in rng.sample(usable, PLANTED) for name in PLANTS]
     documents = [("", -1, text) for text in clean]
     documents += [(name, i, ALTERATIONS[name](_as_document(items[i]), rng)) for name, i in planted]
     rng.shuffle(documents)
@@ -73,7 +74,7 @@ def test_planted_items_are_found_and_clean_documents_stay(test_data: Path, capsy
     lines = [f"{rows:,} rows, {len(clean):,} clean paragraphs, {len(items):,} items, {len(planted):,} planted texts"]
     for mode in ("text", "ngram"):
         hit = set(zip(by_kind[mode].document.tolist(), by_kind[mode].item.tolist(), strict=True))
-        for name in ("verbatim", "re-wrapped"):
+        for name in PLANTS:
             mine = [d for d, (what, _, _) in enumerate(documents) if what == name]
             lost = [d for d in mine if (d, documents[d][1]) not in hit]
             lines.append(f"{mode}, {name}: {len(mine) - len(lost):,} of {len(mine):,} found with their item")
