@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.errors import PrerequisiteError
+from harness.models.context import model_context
+from harness.models.rope import apart_in_generation, by_side, forget_lengths, rope_switch
 from harness.models.tokenizers import complete, declare_stop, fit_padding
 from harness.training.chat import encode, tokenize
 from harness.training.literal import mark
@@ -46,8 +48,12 @@ def load_model(path: str, batch_size: int, apply_chat_template: bool, dtype: str
     complete(tokenizer, path)
     declare_stop(model, tokenizer)
     fit_padding(model, tokenizer)
+    forget_lengths(model)
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    return _asked()(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+    # lm-eval knows fewer names of a context than there are.
+    context = model_context(model.config)
+    limit = {"max_length": context.tokens} if context else {}
+    return _asked()(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, **limit)
 
 
 def _asked() -> type[Any]:
@@ -66,8 +72,26 @@ def _asked() -> type[Any]:
         def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
             return super().loglikelihood(requests, disable_tqdm=True)
 
+        def _loglikelihood_tokens(self, requests: Any, *arguments: Any, **named: Any) -> list[tuple[float, bool]]:
+            """A batch's rows of one side of the boundary, where the model's RoPE depends on their lengths."""
+            lengths = [min(len(context) + len(choice) - 1, self.max_length) for _, context, choice in requests]
+            found: dict[int, tuple[float, bool]] = {}
+            for rows in by_side(rope_switch(self.model.config), lengths):
+                own = super()._loglikelihood_tokens([requests[i] for i in rows], *arguments, **named)
+                found |= dict(zip(rows, own, strict=True))
+            return [found[i] for i in range(len(requests))]
+
         def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
-            return super().generate_until(requests, disable_tqdm=True)
+            switch = rope_switch(self.model.config)
+            if switch is None:
+                return super().generate_until(requests, disable_tqdm=True)
+            longest = [r.args[1].get("max_gen_toks", self.max_gen_toks) for r in requests]
+            totals = [len(self.tok_encode(r.args[0])) + n for r, n in zip(requests, longest, strict=True)]
+            found: dict[int, str] = {}
+            for rows in apart_in_generation(switch, totals):
+                own = super().generate_until([requests[i] for i in rows], disable_tqdm=True)
+                found |= dict(zip(rows, own, strict=True))
+            return [found[i] for i in range(len(requests))]
 
         @property
         def eot_token_id(self) -> int:

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-_INNER = ("text_config", "llm_config", "language_config")
-"""Where models with several parts keep the language model's own settings."""
+from harness.models.context import language_parts, setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +31,7 @@ class RopeSwitch:
 
 def rope_switch(config: Any) -> RopeSwitch | None:
     """The switch of a model's configuration (transformers' object, or config.json as a mapping); None without one."""
-    found = [s for inner in _parts(config) for s in _switches(inner)]
+    found = [s for inner in language_parts(config) for s in _switches(inner)]
     return min(found, key=lambda s: s.boundary, default=None)
 
 
@@ -74,24 +73,15 @@ def _reset(prefix: str, module: Any, args: tuple[Any, ...]) -> None:
     setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
 
 
-def _get(config: Any, name: str) -> Any:
-    return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
-
-
-def _parts(config: Any) -> list[Any]:
-    """The configuration and those of the language model inside it."""
-    return [config, *(inner for name in _INNER if (inner := _get(config, name)) is not None)]
-
-
 def _switches(config: Any) -> Iterator[RopeSwitch]:
-    declared = _get(config, "rope_parameters") or _get(config, "rope_scaling")
+    declared = setting(config, "rope_parameters") or setting(config, "rope_scaling")
     if not isinstance(declared, Mapping):
         return
-    context = _get(config, "max_position_embeddings")
+    context = setting(config, "max_position_embeddings")
     layered = [value for value in declared.values() if isinstance(value, Mapping)]
     for rope in layered or [declared]:
         kind = str(rope.get("rope_type") or rope.get("type") or "")
-        original = _get(config, "original_max_position_embeddings") or rope.get("original_max_position_embeddings")
+        original = setting(config, "original_max_position_embeddings") or rope.get("original_max_position_embeddings")
         boundary = (original or context) if kind in ("longrope", "su") else context
         if isinstance(boundary, int) and (kind in ("longrope", "su") or "dynamic" in kind):
             yield RopeSwitch(kind, boundary, "dynamic" in kind)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import ConfigError
 from harness.models.packaged import PREFIX, is_gguf, model_id
+from harness.runtime.contexts import NAME as CONTEXT
+from harness.runtime.contexts import context_limits
 from harness.runtime.registry import drivers, find, methods, preset_settings, signals
 from harness.runtime.targets import find_target
 from harness.synthesis.tables import is_pattern
@@ -84,7 +86,9 @@ def resolve_run(
     _check_seeds(layers)
     # A driver that is named beside a file takes the file's signal or leaves it, as the driver needs.
     _check_pairing(layers, explicit_signal=signal or (None if driver else file.values.get("signal")))
-    return resolve(layers)
+    resolved = resolve(layers)
+    lowered = context_limits(resolved)
+    return resolve([*layers, Layer(CONTEXT, lowered)]) if lowered else resolved
 
 
 def _named_in_full(sets: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigError, InputError, suggest
+from harness.models.context import folder_context, model_context
 from harness.models.gguf import read_header
 from harness.models.known import KnownModel, by_id, is_hub_id, known_models
 from harness.models.packaged import PREFIX, entry_of, gguf_path, is_gguf, model_id
+from harness.runtime import machine
 from harness.runtime.registry import TargetInfo, targets
 from harness.settings import flatten, nest
 from harness.texts import read_text
@@ -83,7 +85,11 @@ def short_name(target: str) -> str:
 
 
 def _settings(model_id: str, entry: KnownModel | None) -> dict[str, Any]:
-    return {"id": model_id, "dtype": "bfloat16", "max_length": entry.context if entry else CONTEXT}
+    if entry is not None:
+        return {"id": model_id, "dtype": "bfloat16", "max_length": entry.context}
+    folder = machine.cached_model(model_id, None)
+    own = folder_context(folder) if folder else None
+    return {"id": model_id, "dtype": "bfloat16", "max_length": max(16, min(CONTEXT, own.tokens if own else CONTEXT))}
 
 
 def _gguf_settings(name: str) -> tuple[str, dict[str, Any], str]:
@@ -107,8 +113,8 @@ def _folder_settings(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}/config.json is not valid JSON; restore it") from None
     if not isinstance(config, dict):
         raise InputError(f"{path}/config.json holds no settings of a model; restore it")
-    length = config.get("max_position_embeddings")
-    limit = min(CONTEXT, length) if isinstance(length, int) else CONTEXT
+    context = model_context(config)
+    limit = min(CONTEXT, context.tokens) if context else CONTEXT
     dtype = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
     return {
         "id": str(path),

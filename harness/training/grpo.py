@@ -16,9 +16,11 @@ from typing import Any
 from harness.config import GrpoConfig
 from harness.errors import ConfigError, InputError, PrerequisiteError
 from harness.models.access import ADAPTER
+from harness.models.rope import rope_switch
 from harness.stage import SCRATCH
 from harness.training.chat import prompt_ids
 from harness.training.grpo_loss import WholeStep
+from harness.training.layouts import settle_left_padding
 from harness.training.lora_modules import meta_model
 from harness.training.recipe import LoraSettings, lora_config
 from harness.training.rollouts import Sampled, Sampler, ServerRollouts, generation_timer
@@ -167,10 +169,23 @@ def train_policy(
         ],
     )
     _one_way_to_tokens(trainer, tokenizer)
+    _require_one_side(trainer.model.config, side.longest, config)
+    settle_left_padding(trainer.model, *([trainer.ref_model] if trainer.ref_model is not None else []))
     side.attach(trainer)
     moved = train(trainer, folder / SCRATCH)
     _save(trainer, tokenizer, folder, merge=adapter)
     return moved
+
+
+def _require_one_side(model_config: Any, longest: int, config: GrpoConfig) -> None:
+    """Raise `ConfigError` where RoPE that depends on length would mix two sets of frequencies in a rollout batch."""
+    switch = rope_switch(model_config)
+    if switch is not None and longest + config.max_tokens > switch.boundary:
+        raise ConfigError(
+            f"the writer's RoPE ({switch.kind}) takes other frequencies beyond {switch.boundary} tokens, and GRPO "
+            f"computes rollouts together: the longest prompt has {longest} tokens and grpo.max_tokens is "
+            f"{config.max_tokens}; lower it to at most {max(0, switch.boundary - longest)}, or take shorter documents"
+        )
 
 
 def _lengths(tokenizer: Any, prompts: Sequence[PolicyPrompt]) -> dict[str, int]:
@@ -202,6 +217,11 @@ class _TrlSide:
         self, trajectory: Trajectory, updates: int, lengths: Mapping[str, int], server: ServerRollouts | None
     ) -> None:
         self._trajectory, self._updates, self._lengths, self._server = trajectory, updates, lengths, server
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(self._lengths.values())
 
     def attach(self, trainer: Any) -> None:
         """The trainer, which is made with `reward` and so after this object."""

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.training.chat import Encoded
-from harness.training.checks import Check, judge
+from harness.training.checks import Check, judge, require
 
 if TYPE_CHECKING:
     from harness.training.batches import Layout
@@ -64,6 +64,27 @@ def check_layout(model: Any, layout: Layout, setting: str, *, positions: bool = 
     if not leak <= limits[0]:
         return judge(name, leak, limits[0], f"{where}, {how}: another sequence's tokens change the scores", setting)
     return judge(name, apart, limits[1], f"{where}, {how}, against one by one", setting)
+
+
+def settle_left_padding(model: Any, *beside: Any) -> None:
+    """Have `model`, and models `beside` it, count positions from where a left-padded row begins.
+
+    TRL passes an attention mask alone, from which GPT-2 and other learned positions do not see where that is. Models
+    that need no positions are left as they are. Raises `StageError` where padding still changes the scores.
+    """
+    if check_layout(model, "left", "", positions=False).status == "passed":
+        return
+    for each in (model, *beside):
+        each.register_forward_pre_hook(_with_positions, with_kwargs=True)
+    remedy = "Train another writer, or take a driver that trains none"
+    require([check_layout(model, "left", remedy, positions=False)], "GRPO, which pads prompts on the left,")
+
+
+def _with_positions(module: Any, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    mask = given.get("attention_mask")
+    if mask is None or given.get("position_ids") is not None or given.get("past_key_values") is not None:
+        return args, given
+    return args, {**given, "position_ids": (mask.long().cumsum(-1) - 1).clamp(min=0)}
 
 
 def _measure(model: Any, layout: Layout, positions: bool) -> tuple[float, float, float, float]:

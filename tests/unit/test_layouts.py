@@ -8,7 +8,7 @@ from tiny import ARCHITECTURES, ROPE_BOUNDARY, make_architecture
 
 from harness.models.rope import RopeSwitch, apart_in_generation, forget_lengths, rope_switch
 from harness.training.batches import batches
-from harness.training.layouts import check_layout
+from harness.training.layouts import check_layout, settle_left_padding
 
 LEAKS_WHEN_PACKED = {"bloom", "falcon", "mpt", "opt", "mamba", "qwen3_next"}
 
@@ -109,3 +109,13 @@ def test_a_long_sequence_changes_no_scores_of_its_batch_mates(kind: str) -> None
 def test_what_may_cross_the_boundary_is_generated_alone() -> None:
     assert apart_in_generation(RopeSwitch("longrope", 32, False), [20, 40, 32, 50]) == [[0, 2], [1], [3]]
     assert apart_in_generation(RopeSwitch("longrope", 32, False), [33]) == [[0]]
+
+
+def test_learned_positions_are_given_to_left_padded_rows() -> None:
+    model, beside = make_architecture("gpt2"), make_architecture("gpt2")
+    settle_left_padding(model, beside)
+    for each in (model, beside):
+        assert check_layout(each, "left", "", positions=False).status == "passed"
+    rotary = make_architecture("llama")
+    settle_left_padding(rotary)
+    assert not rotary._forward_pre_hooks
