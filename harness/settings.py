@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from harness.config import INFLUENCE_PRESETS, RunConfig
 from harness.config_models import Section
 from harness.errors import ConfigError, suggest
+from harness.types import well_formed
 from harness.yaml_text import parse_yaml, read_yaml
 
 
@@ -101,6 +102,11 @@ def resolve(layers: list[Layer]) -> Resolved:
         for key, value in _with_influence_preset(dict(flatten(layer.values))).items():
             if key not in known:
                 raise ConfigError(f"unknown setting '{key}' ({layer.name}){suggest(key, known)}")
+            if _holds_halves(value):
+                raise ConfigError(
+                    f"setting '{key}' ({layer.name}) holds half a character (a lone surrogate, or a byte that is not "
+                    "UTF-8), which no file can hold; write it anew"
+                )
             for old in [k for k in merged if k.startswith(f"{key}.") or key.startswith(f"{k}.")]:
                 del merged[old]
             merged[key] = value
@@ -112,6 +118,12 @@ def resolve(layers: list[Layer]) -> Resolved:
     check_consistency(config)
     dumped = dict(flatten(config.model_dump(mode="json")))
     return Resolved(config, {key: origin.get(key, "default") for key in dumped})
+
+
+def _holds_halves(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(map(_holds_halves, value))
+    return isinstance(value, str) and well_formed(value) != value
 
 
 def _with_influence_preset(values: dict[str, Any]) -> dict[str, Any]:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.errors import DiskFullError, InputError, StageError
-from harness.types import Reject, Usage, from_row, to_row
+from harness.types import Reject, Usage, from_row, to_row, well_formed
 
 T = TypeVar("T")
 
@@ -126,11 +126,25 @@ def is_disk_full(error: BaseException) -> bool:
     return os.strerror(errno.ENOSPC) in text or ("inline_container" in text and "unexpected pos" in text)
 
 
+@contextmanager
+def _whole_characters(path: Path) -> Iterator[None]:
+    """Turn a text that no file can hold into one line; such texts are refused where they come from."""
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        about = " ".join(error.object[max(0, error.start - 40) : error.end].split())
+        raise StageError(
+            f"cannot write {path}: a text holds half a character (a lone surrogate) after '{well_formed(about)}'; take "
+            "it out of the texts that this is made of, then resume"
+        ) from None
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
 
     def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
+        with _whole_characters(path):
+            temporary.write_text(text, encoding="utf-8")
 
     replace_into(path, write)
 
@@ -146,7 +160,8 @@ def write_table(path: Path, rows: Iterable[Any], metadata: Mapping[str, Any] | N
     import pyarrow.parquet as pq
 
     plain = [to_row(row) if is_dataclass(row) else dict(row) for row in rows]
-    table = pa.Table.from_pylist(plain)
+    with _whole_characters(path):
+        table = pa.Table.from_pylist(plain)
     if metadata is not None:
         table = table.replace_schema_metadata({b"harness": json.dumps(metadata).encode()})
     replace_into(path, lambda p: pq.write_table(table, p))

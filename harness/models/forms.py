@@ -13,6 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from harness.types import well_formed
+
 
 @dataclass(frozen=True, slots=True)
 class Form:
@@ -39,5 +41,5 @@ class Form:
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "the object"
-            return f"{where}: {first['msg']}"
+            return well_formed(f"{where}: {first['msg']}")
         return ""

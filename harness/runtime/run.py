@@ -37,7 +37,7 @@ from harness.runtime.targets import short_name
 from harness.settings import Resolved, dump_yaml, flatten, read_config_file, resolve
 from harness.shards import Summary, write_text
 from harness.stage import read_summary, stage_folder, store_of
-from harness.types import Usage, stable_hash
+from harness.types import Usage, stable_hash, well_formed
 from results.runs import LOCK, MANIFEST, RECORD, find_run, load_run
 
 
@@ -149,7 +149,7 @@ def create_run(resolved: Resolved, argv: Sequence[str]) -> RunFolder:
         run=path.name,
         status="created",
         created=now(),
-        argv=list(argv),
+        argv=[well_formed(argument) for argument in argv],
         settings=identity_settings(config),
         models=_models(assembly),
         prompts=assembly.plan.prompting.hash,

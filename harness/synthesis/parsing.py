@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.synthesis import latex
+from harness.types import well_formed
 
 _TAGS = "think|thinking|thought|reasoning"
 _THOUGHT_OPENS = re.compile(rf"\s*(?:<(?:{_TAGS})>|\[THINK\])", re.IGNORECASE)
@@ -26,10 +27,16 @@ _MAX_STARTS = 200
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a text could not be used: a reason code and, in words, what was found."""
+    """Why a text could not be used: a reason code and, in words, what was found.
+
+    Words that quote a model may hold half a character, which is written out here.
+    """
 
     reason: str
     detail: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "detail", well_formed(self.detail))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +127,7 @@ def _escape_at(text: str, position: int) -> str:
 
 def is_unicode(text: str) -> bool:
     """Whether `text` can be written as UTF-8; JSON escapes can smuggle in halves of surrogate pairs."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+    return well_formed(text) == text
 
 
 def plain_lines(text: str) -> str:

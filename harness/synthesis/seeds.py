@@ -18,7 +18,7 @@ from harness.synthesis.duplicates import normalise_text
 from harness.synthesis.parsing import is_unicode
 from harness.synthesis.tables import read_all
 from harness.synthesis.turns import CONVERSATION_FIELDS, find_messages
-from harness.types import Json, Message, Reject, Seed, chat, stable_hash
+from harness.types import Json, Message, Reject, Seed, chat, stable_hash, well_formed
 
 TEXT_FIELDS = ("clean_text", "text", "raw_text", "content", *CONVERSATION_FIELDS)
 """Fields looked up for the document, in this order; the first three in the order of the released OptimSyn code."""
@@ -150,27 +150,28 @@ class _Reader:
         return False
 
     def _seed(self, name: str, number: int, row: Mapping[str, Any]) -> Seed | Reject:
-        place = _shown(f"{name}#{row.get('doc_id') or row.get('id') or number}")
+        place = well_formed(f"{name}#{row.get('doc_id') or row.get('id') or number}")
         present = next((f for f in self.fields if is_given(row.get(f))), None)
         if present is None:
-            return Reject(place, "seed_missing_field", "", _shown(f"fields present: {', '.join(map(str, row))}")[:300])
+            fields = well_formed(f"fields present: {', '.join(map(str, row))}")[:300]
+            return Reject(place, "seed_missing_field", "", fields)
         value = row[present]
         text, messages = _document(value, talks=present in CONVERSATION_FIELDS or present not in TEXT_FIELDS)
         if text is None:
             what = "text that is no conversation" if isinstance(value, str) else f"a {type(value).__name__}"
-            return Reject(place, "seed_bad_type", _shown(str(value))[:_RAW_CHARS], f"'{present}' is {what}")
+            return Reject(place, "seed_bad_type", well_formed(str(value))[:_RAW_CHARS], f"'{present}' is {what}")
         problem = self._problem(text, place)
         if problem is not None:
-            return Reject(place, problem[0], _shown(text[:_RAW_CHARS]), problem[1])
+            return Reject(place, problem[0], well_formed(text[:_RAW_CHARS]), problem[1])
         content: Json = text if messages is None else chat(messages)
         return Seed(
             id=stable_hash(place, content),
             text=text if messages is None else None,
             messages=messages,
-            domain=self.domain or _shown(str(row.get("domain") or "")),
+            domain=self.domain or well_formed(str(row.get("domain") or "")),
             source=place,
-            licence=self.licence or _shown(str(row.get("licence") or row.get("license") or "")),
-            keys={key: _shown(str(row[key])) for key in self.keys if row.get(key) not in (None, "")},
+            licence=self.licence or well_formed(str(row.get("licence") or row.get("license") or "")),
+            keys={key: well_formed(str(row[key])) for key in self.keys if row.get(key) not in (None, "")},
         )
 
     def _problem(self, text: str, place: str) -> tuple[str, str] | None:
@@ -210,11 +211,6 @@ def _document(value: Any, talks: bool) -> tuple[str | None, tuple[Message, ...] 
     if isinstance(value, str) and not (talks and value.lstrip().startswith(("[{", '{"', "{'"))):
         return value, None
     return None, None
-
-
-def _shown(text: str) -> str:
-    """`text` with lone surrogates written out, so that any file takes it."""
-    return text if is_unicode(text) else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _nothing_left(

@@ -243,3 +243,9 @@ TREES: st.SearchStrategy[Any] = st.recursive(
 @given(st.dictionaries(KEYS, TREES))
 def test_nest_is_the_inverse_of_flatten(tree: dict[str, Any]) -> None:
     assert nest(dict(flatten(tree))) == tree
+
+
+def test_half_a_character_in_any_setting_is_refused() -> None:
+    for path, value in (("seeds.domain", "a\ud83d"), ("seeds.source", "f\udcff.jsonl"), ("models.target.id", "\udfff")):
+        assert f"setting '{path}' (file f) holds half a character" in message(("file f", nest({path: value})))
+    assert "holds half a character" in message(("file f", {"grpo": {"lora_modules": ["q_proj", "\ud83d"]}}))

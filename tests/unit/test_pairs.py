@@ -138,3 +138,12 @@ def test_an_open_thought_holds_no_answer() -> None:
     for text in (f"<think>{draft}", f"<think>Perhaps {draft} or"):
         parsed = parse_pair(text)
         assert isinstance(parsed, Failure) and parsed.reason == "pair_no_json"
+
+
+def test_half_a_character_is_written_out_in_what_is_said_of_a_pair() -> None:
+    texts = ['{"\\ud83d": 1}', '{"error": "\\ud83d"}', dump({"role": "\ud83d", "content": "x"}, ASSISTANT)]
+    for text in (*texts, r'{"messages": [{"role": "user", "\ud83d": 1}]}'):
+        parsed = parse_pair(text)
+        assert isinstance(parsed, Failure)
+        parsed.detail.encode()
+        PAIR_FORM.fault(text, None).encode()

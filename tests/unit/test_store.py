@@ -281,3 +281,14 @@ def test_an_error_of_ours_while_writing_leaves_no_temporary_file(tmp_path: Path)
     with pytest.raises(TypeError, match="defect"):
         replace_into(tmp_path / "x", write)
     assert [p.name for p in tmp_path.iterdir()] == ["x"] and (tmp_path / "x").read_text() == "old"
+
+
+def test_half_a_character_is_one_line_wherever_it_would_be_written(tmp_path: Path) -> None:
+    for write in (
+        lambda text: write_table(tmp_path / "t.parquet", [{"a": text}]),
+        lambda text: write_json(tmp_path / "t.json", {"a": text}),
+    ):
+        with pytest.raises(StageError, match=r"half a character .* after '.*so .ud83d'") as caught:
+            write("so \ud83d")
+        assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
