@@ -11,12 +11,10 @@ from typing import Any
 import pytest
 
 from evals.model import load_model
-from harness.config import GrpoConfig
 from harness.models.backend import PromptRequest, Sampling
 from harness.models.decoding import SERVED, neutral_decoding, set_aside
 from harness.models.endpoint.backend import EndpointBackend, Served
 from harness.models.transformers_backend import TransformersBackend, load_causal_lm
-from harness.training.grpo import PolicyPrompt, RolloutBatch, train_policy
 from harness.types import Message
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -107,36 +105,6 @@ def test_generation_and_tests_do_not_feel_them(plain: Path, tmp_path: Path) -> N
     for folder in folders:
         tested = load_model(str(folder), 2, True).model
         assert settings_of(tested) == settings_of(load_model(str(plain), 2, True).model)
-
-
-def rollouts(model: Path, folder: Path) -> list[str]:
-    batches: list[RolloutBatch] = []
-
-    def trajectory(batch: RolloutBatch) -> list[float]:
-        batches.append(batch)
-        return [float(i) for i, _ in enumerate(batch.rollouts)]
-
-    train_policy(
-        model,
-        [PolicyPrompt(str(i), (Message("user", f"write {'x' * i}"),)) for i in range(2)],
-        GrpoConfig(steps=1, prompts_per_step=2, group_size=2, micro_batch=4, max_tokens=8),
-        trajectory,
-        seed=1,
-        folder=folder,
-        dtype="float32",
-        revision=None,
-        checkpoint_every=10,
-        before_mark=lambda step: None,
-        on_step=lambda step, total: None,
-        on_log=lambda step, logs: None,
-    )
-    return [rollout.text for batch in batches for rollout in batch.rollouts]
-
-
-def test_rollouts_do_not_feel_them(plain: Path, tmp_path: Path) -> None:
-    harsh = asking(plain, tmp_path / "m", repetition_penalty=5.0, no_repeat_ngram_size=1, suppress_tokens=[*range(200)])
-    assert rollouts(plain, tmp_path / "a") == rollouts(harsh, tmp_path / "b")
-    assert set_aside(tmp_path / "b" / "policy") == {}
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2", "gpt2", "mamba"])

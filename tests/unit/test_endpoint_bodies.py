@@ -10,14 +10,11 @@ from typing import Any
 
 import pytest
 
-from harness.config_models import ServiceConfig
 from harness.errors import BudgetError, PrerequisiteError
 from harness.models.backend import Completion, PromptRequest, Sampling
 from harness.models.endpoint.answers import Outcome, read_response
-from harness.models.endpoint.backend import EndpointBackend, Served
 from harness.models.endpoint.bodies import estimate, text_of, tokens_of
-from harness.models.endpoint.calls import MemoryLog, Purse
-from harness.models.endpoint.client import Endpoint
+from harness.models.endpoint.calls import MemoryLog
 from harness.runtime.call_log import RunCallLog
 from harness.runtime.ledger import Ledger
 from harness.synthesis.pairs import parse_pair
@@ -26,9 +23,9 @@ from harness.types import Message, stable_hash, well_formed
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from faulty_server import FaultyServer, scripted
+from test_endpoint import open_backend
 
 Odd = Callable[[dict[str, Any]], tuple[int, Any]]
-QUICK = ServiceConfig(read_seconds=2.0, backoff_seconds=0.01, patience_seconds=5)
 GOOD = {
     "choices": [{"index": 0, "message": {"role": "assistant", "content": "It is."}, "finish_reason": "stop"}],
     "usage": {"prompt_tokens": 9, "completion_tokens": 3},
@@ -36,18 +33,7 @@ GOOD = {
 
 
 def run(server: FaultyServer, count: int = 1, log: Any = None, max_tokens: int | None = None) -> list[Completion]:
-    log = log or MemoryLog()
-    endpoint = Endpoint(
-        server.url,
-        role="generator",
-        model="m",
-        identity="test",
-        key=None,
-        service=QUICK,
-        log=log,
-        purse=Purse(log, None, None, max_tokens),
-    )
-    backend = EndpointBackend(Served("m", 0.0, 8192), lambda: (endpoint, "m"))
+    backend = open_backend(server, log, max_tokens=max_tokens, structured=False)
     asked = [PromptRequest((Message("user", f"short answer about {i}"),)) for i in range(count)]
     return backend.generate(asked, Sampling(0.7, 1.0, 400), 7)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from harness.config import GrpoConfig
 from harness.errors import StageError
+from harness.models.decoding import set_aside
 from harness.training.grpo import PolicyPrompt, RolloutBatch, train_policy
 from harness.training.rollouts import Decoding, Drawn, Sampled, token_logprobs
 from harness.types import Message
@@ -167,11 +169,22 @@ def test_under_a_schema_a_probe_is_compared_instead(model: Path, tmp_path: Path)
     assert [count for _, count in sampler.asked] == [2, 2, 1, 1]
 
 
-def test_rollouts_in_the_trainers_process_are_timed_too(model: Path, tmp_path: Path) -> None:
-    _, batches = train(
-        model, tmp_path, None, CONFIG.model_copy(update={"rollouts": "transformers", "tune": "full", "steps": 1})
-    )
-    assert len(batches) == 1 and batches[0].seconds > 0
+@pytest.mark.parametrize("tune", ["full", "lora"])
+def test_rollouts_in_the_trainers_process_are_timed_and_decoded_by_the_settings(
+    model: Path, tmp_path: Path, tune: str
+) -> None:
+    harsh = tmp_path / "harsh"
+    shutil.copytree(model, harsh)
+    asked = {**json.loads((harsh / "generation_config.json").read_text()), "repetition_penalty": 5.0}
+    (harsh / "generation_config.json").write_text(json.dumps({**asked, "suppress_tokens": [*range(200)]}))
+    config = CONFIG.model_copy(update={"rollouts": "transformers", "tune": tune, "steps": 1})
+    texts = []
+    for folder in (model, harsh):
+        _, batches = train(folder, tmp_path / f"of-{folder.name}", None, config)
+        assert len(batches) == 1 and batches[0].seconds > 0
+        texts.append([rollout.text for rollout in batches[0].rollouts])
+    assert texts[0] == texts[1]
+    assert set_aside(harsh) and not set_aside(tmp_path / "of-harsh" / "policy")
 
 
 def test_colocation_is_refused_where_it_cannot_work(model: Path, tmp_path: Path) -> None:
