@@ -87,9 +87,12 @@ def say(text: str, stream: TextIO | None = None) -> None:
     stream = stream or sys.stdout
     try:
         print(text, file=stream, flush=True)
-    except (OSError, ValueError):
-        # ValueError is how Python names a stream that was closed here.
+    except OSError:
         _silence(stream)
+    except ValueError:
+        # Python's word for a stream that was closed here.
+        if not stream.closed:
+            raise
 
 
 def emit(text: str) -> None:

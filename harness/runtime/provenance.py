@@ -44,7 +44,7 @@ def origins(config: RunConfig, writer: tuple[Path, Path] | None) -> tuple[Origin
     roles += [("warm-up adapter", folder) for folder in config.warmup.adapter]
     documents = () if config.seeds.source == "lab" else find_tables(config.seeds.sources)
     for what, name in (*roles, *(("seed documents", table) for table in documents)):
-        found += _named(what, _at(Path(name))) if not name.startswith("lab") and Path(name).exists() else []
+        found += _named(what, _at(Path(name))) if not name.startswith("lab:") and Path(name).exists() else []
     return tuple(dict.fromkeys(replace(o, guided_columns=tuple(o.guided_columns)) for o in found))
 
 
@@ -64,7 +64,8 @@ def _own(run: str, settings: Mapping[str, Any], stage: str = "finetune") -> Orig
     that another signal may have selected.
     """
     signal, select, guide = settings["signal"], settings.get("select") or {}, settings["guide"]["set"]
-    signal = signal if stage != "warmup" and DRIVERS[settings["driver"]].uses_signal else "none"
+    driver = DRIVERS.get(settings["driver"])
+    signal = signal if stage != "warmup" and driver is not None and driver.uses_signal else "none"
     names: set[str] = {signal, select.get("signal") or signal} if stage == "finetune" else {signal}
     read = any(SIGNALS[name].spec.reads_validation for name in names & SIGNALS.keys())
     suite, guided = str(settings["suite"]), tuple[str, ...]()
@@ -127,7 +128,10 @@ def _of_run(folder: Path) -> Sequence[Origin]:
     record = run.record
     if record is not None:
         guide = settings["guide"]["set"] if settings else ""
-        own = Origin("", record.run, record.signal, record.suite, guide, record.reads_validation, record.guided_columns)
+        # What the run is made from answers for itself, in an entry of its own.
+        reads = record.reads_validation if record.reads_itself is None else record.reads_itself
+        guided = record.guided_columns if reads else ()
+        own = Origin("", record.run, record.signal, record.suite, guide, reads, guided)
         if record.upstream or not settings:
             return [own, *record.upstream]
     elif settings:

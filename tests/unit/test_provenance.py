@@ -43,7 +43,7 @@ def made(runs: Path, name: str, *, record: bool = True, noted: bool = True, **op
     if record:
         reads, guided = assembly.reads_validation, assembly.guided_columns
         changes = {"reads_validation": reads, "guided_columns": guided, "upstream": assembly.upstream}
-        changes |= {"signal": config.signal, "driver": config.driver}
+        changes |= {"signal": config.signal, "driver": config.driver, "reads_itself": assembly.reads_itself}
         written = asdict(make_record(name, {"a": [1]}, {"a": [0]}, **changes))
         if not noted:
             # As of a version that knew nothing of origins.
@@ -116,6 +116,19 @@ def test_guidance_travels_with_a_target_and_with_documents(tmp_path: Path, place
     later = laid_out(tmp_path, driver="static", sets={key: str(where[place])})
     assert later.reads_validation and later.guided_columns == GUIDED
     assert later.upstream[0].what == ("seed documents" if place == "document" else "target")
+
+
+def test_every_run_answers_for_itself_in_a_chain(tmp_path: Path) -> None:
+    """A target of a run whose writer was guided: the run did not read anything, its writer's run did."""
+    made(tmp_path, "first")
+    second = made(tmp_path, "labelled", driver="static", writer_from="first")
+    (second / "model").mkdir()
+    later = laid_out(tmp_path, driver="static", sets={"models.target.id": str(second / "model")})
+    assert [(o.what, o.run, o.reads_validation) for o in later.upstream] == [
+        ("target", "labelled", False),
+        ("writer of labelled", "first", True),
+    ]
+    assert later.guided_columns == GUIDED
 
 
 def test_the_warm_up_is_not_guided_by_the_signal_that_reads_it(tmp_path: Path) -> None:
