@@ -29,7 +29,9 @@ def complete(tokenizer: Any, name: str) -> Any:
     """
     tokenizer.model_input_names = [n for n in tokenizer.model_input_names if n != "token_type_ids"]
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or _spare(tokenizer, name)
+        ids = tokenizer.eos_token_id, tokenizer.unk_token_id
+        own = next((i for i in ids if i is not None), None)
+        tokenizer.pad_token = _spare(tokenizer, name) if own is None else tokenizer.convert_ids_to_tokens(own)
     if tokenizer.eos_token_id is None and tokenizer.chat_template and traits(tokenizer).stop is not None:
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(traits(tokenizer).stop)
     return tokenizer

@@ -117,7 +117,7 @@ def dateless(tokenizer: Any, name: str) -> str | None:
     if not traits(tokenizer).dated:
         return None
     call = r"strftime_now\(\s*(?P<quote>['\"])(?P<form>.*?)(?P=quote)\s*\)"
-    text = re.sub(call, lambda m: f"{m['quote']}{DATE.strftime(m['form'])}{m['quote']}", str(tokenizer.chat_template))
+    text = re.sub(call, lambda m: f"{m['quote']}{DATE.strftime(m['form'])}{m['quote']}", tokenizer.get_chat_template())
     if "strftime_now(" in text:
         raise PrerequisiteError(
             f"the chat template of {name} writes today's date, and a server would write it into every prompt; serve a "

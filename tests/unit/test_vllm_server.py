@@ -139,6 +139,9 @@ def test_the_command_line_holds_no_key_and_no_model_defaults() -> None:
     line = command("python", WEIGHTS, VllmConfig(arguments=("--seed", "1")), 8000, gpu=False)
     text = " ".join(line)
     assert "--host 127.0.0.1" in text and "--generation-config vllm" in text and text.endswith("--seed 1")
+    assert "--chat-template" not in text
+    dated = command("python", WEIGHTS, VllmConfig(), 8000, gpu=False, template=Path("fixed.jinja"))
+    assert "--chat-template fixed.jinja" in " ".join(dated)
     assert "--enable-lora --max-lora-rank 8" in text and "api-key" not in text
     assert "--gpu-memory-utilization 0.45" in " ".join(command("python", WEIGHTS, VllmConfig(), 8000, gpu=True))
     given = environment(VllmConfig(kv_cache_gb=3, step_seconds=60), "secret")
