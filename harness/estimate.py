@@ -62,6 +62,11 @@ class ModelShape:
         return self._parameters(self.experts)
 
     @property
+    def linear_parameters(self) -> int:
+        """Parameters of all linear layers but the output layer (norms and biases, which are few, included)."""
+        return self.parameters - self.vocab * self.hidden * (1 if self.tied else 2)
+
+    @property
     def active_parameters(self) -> int:
         """Parameters that one token passes through."""
         return self._parameters(self.active_experts)

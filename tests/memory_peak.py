@@ -20,6 +20,7 @@ from harness import memory
 from harness.bench.memory import peak_tensor_bytes
 from harness.estimate import ModelShape
 from harness.memory import Batch, Lora, Peak
+from harness.training.trainer import loaded_dtype
 from harness.types import Message, Sample
 
 QKVO = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -49,6 +50,8 @@ CASES = (
     Case("full-small", "full", SMALL, "float32", Batch(8, 256)),
     Case("full-middle", "full", MIDDLE, "float32", Batch(4, 256)),
     Case("full-middle-bf16", "full", MIDDLE, "bfloat16", Batch(4, 256)),
+    Case("full-deep-bf16-accumulated", "full", DEEP, "bfloat16", Batch(2, 256), steps=4),
+    Case("full-deep-bf16-checkpointed", "full", DEEP, "bfloat16", Batch(8, 256), checkpointing=True),
     Case("full-deep-accumulated", "full", DEEP, "float32", Batch(2, 256), steps=4),
     Case("full-deep-checkpointed", "full", DEEP, "float32", Batch(8, 256), checkpointing=True),
     Case("warmup-small", "warmup", SMALL, "float32", Batch(8, 256), lora=Lora(16, QKVO, dropout=True)),
@@ -60,6 +63,8 @@ CASES = (
     Case("influence-middle-bf16", "influence", MIDDLE, "bfloat16", Batch(8, 256), lora=Lora(32, QKVO)),
     Case("grpo-small", "grpo", SMALL, "float32", Batch(16, 192)),
     Case("grpo-middle", "grpo", MIDDLE, "float32", Batch(8, 256)),
+    Case("grpo-middle-bf16", "grpo", MIDDLE, "bfloat16", Batch(8, 256)),
+    Case("grpo-lora-middle-bf16", "grpo", MIDDLE, "bfloat16", Batch(8, 256), lora=Lora(16, QKVO)),
     Case("grpo-lora-middle", "grpo", MIDDLE, "float32", Batch(8, 256), lora=Lora(16, QKVO)),
     Case("grpo-checkpointed", "grpo", MIDDLE, "float32", Batch(8, 256), checkpointing=True),
 )
@@ -128,7 +133,9 @@ def measure(case: Case) -> int:
     """The measured peak of a case in bytes, weights included."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        write_model(home / "model", case.shape, case.dtype, 2 * case.batch.length)
+        # In the type that it is loaded in: what the loader's threads convert, the profiler does not see.
+        stored = loaded_dtype(case.dtype, adapter=case.lora is not None)
+        write_model(home / "model", case.shape, stored, 2 * case.batch.length)
         return {"full": _finetune, "warmup": _finetune, "influence": _influence, "grpo": _grpo}[case.what](home, case)
 
 

@@ -332,11 +332,14 @@ def _missing_memory(config: RunConfig, models: Sequence[RoleModel]) -> list[Prob
 
 
 def _missing_disk(config: RunConfig, models: Sequence[RoleModel]) -> list[Problem]:
-    """Two checkpoints of the trained writer with Adam's moments, and the fine-tuned target with its checkpoints."""
+    """Two checkpoints of the trained writer with Adam's moments, and the fine-tuned target with its checkpoints.
+
+    All in float32: 12 bytes a parameter in a checkpoint, 4 in what is left. An adapter's policy is merged.
+    """
     target, writer, _ = models
-    need = 50_000_000 + 7 * (target.weight_bytes or 0)
-    if trains_writer(config):
-        need += 7 * (writer.weight_bytes or 0)
+    need = 50_000_000 + (28 * target.shape.parameters if target.shape and config.sft.tune == "full" else 0)
+    if trains_writer(config) and writer.shape:
+        need += (28 if config.grpo.tune == "full" else 4) * writer.shape.parameters
     runs = Path(config.runtime.runs)
     free = machine.disk_free(runs)
     problems = []

@@ -111,7 +111,9 @@ class Estimator:
     ) -> float:
         """Bytes that sampling `count` completions moves: at every step of a batch, its weights and its cache.
 
-        `together` are the completions of a batch, where that is not the engine's own setting.
+        `together` are the completions of a batch that a trainer samples by itself. A policy all of whose weights are
+        trained keeps them in float32: computed in bfloat16, a step reads them, writes their casts and reads those, and
+        its keys are float32.
         """
         if model.shape is None:
             return 0.0
@@ -119,9 +121,11 @@ class Estimator:
         if settings.base_url:
             return 0.0
         batch = self.config.runtime.vllm.max_num_seqs if settings.served else self.config.runtime.batch_size
+        wide = together is not None and self.config.grpo.tune == "full" and model.dtype == "bfloat16"
         batch = together or batch
         cache = model.shape.kv_bytes_per_token * estimate.BYTES[model.dtype] / 2 * (prompt + completion / 2)
-        return float(count) * completion * ((model.weight_bytes or 0) / min(batch, max(1, count)) + cache)
+        read = (model.weight_bytes or 0) / min(batch, max(1, count))
+        return float(count) * completion * (4 * read + 1.5 * cache if wide else read + cache)
 
 
 def make_estimator(config: RunConfig, suite: Suite, stages: frozenset[str], here: Here | None = None) -> Estimator:

@@ -250,7 +250,8 @@ class _Sizer:
         if g.rollouts != "transformers":
             return [Part("writer", f"{g.tune} training", update.bytes), *self.writes()]
         count = g.prompts_per_step * g.group_size
-        sampling = memory.generation(writer.shape, writer.dtype, count, s.writer_prompt, s.rubric).bytes
+        size = (count, s.writer_prompt, s.rubric)
+        sampling = memory.generation(writer.shape, writer.dtype, *size, trained=adapter is None).bytes
         held = sum(update.parts.get(name, 0) for name in ("Adam", "reference"))
         if sampling + held > update.bytes:
             return [Part("writer", f"sampling {count:,} rollouts at once, beside Adam's moments", sampling + held)]

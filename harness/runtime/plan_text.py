@@ -151,17 +151,34 @@ def _devices(plan: Plan) -> list[str]:
             hours = "?" if d.hours is None else f"{d.hours:,.1f}" if d.hours >= 0.05 else "<0.1"
             note = "" if d.fits_one else "  the largest part does not fit on one"
             lines.append(f"  {d.name:<13}{hours:>13}{d.devices:>9}{gigabytes(d.per_device):>16}{note}")
-        text = (
-            "A part that does not fit is meant to be divided: generators by a vLLM server over several GPUs, "
-            "fine-tuning by FSDP (runtime.training.accelerate_config)."
-        )
-        if not all(d.fits_one for d in plan.devices):
-            lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
+        for text in _divided(plan):
+            lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
     for p in plan.published:
         here = "not estimated" if p.here is None else f"{p.here:,.0f} device hours"
         text = f"published: {p.what}, {p.theirs:,.0f} device hours; here {here} ({p.basis})"
         lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
     return lines
+
+
+def _divided(plan: Plan) -> list[str]:
+    """What of the plan does not fit on one device of the reference class, each with the scheme that divides it."""
+    found: dict[tuple[str, str], str] = {}
+    for load in plan.loads:
+        for part in load.parts:
+            devices = REFERENCE.needed(part.bytes)
+            if devices == 1:
+                continue
+            if part.role in ("generator", "embedder"):
+                scheme = "by a vLLM server over them"
+            elif load.name == "fine-tuning":
+                scheme = "by FSDP (runtime.training.accelerate_config), or sft.tune=lora for one"
+            elif load.name == "GRPO" and part.role == "writer":
+                scheme = "which GRPO does not divide: set grpo.tune=lora with grpo.rollouts=server"
+            else:
+                scheme = "which is not divided: choose a smaller model or batch"
+            size = f"{gigabytes(part.bytes)}: {devices} x {REFERENCE.name}"
+            found[part.role, part.what] = f"{part.role} {part.what} ({load.name}), {size}, {scheme}"
+    return [*found.values(), f"every other part fits on one {REFERENCE.name} by itself"] if found else []
 
 
 def _detectable(plan: Plan) -> list[str]:
