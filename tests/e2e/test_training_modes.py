@@ -168,6 +168,10 @@ def test_what_accelerate_is_told(home: Path) -> None:
     assert not {"--multi_gpu", "--main_process_port"} & set(told(accelerate_config=by_mpi))
     more = told(accelerate_config=accelerate_config(home, "MULTI_GPU"), processes=4)
     assert more[more.index("--num_processes") + 1] == "4"
+    # The model's own type holds, also against a configuration that says another.
+    assert more[more.index("--mixed_precision") + 1] == "no"
+    narrow = command(replace(job, dtype="bfloat16", training=TrainingConfig(accelerate_config=by_mpi)), home / "j")
+    assert narrow[narrow.index("--mixed_precision") + 1] == "bf16"
     (home / "no.yaml").write_text("[1, 2", encoding="utf-8")
     with pytest.raises(ConfigError, match="cannot be read"):
         told(accelerate_config=str(home / "no.yaml"))

@@ -124,6 +124,16 @@ def test_generation_really_generates_and_bounds_its_length(model: Path, suite_of
     assert "at most 32 tokens" in result.columns[0].notes[0] and all(r.response for r in result.items)
 
 
+def test_a_model_is_computed_in_the_type_that_is_asked_for(model: Path) -> None:
+    """A fine-tuned model's weights are float32, whatever it was trained, and is tested, in."""
+    import torch
+
+    from evals.evaluate import load_model
+
+    found = {dtype: load_model(str(model), 1, True, dtype).model.dtype for dtype in ("auto", "float32", "bfloat16")}
+    assert found == {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
 def test_demonstrations_are_the_first_of_the_pool(model: Path, suite_of: Callable[..., Suite]) -> None:
     import evals.evaluate as module
 
