@@ -54,6 +54,7 @@ DESCRIBES = (
 _PROMPT, _ANSWER, _TEXT, _META = (re.compile(p) for p in (_PROMPTS, _ANSWERS, _TEXTS, DESCRIBES))
 _TALKS = frozenset({*CONVERSATION_FIELDS, "dialog", "dialogue", "chat", "turns", "history", "data", "utterances"})
 """Fields in which a list of strings is a conversation: asked, answered, asked."""
+_NAMES = "(names of fields)"
 _NOTATIONS = ("[{", '{"', "{'", "[[", '["', "['")
 _FIELDS_COUNTED = 2000
 
@@ -232,9 +233,22 @@ def _walk_mapping(row: RowText, place: _Place, value: Mapping[str, Any]) -> None
     turns = find_turns(value)
     if turns:
         _walk_turns(row, place, turns)
-        return
-    for name, inner in value.items():
-        _walk(row, _place(place, str(name)), inner)
+    else:
+        _walk_fields(row, place, value)
+
+
+def _walk_fields(row: RowText, above: _Place | None, values: Mapping[str, Any], but: str | None = None) -> None:
+    """Read all fields but one; a name that is a text, as in a mapping from questions to answers, is read, too."""
+    for name, inner in values.items():
+        plain = str(name)
+        if name == but:
+            continue
+        if _is_long(plain):
+            place = _place(above, _NAMES)
+            row.leaf(place, plain)
+            _walk(row, place, inner)
+        else:
+            _walk(row, _place(above, plain), inner)
 
 
 def _walk_list(row: RowText, place: _Place, value: Sequence[Any]) -> None:
@@ -291,8 +305,7 @@ def _named(row: RowText, values: Mapping[str, Any], fields: Fields, where: str) 
         wanted = ", ".join((*fields.prompt, *fields.answer))
         raise InputError(f"{where} has no field {wanted} (fields present: {present(values)}); name another")
     rest = RowText()
-    for name, value in values.items():
-        _walk(rest, _place(None, str(name)), value)
+    _walk_fields(rest, None, values)
     left = (*rest.turns, *rest.joined, *rest.plain, *rest.short)
     others = {name for piece in left for name in piece.fields} | rest.skipped
     named = tuple(name for name in (*fields.prompt, *fields.answer, fields.source) if name)
@@ -332,9 +345,7 @@ def read_row(row: Mapping[str, Any], fields: Fields, where: str) -> RowText:
     if fields.prompt or fields.answer:
         _named(found, row, fields, where)
     else:
-        for name, value in row.items():
-            if name != fields.source:
-                _walk(found, _place(None, str(name)), value)
+        _walk_fields(found, None, row, fields.source)
     return found
 
 

@@ -151,7 +151,7 @@ class _Reader:
 
     def _seed(self, name: str, number: int, row: Mapping[str, Any]) -> Seed | Reject:
         place = well_formed(f"{name}#{row.get('doc_id') or row.get('id') or number}")
-        present = next((f for f in self.fields if is_given(row.get(f))), None)
+        present = next((f for f in self.fields if is_given(row.get(f)) and row[f] != []), None)
         if present is None:
             fields = well_formed(f"fields present: {', '.join(map(str, row))}")[:300]
             return Reject(place, "seed_missing_field", "", fields)

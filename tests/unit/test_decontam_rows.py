@@ -77,6 +77,8 @@ _SHAPES: list[Any] = [
     {"dialogue": [["Why?", LEAK]]},
     {"reward_model": {"ground_truth": [LEAK]}, "prompt": [USER]},
     {"answer": json.dumps({"final": LEAK})},
+    {"pairs": {LEAK: "Four."}},
+    {LEAK: "Four."},
 ]
 
 
@@ -85,7 +87,9 @@ def test_a_text_is_found_wherever_it_stands(row: dict[str, Any]) -> None:
     assert any(LEAK in text for _, text in _read(row))
 
 
-@pytest.mark.parametrize("value", ["[[1, 2], [3, 4]]", "{'a': 1}", "[x for x in y]", '{"broken": ', "[1, 2"])
+@pytest.mark.parametrize(
+    "value", ["[[1, 2], [3, 4]]", "{'a': 1}", "[x for x in y]", "{['d']: 'x'}", "['\\d', 1", '{"broken": ', "[1, 2"]
+)
 def test_notation_without_text_stays_one_text(value: str) -> None:
     assert _read({"answer": value}) == [("answer", value)]
 

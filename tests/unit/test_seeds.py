@@ -179,6 +179,8 @@ def test_what_looks_like_a_conversation_and_is_none_is_no_document(tmp_path: Pat
     torn = json.dumps([{"role": "user", "content": TEXT}])[:-3]
     report = load_seeds(jsonl(tmp_path / "a.jsonl", [{"messages": torn}, {"text": TEXT}]))
     assert report.dropped == {"seed_bad_type": 1} and report.kept == 1
+    row = {"messages": [], "conversations": [{"from": "human", "value": TEXT}]}
+    assert load_seeds(jsonl(tmp_path / "b.jsonl", [row])).kept == 1
 
 
 def test_several_files_folders_and_patterns(tmp_path: Path) -> None:
