@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 from peft import get_peft_model
-from tiny import ARCHITECTURES, make_architecture
+from tiny import ARCHITECTURES, ROPE_BOUNDARY, make_architecture
 
+from harness.config import ScoringConfig
 from harness.errors import ConfigError
 from harness.estimate import shape_from_folder
+from harness.models.rope import forget_lengths
 from harness.training.chat import Encoded
 from harness.training.lora_modules import adapted, count_parameters, meta_model, plain_names, settled_names
 from harness.training.recipe import LoraSettings, lora_config
 from methods.signals.influence.engine import LoraGradients
-from methods.signals.influence.selfcheck import engine_checks
+from methods.signals.influence.selfcheck import collect, distance, engine_checks
+from methods.signals.local_influence.reference import ReferenceLoss
 
 QKVO = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
@@ -116,3 +120,21 @@ def test_names_of_a_dense_model_stand_in_identities_as_before(tmp_path: Path) ->
     for word in ("attention", "all-linear"):
         names = plain_names((word,), shape)
         assert shape.lora_parameters(4, names) == count_parameters(bare, adapted(bare, (word,), "x"), 4)
+
+
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+@pytest.mark.parametrize("layout", ["right", "left", "packed"])
+def test_short_items_do_not_depend_on_long_ones(kind: str, layout: Literal["right", "left", "packed"]) -> None:
+    model = lora(make_architecture(kind), "attention")
+    forget_lengths(model)
+    gradients = LoraGradients(model, 0, scoring=ScoringConfig(layout=layout))
+    generator = torch.Generator().manual_seed(0)
+    mixed = [
+        Encoded(tuple(torch.randint(3, 250, (n,), generator=generator).tolist()), 3)
+        for n in (6, ROPE_BOUNDARY, ROPE_BOUNDARY + 1, 50, 50, 61)
+    ]
+    alone = [collect(gradients, [item])[0] for item in mixed]
+    assert all(distance(got, alone[i]) < 1e-4 for i, got in enumerate(collect(gradients, mixed)))
+    losses = ReferenceLoss(model, 0, 8192).plain(mixed)
+    one_by_one = torch.cat([ReferenceLoss(model, 0, 8192).plain([item]) for item in mixed])
+    assert torch.allclose(losses, one_by_one, rtol=1e-5)
