@@ -12,6 +12,7 @@ from math import log1p
 
 from decontam.evidence import Shown
 from decontam.outputs import DOUBT, EVIDENCE, Evidence, Listed
+from decontam.rarity import TEMPLATE
 from decontam.report import Report
 
 _STYLE = """
@@ -214,8 +215,9 @@ def _common(report: Report) -> list[str]:
     ]
     return [
         "<h2>Common n-grams</h2>",
-        f'<p class="soft">{report.common_total:,} n-grams stand in more than {report.common_limit:,} unrelated texts, '
-        "training and test, and count for less than half, unless within a longer shared run: from "
+        f'<p class="soft">{report.common_total:,} n-grams count for less than half, since they stand in many unrelated '
+        f"training texts ({report.common_limit:,} halve it) or in several test texts ({TEMPLATE} beside the first "
+        "halve it), unless within a longer shared run: from "
         f"{report.settings['common_run']} tokens on it counts in full.</p>",
         f"<details><summary>the most common {len(rows)}</summary>"
         f"{_table(['n-gram', 'training texts', 'unrelated texts'], rows)}</details>",

@@ -4,11 +4,12 @@ A phrase that people use ("play an important role in") stands in texts that have
 stands in copies of one text. So a document is evidence that an n-gram is stock only where the run of n-grams around it
 is all that it shares with the item, is no more than `COPY` of it, and is neither a whole field nor long; and documents
 in which the run follows the same words, or goes on with the same words, are one (`SIDE` tokens, any number for any
-other): the smaller of the two counts is the evidence. Test texts are evidence as documents are, equal ones once. So
-more copies of a leak are no evidence against it, be they whole, cut, changed in a word, or numbered.
+other): the smaller of the two counts is the evidence. So more copies of a leak are no evidence against it, be they
+whole, cut, changed in a word, or numbered.
 
-Evidence E makes a weight 1 / (1 + E / limit), without a step. A run of shared n-grams is as rare as its rarest, and
-counts the more fully the longer it is (`decontam.coverage`).
+Test texts that share an n-gram, equal ones once, are stronger evidence: it says the less of which item it is, however
+large the corpus. E documents and T other test texts make a weight 1 / (1 + E / limit + T / `TEMPLATE`), without a step.
+A run of shared n-grams is as rare as its rarest, and counts the more fully the longer it is (`decontam.coverage`).
 
 What it gives up: a small part of an item that always stands between other words cannot be told from a phrase that
 people use.
@@ -20,7 +21,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from decontam.backend import Floats, Ints, Places, Postings
 from decontam.coverage import Line, Shared
@@ -30,6 +30,8 @@ from decontam.tokens import NUMBER
 
 COPY = 2 / 3
 """A document that shares more of an item than this is taken for a copy of it."""
+TEMPLATE = 3
+"""Other test texts with an n-gram that halve what it counts: beyond them it is a template's and no item's."""
 SIDE = 3
 """Tokens on either side of a run that tell one text from another."""
 MOST = 128
@@ -122,8 +124,14 @@ def evidence_of(line: Line, found: Iterable[Around]) -> Floats:
         left = fewest(np.concatenate([left[0], more.left_phrase]), np.concatenate([left[1], more.left]))
         right = fewest(np.concatenate([right[0], more.right_phrase]), np.concatenate([right[1], more.right]))
     count = np.minimum(_count(line.grams, *left), _count(line.grams, *right))
-    evidence: Floats = np.maximum(count - 1, 0) + np.maximum(line.texts_of - 1, 0)
+    evidence: Floats = np.maximum(count - 1, 0) + others_of(line)
     return evidence
+
+
+def others_of(line: Line) -> Ints:
+    """How many test texts beside the first hold every n-gram (grams,)."""
+    others: Ints = np.maximum(line.texts_of - 1, 0)
+    return others
 
 
 def _count(grams: int, phrase: Ints, context: Hashes) -> Floats:
@@ -136,13 +144,11 @@ def _count(grams: int, phrase: Ints, context: Hashes) -> Floats:
     return count
 
 
-def weights(evidence: Floats, limit: int | None) -> Floats:
-    """How much every n-gram counts, from 1 for none down; half at `limit`. All are 1 where there is no limit."""
+def weights(evidence: Floats, others: Ints, limit: int | None) -> Floats:
+    """How much every n-gram counts, from 1 for none down, by its evidence, of which `others` are test texts.
+
+    Half at `limit` documents or `TEMPLATE` test texts. All are 1 where there is no limit.
+    """
     if limit is None:
         return np.ones(len(evidence))
-    return np.asarray(np.reciprocal(1 + evidence / limit), np.float64)
-
-
-def common(evidence: Floats, limit: int | None) -> NDArray[np.bool_]:
-    """Which n-grams count for less than half."""
-    return np.zeros(len(evidence), np.bool_) if limit is None else evidence > limit
+    return np.asarray(np.reciprocal(1 + (evidence - others) / limit + others / TEMPLATE), np.float64)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from decontam.backend import Floats, Ints
 from decontam.check import TOP, Check, Near, Results, from_cosine
 from decontam.coverage import Shared
-from decontam.rarity import Around, common, evidence_of, weights
+from decontam.rarity import Around, evidence_of, others_of, weights
 from harness.config import DecontamConfig
 
 Kind = Literal["text", "contained", "ngram", "embedding"]
@@ -61,7 +61,7 @@ class Verdicts:
 
     `best` gives, by kind, every item's best score (nan: the item was not asked for; below the floor an upper bound).
     Of n-grams: `frequency` is how many documents each stands in, `evidence` how many unrelated texts; `common` marks
-    those that count for less than half, since they stand in more than `common_limit` (None: all count alike).
+    those that count for less than half (`common_limit` documents halve what one counts; None: all count alike).
     """
 
     documents: int
@@ -86,7 +86,8 @@ def decide(check: Check, results: Results, documents: int) -> Verdicts:
     limit = common_limit(settings, documents)
     around = (Around(w.left_phrase, w.left, w.right_phrase, w.right) for w in results.words())
     evidence = evidence_of(check.line, around)
-    parts = _word_parts(check, results, weights(evidence, limit))
+    rare = weights(evidence, others_of(check.line), limit)
+    parts = _word_parts(check, results, rare)
     best: dict[Kind, Floats] = {}
     if "text" in settings.modes:
         best["text"] = np.where(side.empty, np.nan, 0.0)
@@ -102,7 +103,7 @@ def decide(check: Check, results: Results, documents: int) -> Verdicts:
     pairs = _pairs(check, parts)
     removed = np.zeros(documents, np.bool_)
     removed[pairs.document[pairs.removes]] = True
-    return Verdicts(documents, pairs, removed, best, frequency, evidence, common(evidence, limit), limit)
+    return Verdicts(documents, pairs, removed, best, frequency, evidence, rare < 0.5, limit)
 
 
 def common_limit(settings: DecontamConfig, documents: int) -> int | None:

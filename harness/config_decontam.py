@@ -17,11 +17,11 @@ class DecontamConfig(Section):
     tokens with shared n-grams of `ngram_size` (`ngram`), or has a similarity above `embedding_threshold` (`embedding`).
     `embedding_unit` says in which unit that threshold is given: the cosine, or Elasticsearch's score (1 + cosine) / 2.
     Items of fewer than `min_tokens` tokens are reported and, without `remove_short`, never removed for. An n-gram that
-    stands in E unrelated texts beside the first, of either side, counts 1 / (1 + E / L), L being `common_share` of the
-    documents and at least `common_documents`; the longer the shared run, the more fully, and wholly from `common_run`
-    tokens on (`decontam.rarity`). `common_share` None has all count alike. `contained` also removes a text that stands
-    whole in a test item. `compat: open-instruct` keeps that toolkit's rules instead (docs/decontamination.md).
-    `backend` changes no verdict.
+    stands in E unrelated training texts and T test texts beside the first counts 1 / (1 + E / L + T / 3), L being
+    `common_share` of the documents and at least `common_documents`; the longer the shared run, the more fully, and
+    wholly from `common_run` tokens on (`decontam.rarity`). `common_share` None has all count alike. `contained` also
+    removes a text that stands whole in a test item. `compat: open-instruct` keeps that toolkit's rules instead
+    (docs/decontamination.md). `backend` changes no verdict.
     """
 
     modes: tuple[Literal["text", "ngram", "embedding"], ...] = Field(("text", "ngram"), min_length=1)

@@ -122,6 +122,17 @@ def test_a_phrase_of_many_items_is_stock_without_training_texts() -> None:
     assert _check(items, [items[7].fields[0], f"x {items[8].fields[0]} x"]).removed.all()
 
 
+def test_items_that_share_a_template_do_not_match_each_other() -> None:
+    """Twenty short questions that differ in one word, beside twenty others: neither set is a copy of the other."""
+    rng = random.Random(7)
+    names = iter(_words(rng, 80).split())
+    questions = [f"Which colour do the flowers of the {next(names)} have?" for _ in range(40)]
+    items = [TestItem("b", str(i), (text,)) for i, text in enumerate(questions[:20])]
+    assert not _check(items, questions[20:]).removed.any()
+    leaked = [questions[3], f"Tell me: {questions[4]} Thanks."]
+    assert _check(items, [*questions[20:], *leaked]).removed.tolist() == [False] * 20 + [True] * 2
+
+
 def test_a_score_falls_smoothly_with_unrelated_texts() -> None:
     rng = random.Random(5)
     item = TestItem("b", "1", (f"{_words(rng, 4)} {STOCK} {_words(rng, 4)}",))
