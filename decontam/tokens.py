@@ -193,9 +193,16 @@ def words(text: str) -> list[str]:
 
 
 _ENTITY: Any = re.compile(r"&(?:amp;){0,3}(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+_FORMATTING = (
+    "a abbr address article aside b bdi bdo big blockquote body br caption center cite code col colgroup dd del "
+    "details dfn div dl dt em figcaption figure font footer h[1-6] head header hr html i img ins kbd label li main "
+    "mark nav ol p pre q s samp section small span strike strong sub summary sup table tbody td tfoot th thead tr tt u ul var wbr"
+)
+"""HTML that says how text looks. Other tags may be what an item is about: the path of a drawing, a type in code."""
 _TAG: Any = re.compile(
-    r"<!--[^<>]{0,1000}-->"
-    r"|</?([A-Za-z][A-Za-z0-9:-]{0,30})(?:\s+[A-Za-z_:][\w:.-]*\s*=\s*(?:\"[^\"<>]*\"|'[^'<>]*'|[^\s\"'<>=]+))*\s*/?>"
+    rf"<!--[^<>]{{0,1000}}-->|</?({_FORMATTING.replace(' ', '|')})"
+    r"(?:\s+[A-Za-z_:][\w:.-]*\s*=\s*(?:\"[^\"<>]*\"|'[^'<>]*'|[^\s\"'<>=]+))*\s*/?>",
+    re.IGNORECASE,
 )
 _WITHIN = ("sub", "sup", "wbr")
 """Tags that stand inside words; all others part them."""
@@ -223,8 +230,8 @@ def _untagged(match: Any) -> str:
 
 
 def _settled(text: str) -> str:
-    """Characters alone: NFKC, no case, no ignorable characters, one apostrophe, one `i` for Turkish's two."""
-    text = unicodedata.normalize("NFKC", _APOSTROPHES.sub("'", _IGNORED.sub("", text)))
+    """Characters alone: NFKC, no case, one apostrophe, one `i` for Turkish's two."""
+    text = unicodedata.normalize("NFKC", _APOSTROPHES.sub("'", text))
     text = unicodedata.normalize("NFKC", text.casefold().replace("\u0131", "i"))
     # What İ becomes: the dot has no letter to join. And a fraction's bar is a slash.
     return text.replace("i\u0307", "i").replace("\u2044", "/")
@@ -245,19 +252,22 @@ def _shingled(match: Any) -> str:
 def plain(text: str) -> str:
     """`text` as it is compared: equal for texts that differ only in how the same words are written.
 
-    In this order: HTML entities become their characters; tags and comments become a blank (`sub`, `sup` and `wbr`
-    nothing); format and other ignorable characters go (soft hyphens, zero width, direction marks); curly apostrophes
-    become straight; NFKC (composed or not, full width, ligatures, special blanks) and full case folding (`ß` is `ss`;
-    `İ`, `ı`, `I` and `i` are one); underscores at the edge of a word go; runs of Thai, Lao, Khmer and Myanmar become
-    overlapping stretches of `SIGNS` signs, since no blank parts their words. Most English texts come back as they are;
-    ASCII keeps its case, which the analyzer folds.
+    In this order: HTML entities become their characters; format and other ignorable characters go (soft hyphens, zero
+    width, direction marks); curly apostrophes become straight; NFKC (composed or not, full width, ligatures, special
+    blanks) and full case folding (`ß` is `ss`; `İ`, `ı`, `I` and `i` are one); HTML tags that say how text looks, and
+    comments, become a blank (`sub`, `sup` and `wbr` nothing); underscores at the edge of a word go; runs of Thai, Lao,
+    Khmer and Myanmar become overlapping stretches of `SIGNS` signs, since no blank parts their words. Most English
+    texts come back as they are; ASCII keeps its case, which the analyzer folds.
     """
     if "&" in text:
         text = _ENTITY.sub(_character, text)
+    plain_ascii = text.isascii()
+    if not plain_ascii:
+        text = _settled(_IGNORED.sub("", text))
     if "<" in text:
         text = _TAG.sub(_untagged, text)
-    if not text.isascii():
-        text = _JOINED.sub(_shingled, _settled(text))
+    if not plain_ascii:
+        text = _JOINED.sub(_shingled, text)
     return _EDGE.sub(" ", text) if "_" in text else text
 
 
@@ -278,9 +288,9 @@ def _changed(text: str, places: Places, pattern: Any, change: Change) -> tuple[s
 
 _STEPS: tuple[tuple[Any, Change], ...] = (
     (_ENTITY, _character),
-    (_TAG, _untagged),
     (_IGNORED, lambda match: ""),
     (_CLUSTER, lambda match: _settled(match.group())),
+    (_TAG, _untagged),
     (_EDGE, lambda match: " "),
 )
 """The steps of `plain`, character by character (without the last, which `located` does by tokens)."""

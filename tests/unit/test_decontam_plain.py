@@ -99,6 +99,7 @@ def test_spelling_does_not_matter(language: str) -> None:
         ("❤️ 👨‍👩‍👧", "❤ 👨👩👧"),
         ("__init__ _a_ ____ b_", "init a b"),
         ("&lt;b&gt;bold&lt;/b&gt; AT&amp;T", "bold AT&T"),
+        ("<P\u00adRE CLASS='x'>＜b＞bold</PRE>", "bold"),
     ],
 )
 def test_these_are_equal(one: str, other: str) -> None:
@@ -113,6 +114,8 @@ def test_these_are_equal(one: str, other: str) -> None:
         ("3.5", "35"),
         ("a<b and c>d", "ad"),
         ("1,000", "1000"),
+        ('<path d="M 58.33,52.18 L 34.28"/>', '<path d="M 11,2 L 3"/>'),
+        ("vector<int> x", "vector<char> x"),
         ("naïve Ａ", "naive A"),
         ("раде", "page"),
     ],
