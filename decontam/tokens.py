@@ -196,7 +196,8 @@ _ENTITY: Any = re.compile(r"&(?:amp;){0,3}(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[
 _FORMATTING = (
     "a abbr address article aside b bdi bdo big blockquote body br caption center cite code col colgroup dd del "
     "details dfn div dl dt em figcaption figure font footer h[1-6] head header hr html i img ins kbd label li main "
-    "mark nav ol p pre q s samp section small span strike strong sub summary sup table tbody td tfoot th thead tr tt u ul var wbr"
+    "mark nav ol p pre q s samp section small span strike strong sub summary sup table tbody td tfoot th thead "
+    "tr tt u ul var wbr"
 )
 """HTML that says how text looks. Other tags may be what an item is about: the path of a drawing, a type in code."""
 _TAG: Any = re.compile(
