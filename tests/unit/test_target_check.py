@@ -15,6 +15,7 @@ from harness.config import RunConfig
 from harness.errors import ConfigError, StageError
 from harness.runtime import target_check
 from harness.runtime.layers import resolve_run
+from harness.runtime.lora_lines import lora_lines
 from harness.runtime.run import RunFolder, _check_models
 from harness.runtime.target_check import check_models, target_of, writer_of
 from harness.training.layouts import check_layout
@@ -102,6 +103,16 @@ def test_what_is_asked_follows_the_settings(models: Path) -> None:
     trained = resolve_run(method="optimsyn", target="nano", sets={"grpo.tune": "lora"}).config
     writer = writer_of(trained)
     assert writer is not None and writer.setting == "grpo.lora_modules" and writer.layouts[0][0] == "left"
+
+
+def test_the_plan_shows_layers_and_parameters(models: Path) -> None:
+    """By arithmetic for Qwen3, from the model's own modules for Bloom: 4 of (32 + 96) and (32 + 32) in two layers."""
+    (qwen,) = lora_lines(config(models / "qwen3"))
+    assert qwen == ("warm-up", "LoRA rank 4 on q_proj, k_proj, v_proj, o_proj: 2,048 parameters")
+    (bloom,) = lora_lines(config(models / "bloom", **{"sft.tune": "full"}))
+    assert bloom == ("warm-up", "LoRA rank 4 on query_key_value, dense: 1,536 parameters")
+    with pytest.raises(ConfigError, match=r"lora_modules does not fit BloomForCausalLM: q_proj matches nothing"):
+        lora_lines(config(models / "bloom", **{"warmup.lora_modules": ["q_proj"]}))
 
 
 @pytest.mark.parametrize(("model", "status", "said"), [("qwen3", 0, "passed"), ("bloom", 1, "packing=false")])
