@@ -265,6 +265,8 @@ def plain(text: str) -> str:
     plain_ascii = text.isascii()
     if not plain_ascii:
         text = _settled(_IGNORED.sub("", text))
+        if "&" in text:  # of an entity in full width, or with something ignorable inside
+            text = _settled(_IGNORED.sub("", _ENTITY.sub(_character, text)))
     if "<" in text:
         text = _TAG.sub(_untagged, text)
     if not plain_ascii:
@@ -287,10 +289,14 @@ def _changed(text: str, places: Places, pattern: Any, change: Change) -> tuple[s
     return "".join([*parts, text[at:]]), where + places[at:]
 
 
-_STEPS: tuple[tuple[Any, Change], ...] = (
+_CHARACTERS: tuple[tuple[Any, Change], ...] = (
     (_ENTITY, _character),
     (_IGNORED, lambda match: ""),
     (_CLUSTER, lambda match: _settled(match.group())),
+)
+_STEPS: tuple[tuple[Any, Change], ...] = (
+    *_CHARACTERS,
+    *_CHARACTERS,
     (_TAG, _untagged),
     (_EDGE, lambda match: " "),
 )

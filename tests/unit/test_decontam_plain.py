@@ -99,6 +99,7 @@ def test_spelling_does_not_matter(language: str) -> None:
         ("❤️ 👨‍👩‍👧", "❤ 👨👩👧"),
         ("__init__ _a_ ____ b_", "init a b"),
         ("&lt;b&gt;bold&lt;/b&gt; AT&amp;T", "bold AT&T"),
+        ("in ＆＃１６０；May ＆ａｍｐ；Co", "in&#160;May &amp; Co"),
         ("<P\u00adRE CLASS='x'>＜b＞bold</PRE>", "bold"),
     ],
 )
