@@ -53,7 +53,7 @@ def items_of(path: Path) -> list[object]:
 
 
 def test_packaged_suites_load_and_name_their_guides() -> None:
-    assert list_suites() == ["benchmarks", "lab", "medical", "pubmedqa"]
+    assert list_suites() == ["benchmarks", "lab", "medical", "medical_small", "pubmedqa"]
     assert load_suite("lab").guided_columns("asked") == ("lab_asked",)
     medical = load_suite("medical")
     assert len(medical.benchmarks) == 6
