@@ -11,6 +11,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Processes that unit tests are divided over.
+JOBS ?= 2
 VLLM_VENV ?= .venv-vllm
 VLLM_PIP := $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check
 
@@ -73,7 +75,7 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest tests/unit --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n $(JOBS) --durations=10
 	$(BIN)/python -m pytest tests/e2e --durations=10
 
 clean:

@@ -290,6 +290,6 @@ def test_the_exam_is_lm_evals(tmp_path: Path) -> None:
     assert len(exam.choices) == 30 and all(len(c) == 6 for c in exam.choices)
     found = examine(model, exam, 0, 4096)
     expected = evaluate(model, plan.tests, plan.data, columns=["lab_asked"]).columns[0]
-    assert found.accuracy == expected.accuracy and 0 < found.accuracy < 1
+    assert found.accuracy == expected.score and 0 < found.accuracy < 1
     # A model with random weights knows nothing: about one in 512 tokens.
     assert found.loss == pytest.approx(math.log(512), rel=0.1)

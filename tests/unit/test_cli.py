@@ -71,7 +71,7 @@ def test_no_command_shows_the_front_page(capsys: pytest.CaptureFixture[str]) -> 
         (["run", "--method", "optimsyn", "--target", "nano", "--set", "grpo.steps"], "expected KEY=VALUE"),
         (["plan", "--method", "optimsyn", "--target", "nano", "--seeds", "no.jsonl"], "file no.jsonl does not exist"),
         (["plan", "--method", "optimsyn", "--target", "nano", "--replicates", "0"], "at least one run of each arm"),
-        (["doctor", "--set", "a=b"], "--set is for the check of a signal"),
+        (["doctor", "--set", "a=b"], "--set is for the check of a target"),
         (["doctor", "--signal", "influence", "--target", "nano", "--hub"], "--hub looks at the machine"),
         (["targets", "--foo"], "unknown option '--foo'; see 'harness targets --help'"),
         (["run", "missing.yaml"], "cannot read the config file missing.yaml"),

@@ -149,7 +149,7 @@ def test_the_package_stands_in_for_the_hub_and_never_under_its_name(monkeypatch:
     assert packaged.model_id(NAME) == hub
     here["installed"] = True
     assert packaged.model_id(NAME) == f"package:{NAME}"
-    config = resolve_run(method="static", target=NAME, generator=NAME).config
+    config = resolve_run(method="static", target=NAME, generator=NAME, seeds="owner/documents").config
     assert config.models.target.id == config.models.generator.id == f"package:{NAME}"
     for name in ("_in_hub_cache", "_on_hub"):
         here[name] = True

@@ -34,7 +34,8 @@ ITEMS = [item(i, topic) for i, topic in enumerate(TOPICS)]
 def answers(wrong: set[str]) -> list[ItemResult]:
     """The target's answers: wrong on the topics in `wrong`."""
     return [
-        ItemResult("t", i.id, "", "", "", "", topic not in wrong, 10) for i, topic in zip(ITEMS, TOPICS, strict=True)
+        ItemResult("t", i.id, "", "", "", "", topic not in wrong, float(topic not in wrong), 10)
+        for i, topic in zip(ITEMS, TOPICS, strict=True)
     ]
 
 
