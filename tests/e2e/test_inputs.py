@@ -232,8 +232,8 @@ def test_a_run_without_a_trained_writer(copy: Path, refused: Refused) -> None:
     assert [f.name for f in run_folders(Path("runs"))] == [copy.name]
 
 
-def test_a_run_whose_writer_is_not_there_yet(copy: Path, refused: Refused) -> None:
-    assert "has not finished training its writer" in refused(*STATIC, "--writer-from", copy.name)
+def test_a_run_that_was_copied_without_its_writer(copy: Path, refused: Refused) -> None:
+    assert "a run is moved with the folder .stages beside it" in refused(*STATIC, "--writer-from", copy.name)
 
 
 @pytest.fixture

@@ -26,10 +26,10 @@ class Office:
     done: Done
 
 
-def _options(*words: str, method: str = "optimsyn") -> list[str]:
+def _options(*words: str, method: str = "optimsyn", seeds: str = "commentary.jsonl") -> list[str]:
     return [
         *("--method", method, "--target", "nano", "--scale", "smoke", "--suite", "bar-exam/suite.yaml"),
-        *("--seeds", "commentary.jsonl", *words),
+        *("--seeds", seeds, *words),
     ]
 
 
@@ -110,7 +110,7 @@ def test_a_writer_trained_elsewhere_writes_for_this_suite(office: Office, refere
 def test_plan_reads_documents_in_every_form(lab: None, tmp_path: Path, kind: str) -> None:
     write_exam(tmp_path / "bar-exam")
     path = _stored(tmp_path / f"documents.{kind}", commentary(7))
-    done = finished(["plan", *_options("--seeds", path.name)], tmp_path)
+    done = finished(["plan", *_options(seeds=path.name)], tmp_path)
     # The path is shown in full, and may be longer than a line.
     assert f"documents.{kind},7documents" in "".join(done.out.split())
     assert "near chance" in done.out
