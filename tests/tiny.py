@@ -11,8 +11,12 @@ CHATML = (
 )
 
 
-def make_tokenizer() -> Any:
-    """A byte-level BPE tokenizer with few merges and the chatml template."""
+def make_tokenizer(*, printable: bool = False) -> Any:
+    """A byte-level BPE tokenizer with few merges and the chatml template.
+
+    `printable`: it has tokens for printable ASCII and line breaks alone, so that a model with random weights writes no
+    control characters; other characters of a text are left out.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -23,7 +27,7 @@ def make_tokenizer() -> Any:
     trainer = trainers.BpeTrainer(
         vocab_size=512,
         special_tokens=specials,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        initial_alphabet=[*map(chr, range(33, 127)), "Ġ", "Ċ"] if printable else pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     raw.train_from_iterator(["the answer to the question is one of the choices yes no maybe " * 3], trainer)
@@ -105,12 +109,14 @@ def _family(family: str) -> Any:
     return raw
 
 
-def make_tiny_model(folder: Path, *, seed: int = 0, hidden: int = 32, layers: int = 2, context: int = 2048) -> Path:
+def make_tiny_model(
+    folder: Path, *, seed: int = 0, hidden: int = 32, layers: int = 2, context: int = 2048, printable: bool = False
+) -> Path:
     """Write weights and tokenizer into `folder` and return it. Equal arguments give equal weights."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    tokenizer = make_tokenizer()
+    tokenizer = make_tokenizer(printable=printable)
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=len(tokenizer),

@@ -6,6 +6,7 @@ the text) go through the tokenizer and template once as training encodes them, a
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -61,14 +62,14 @@ def _same(tokenizer: Any) -> Check:
         faults.append(f"the template leaves out the answer {ANSWERS[0]!r}")
     if _ends(tokenizer, talks[-1]) != _ends(tokenizer, talks[0]):
         faults.append("special tokens that a turn writes out are encoded as tokens, not as text")
-    begin = tokenizer.bos_token_id
-    count = prompt_ids(tokenizer, talks[0][:1]).count(begin) if begin is not None else 0
-    if count > 1:
-        faults.append(f"the template writes {tokenizer.bos_token} {count} times before a question")
+    opening, begin = prompt_ids(tokenizer, talks[0][:1]), tokenizer.bos_token_id
+    # Some tokenizers call the token that opens every turn their begin token, so only two in a row are one too many.
+    if begin is not None and (begin, begin) in itertools.pairwise(opening):
+        faults.append(f"the template writes {tokenizer.bos_token} twice in a row")
     if faults:
         remedy = "Use another template, or the tokenizer that belongs to it"
         return Check(SAME, "failed", None, None, faults[0], remedy)
-    how = f"with {tokenizer.bos_token}, as the template has it" if count else "without a begin token"
+    how = f"with {tokenizer.bos_token}, as the template has it" if begin in opening else "without a begin token"
     detail = f"{len(talks)} conversations in training, scoring and testing, {how}; template {template_hash(tokenizer)}"
     return Check(SAME, "passed", None, None, detail)
 

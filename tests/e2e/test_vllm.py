@@ -49,7 +49,7 @@ def vllm_is_here() -> None:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "base", hidden=64, context=2048)
+    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "base", hidden=64, context=2048, printable=True)
 
 
 def options(model: Path, base: Path, test_data: Path, **sets: Any) -> list[str]:

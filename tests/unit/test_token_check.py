@@ -62,7 +62,13 @@ def test_plain_text_after_an_answer_is_no_end_token() -> None:
 
 def test_a_begin_token_that_stands_twice_is_found() -> None:
     found = check(template="{{ bos_token }}<s>" + CHATML)
-    assert found["same tokens"].status == "failed" and "<s> 2 times" in found["same tokens"].detail
+    assert found["same tokens"].status == "failed" and "<s> twice in a row" in found["same tokens"].detail
+
+
+def test_a_begin_token_that_opens_every_turn_is_no_fault() -> None:
+    """SmolLM2 calls `<|im_start|>` its begin token, and its template opens three turns with it."""
+    found = check(bos_token="<|im_start|>")
+    assert found["same tokens"].status == "passed" and "with <|im_start|>" in found["same tokens"].detail
 
 
 def test_an_answer_that_a_template_leaves_out_is_found() -> None:
