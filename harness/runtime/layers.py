@@ -64,7 +64,7 @@ def resolve_run(
         layers.append(Layer(f"preset {chosen}", {"preset": chosen, **preset_settings(info, chosen)}))
     documents = seeds_source(seeds) if seeds else None
     source = documents or sets.get("seeds.source") or _value([file], "seeds.source")
-    layers += _target_layers(aim, size, suite or file.values.get("suite"), source)
+    layers += _of_own_documents(_target_layers(aim, size, suite or file.values.get("suite"), source), source)
     if file.values:
         layers.append(file)
     line = {
@@ -164,6 +164,19 @@ def _target_layers(aim: Any, size: str, suite: str | None, source: Any) -> list[
     if own:
         layers.append(Layer(f"scale {size} on real text", own))
     return layers
+
+
+def _of_own_documents(layers: list[Layer], source: Any) -> list[Layer]:
+    """A target's layers, less what they say of its own documents where others are given: columns, domain, licence."""
+    from harness.settings import Layer, flatten, nest
+
+    own = _value(layers, "seeds.source")
+    if source is None or own is None or source == own:
+        return layers
+    theirs = {f"seeds.{name}" for name in ("source", "text_field", "domain", "licence", "limit")}
+    return [
+        Layer(layer.name, nest({k: v for k, v in flatten(layer.values) if k not in theirs})) for layer in layers
+    ]
 
 
 def _with_models(values: Mapping[str, Any]) -> dict[str, Any]:

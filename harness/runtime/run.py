@@ -82,7 +82,8 @@ class RunObserver:
         elif kind == "stage_reused":
             self.display.line(f"{fields['stage']}: already there")
         elif kind == "notice":
-            self.display.line(f"{fields['stage']}: {fields['text']}")
+            # What is said before any stage names none.
+            self.display.line(": ".join(fields[name] for name in ("stage", "text") if name in fields))
         elif kind == "texts_leave":
             self.display.line(
                 f"{fields['stage']}: texts leave this machine: {fields['texts']} go to {fields['host']} "

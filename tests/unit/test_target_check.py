@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tiny import make_architecture, make_tiny_model
+from tiny import ENDLESS, make_architecture, make_tiny_model
 
 from harness.cli.main import main
 from harness.config import RunConfig
@@ -16,7 +17,8 @@ from harness.errors import ConfigError, StageError
 from harness.runtime import target_check
 from harness.runtime.layers import resolve_run
 from harness.runtime.lora_lines import lora_lines
-from harness.runtime.run import RunFolder, _check_models
+from harness.runtime.progress import Progress
+from harness.runtime.run import RunFolder, RunObserver, _check_models
 from harness.runtime.target_check import check_models, target_of, writer_of
 from harness.training.layouts import check_layout
 from harness.training.recipe import LoraSettings
@@ -53,6 +55,23 @@ def test_every_part_is_checked_and_stands_in_the_manifest(models: Path, tmp_path
     } <= {r["name"] for r in rows}
     assert {row["role"] for row in rows} == {"target"} and "failed" not in {row["status"] for row in rows}
     assert events[0]["kind"] == "training_checked"
+
+
+def test_what_a_reader_should_know_of_a_template_is_said_before_any_stage(tmp_path: Path) -> None:
+    """Through the observer of real runs: a notice that belongs to no stage."""
+    make_tiny_model(tmp_path / "model")
+    template = tmp_path / "model" / "chat_template.jinja"
+    template.write_text(ENDLESS, encoding="utf-8")
+    run = RunFolder(tmp_path / "run", config(tmp_path / "model"))
+    run.path.mkdir()
+    (run.path / "run.json").write_text("{}")
+    screen = io.StringIO()
+    observer = RunObserver(run.path, Progress(screen))
+    try:
+        _check_models(run, SimpleNamespace(plan=SimpleNamespace(world=None)), observer)  # type: ignore[arg-type]
+    finally:
+        observer.close()
+    assert "target: the template writes" in screen.getvalue() and "teaches the model to stop" in screen.getvalue()
 
 
 def test_it_is_computed_once_for_a_model_and_its_settings(

@@ -57,6 +57,17 @@ def test_a_hub_id_and_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "@mine-0-" in run_name(config)
 
 
+def test_what_a_track_says_of_its_documents_goes_with_them(tmp_path: Path) -> None:
+    own = resolve_run(method="static", target="small").config.seeds
+    assert (own.text_field, own.domain, own.limit) == ("clean_text", "medicine", 2000)
+    theirs = resolve_run(method="static", target="small", seeds="someone/laws").config.seeds
+    assert (theirs.text_field, theirs.domain, theirs.licence, theirs.limit) == (None, "", "", None)
+    again = resolve_run(method="static", target="small", sets={"seeds.source": "epfl-llm/guidelines:train"}).config
+    assert again.seeds == own
+    named = resolve_run(method="static", target="small", seeds="someone/laws", sets={"seeds.domain": "law"}).config
+    assert named.seeds.domain == "law"
+
+
 @pytest.mark.parametrize(("content", "says"), [("[]", "holds no settings"), ("{", "is not valid JSON")])
 def test_a_folder_with_a_damaged_configuration_is_one_line(tmp_path: Path, content: str, says: str) -> None:
     (tmp_path / "config.json").write_text(content, encoding="utf-8")
