@@ -33,13 +33,21 @@ class Background:
             tasks.append(self._loop.create_task(work))
             tasks[0].add_done_callback(lambda task: _hand_on(task, ended))
 
-        self._loop.call_soon_threadsafe(begin)
+        def cancel() -> None:
+            if tasks:
+                tasks[0].cancel()
+            else:
+                work.close()
+                ended.cancel()
+
         try:
+            self._loop.call_soon_threadsafe(begin)
             return ended.result()
         except BaseException:
+            # An interrupt may come before the work was handed over, and any time after.
             if not ended.done():
                 # Cancelled calls enter the account before whoever is interrupted closes it.
-                self._loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+                self._loop.call_soon_threadsafe(cancel)
                 wait([ended], PATIENCE)
             raise
 
