@@ -42,7 +42,7 @@ def copies(models: ModelsConfig) -> list[str]:
     roles: dict[str, list[str]] = {}
     for role in ("target", "writer", "generator"):
         model = getattr(models, role)
-        if is_gguf(model.id) and model.backend != "openai":
+        if is_gguf(model.id) and not model.base_url:
             roles.setdefault(model.id, []).append(role)
     return [
         f"{' and '.join(names)}: {Path(model).name} is {origin(header_of(model))}, not the weights that were published"

@@ -45,7 +45,8 @@ def _weights_identity(model: ModelConfig, world: int | None) -> str:
         from harness.lab.world import World
 
         return f"{model.id}:{lab_identity(World(_world(model, world)))}{kind}"
-    if is_gguf(model.id):
+    # Servers of GGUF files name their models by them; such a file is theirs.
+    if is_gguf(model.id) and not model.base_url:
         from harness.models.dequantise import gguf_identity
 
         return f"{gguf_identity(model.id)}{kind}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import ConfigError
-from harness.models.packaged import PREFIX, is_gguf, model_id
+from harness.models.packaged import is_gguf, model_id
 from harness.runtime.contexts import NAME as CONTEXT
 from harness.runtime.contexts import context_limits
 from harness.runtime.registry import drivers, find, methods, preset_settings, signals
@@ -101,7 +101,7 @@ def _named_in_full(sets: Mapping[str, Any]) -> dict[str, Any]:
 
 def _model(name: str) -> str:
     """A model by the id that holds from anywhere: that of a short name, and a GGUF file by its whole path."""
-    if is_gguf(name) and not name.startswith(PREFIX):
+    if is_gguf(name) and Path(name).expanduser().is_file():
         return str(Path(name).expanduser().resolve())
     return model_id(name)
 

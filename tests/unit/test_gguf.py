@@ -138,6 +138,13 @@ def test_a_gguf_file_is_a_target_by_its_whole_name(tiny: Path, monkeypatch: pyte
         find_target("absent.gguf")
 
 
+def test_a_file_that_another_server_serves_is_a_name_alone() -> None:
+    sets = {"models.generator.backend": "openai", "models.generator.base_url": "http://127.0.0.1:8080/v1"}
+    config = resolve_run(method="static", target="nano", generator="served.Q8_0.gguf", sets=sets).config
+    assert config.models.generator.id == "served.Q8_0.gguf" and not copies(config.models)
+    assert "served.Q8_0.gguf@main" in model_identity(config.models.generator, None)
+
+
 NAME = "smollm2-135m-instruct"
 
 
