@@ -11,7 +11,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Processes that unit tests are divided over.
+# Processes that tests are divided over; end-to-end tests by file, since those of a file share runs.
 JOBS ?= 2
 VLLM_VENV ?= .venv-vllm
 VLLM_PIP := $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check
@@ -76,7 +76,7 @@ lint: setup
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n $(JOBS) --durations=10
-	$(BIN)/python -m pytest tests/e2e --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/e2e -n $(JOBS) --dist loadfile --durations=10
 
 clean:
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -166,7 +166,7 @@ def test_a_lab_model_on_a_real_suite_is_called_a_rehearsal(tmp_path: Path) -> No
         ("a.jsonl", b"text\nsome words\n", "line 1: not valid JSON"),
         ("a.jsonl", ('{"text": "%s"}' % ("word " * 30)).encode("utf-16"), "written in UTF-16"),
         ("a.jsonl", b'{"text": "word word', "line 1: not valid JSON"),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "word"}\n' * 99)[:-9], "cannot be read after line"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "word"}\n' * 99, mtime=0)[:-9], "cannot be read after line"),
         ("a.jsonl", b'{"title": "x"}\n', "none of its 1 rows has the field"),
         ("a.jsonl", b'{"text": null}\n', "none of its 1 rows has the field"),
     ],
