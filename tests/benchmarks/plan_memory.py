@@ -12,7 +12,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-from memory_peak import CASES, estimate, measure  # noqa: E402
+from support.memory_peak import CASES, estimate, measure  # noqa: E402
 
 
 def main(names: list[str]) -> int:

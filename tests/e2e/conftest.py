@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import finished, run_folders
-from elastic_nodes import VERSIONS, Node, start_node
+
+from support.commands import finished, run_folders
+from support.elastic_nodes import VERSIONS, Node, start_node
 
 SETTINGS = (
     *("--target", "nano", "--scale", "smoke", "--seed", "3"),

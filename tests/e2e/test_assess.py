@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from commands import Harness, finished, harness
+
+from support.commands import Harness, finished, harness
 
 SMALL = (
     *("lab", "assess", "--worlds", "0", "--scale", "smoke", "--per-cell", "1", "--subset", "16"),

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from commands import Done, Harness, events, finished, harness, rows, run_folders, stage_folder
+
+from support.commands import Done, Harness, events, finished, harness, rows, run_folders, stage_folder
 
 pytestmark = pytest.mark.slow
 

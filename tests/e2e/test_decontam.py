@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Done, Harness, finished, harness
+
+from support.commands import Done, Harness, finished, harness
 
 ITEMS = [
     "A sailor of sixty years notices a tremor of both hands that is gone when he holds a full glass of rum.",

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import finished, rows, run_folders, stage_folder
-from law import commentary, write_commentary, write_exam
+
+from support.commands import finished, rows, run_folders, stage_folder
+from support.law import commentary, write_commentary, write_exam
 
 BUDGET = 30
 LEAKED = 12

@@ -11,9 +11,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from elastic_nodes import Node
-from small_corpus import SmallCorpus, make_phrases, pairs, stand_where
-from tls_proxy import API_KEY, PASSWORD, USERNAME, tls_proxy
 
 from decontam import elastic_client
 from decontam.backend import Phrases
@@ -21,6 +18,9 @@ from decontam.elastic import ElasticBackend
 from decontam.elastic_client import Client, Server
 from decontam.elastic_index import Index
 from harness.errors import DiskFullError, HarnessError, PrerequisiteError, StageError
+from support.elastic_nodes import Node
+from support.small_corpus import SmallCorpus, make_phrases, pairs, stand_where
+from support.tls_proxy import API_KEY, PASSWORD, USERNAME, tls_proxy
 
 pytest.importorskip("elasticsearch")
 pytestmark = pytest.mark.server

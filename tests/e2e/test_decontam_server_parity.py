@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pytest
 from analyze import record
-from elastic_nodes import Node
 
 from decontam.check import Check, run_check
 from decontam.corpus import EmbeddedCorpus, MemoryCorpus
@@ -30,7 +29,8 @@ from decontam.tokens import words
 from decontam.verdict import KINDS, Verdicts, decide
 from harness.config import DecontamConfig, EmbedderConfig
 from harness.models.embedder import open_embedder
-from tests.minilm import minilm
+from support.elastic_nodes import Node
+from support.minilm import minilm
 
 pytest.importorskip("elasticsearch")
 pytestmark = pytest.mark.server

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import Harness, finished, harness, rows, run_folders, stage_folder
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from faulty_server import FaultyServer, scripted
 
 from harness.stage import read_summary
+from support.commands import Harness, finished, harness, rows, run_folders, stage_folder
+from support.faulty_server import FaultyServer, scripted
 
 KEY = "sk-planted-0123456789abcdef"
 BUDGET = 20

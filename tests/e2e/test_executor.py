@@ -14,9 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import finished, rows, run_folders, stage_folder
-from minilm import minilm
-from tiny import make_tiny_model
 
 from harness.config import EmbedderConfig, InfluenceConfig, RayConfig
 from harness.errors import PrerequisiteError, StageError
@@ -27,6 +24,9 @@ from harness.training.recipe import LoraSettings, Recipe
 from harness.training.sft import finetune
 from harness.types import Message, Sample, Score
 from methods.signals.base import Archive, SignalContext, TargetState, ValidationExample, WarmCheckpoint
+from support.commands import finished, rows, run_folders, stage_folder
+from support.minilm import minilm
+from support.tiny import make_tiny_model
 
 pytest.importorskip("ray", reason="needs the extra ray")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_options import Bench, Finished
 
 from harness.shards import read_records, read_rows
 from harness.types import Score
 from methods.stages.sources import GuideRow
+from support.lab_runs import Bench, Finished
 
 
 @pytest.fixture(scope="module")

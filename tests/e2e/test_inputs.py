@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from commands import Harness, events, finished, harness, run_folders
 
 from harness.cli.main import main
+from support.commands import Harness, events, finished, harness, run_folders
 
 pytestmark = pytest.mark.slow
 

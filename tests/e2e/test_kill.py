@@ -13,7 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from commands import Event, Harness, events, finished, rows, run_folders, stage_folder
+
+from support.commands import Event, Harness, events, finished, rows, run_folders, stage_folder
 
 CHECKPOINT_EVERY = 2
 STAGES = (

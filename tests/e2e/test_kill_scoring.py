@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from commands import Done, Harness, events, finished, rows, run_folders, stage_folder
 
 from harness.stage import read_summary
+from support.commands import Done, Harness, events, finished, rows, run_folders, stage_folder
 
 pytestmark = pytest.mark.slow
 

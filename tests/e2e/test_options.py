@@ -6,71 +6,18 @@ All runs share one folder and one process, so what they have in common is comput
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.config import RunConfig
 from harness.errors import BudgetError
-from harness.record import RunRecord
-from harness.runtime.assemble import Assembly, assemble, store_of
 from harness.runtime.events import read_events
-from harness.runtime.layers import resolve_run
-from harness.runtime.run import carry_out, create_run
 from harness.shards import read_records, read_rows
-from harness.stage import stage_folder
-from harness.types import Reject, Sample, Score
+from harness.types import Reject
+from support.lab_runs import Bench, Finished
 
 INFLUENCE: dict[str, Any] = {"method": "optimsyn", "sets": {"guide.withhold": 0.5}}
 """Half of the validation items withheld: every run below shares its stages up to the trained writer."""
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A finished run with what its stages hold."""
-
-    folder: Path
-    config: RunConfig
-    record: RunRecord
-    assembly: Assembly
-
-    def stage(self, name: str) -> Path:
-        """Folder of a stage."""
-        stage = self.assembly.stage(name)
-        assert stage is not None, name
-        return stage_folder(store_of(self.folder.parent), stage)
-
-    def samples(self, stage: str = "dataset") -> list[Sample]:
-        """A stage's samples."""
-        return read_records(self.stage(stage), Sample)
-
-    def scores(self) -> dict[str, float | None]:
-        """Scores after regeneration, by sample."""
-        return {s.item_id: s.value for s in read_records(self.stage("score"), Score)}
-
-    def reused(self) -> set[str]:
-        """Names of the stages that were there already."""
-        return {e["stage"] for e in read_events(self.folder / "events.jsonl") if e["event"] == "stage_reused"}
-
-    def tokens(self, role: str, *stages: str) -> int:
-        """Tokens of a role in some stages."""
-        cost = [c for c in self.record.cost if c.role == role and c.stage in stages]
-        return sum(c.prompt_tokens + c.completion_tokens for c in cost)
-
-
-class Bench:
-    """Carries runs out in one folder."""
-
-    def __init__(self, runs: Path) -> None:
-        self.runs = runs
-
-    def run(self, **options: Any) -> Finished:
-        sets = {"runtime.runs": str(self.runs), "synthesis.shard_size": 24, **options.pop("sets", {})}
-        run = create_run(resolve_run(target="nano", scale="smoke", sets=sets, **options), ["test"])
-        record = carry_out(run, quiet=True)
-        return Finished(run.path, run.config, record, assemble(run.config))
 
 
 @pytest.fixture(scope="module")

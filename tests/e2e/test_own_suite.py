@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Done, finished, harness, rows, run_folders, stage_folder
-from law import commentary, write_commentary, write_exam
+
+from support.commands import Done, finished, harness, rows, run_folders, stage_folder
+from support.law import commentary, write_commentary, write_exam
 
 DOCUMENTS = 40
 

@@ -16,8 +16,9 @@ from itertools import pairwise, takewhile
 from pathlib import Path
 
 import pytest
-from commands import finished, run_folders
-from law import commentary, write_commentary, write_exam
+
+from support.commands import finished, run_folders
+from support.law import commentary, write_commentary, write_exam
 
 README = Path(__file__).parents[2] / "README.md"
 MARK = "<!-- tested -->"

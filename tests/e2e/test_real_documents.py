@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Done, events, finished, rows, run_folders, stage_folder
 
 from harness.shards import read_records
 from harness.types import Sample
+from support.commands import Done, events, finished, rows, run_folders, stage_folder
 
 DOCUMENTS, DRAWS = 120, 80
 GRPO = {"prompts": 8, "group": 4, "steps": 3}

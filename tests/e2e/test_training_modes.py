@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 import yaml
-from commands import events, finished, run_folders, stage_folder
-from tiny import make_tiny_model
 
 from harness.config import TrainingConfig
 from harness.errors import ConfigError, StageError
@@ -22,6 +20,8 @@ from harness.training.launch import command, job_from_json, job_to_json
 from harness.training.recipe import Job, LoraSettings, Recipe, Tuned
 from harness.training.sft import finetune
 from harness.types import Message, Sample
+from support.commands import events, finished, run_folders, stage_folder
+from support.tiny import make_tiny_model
 
 RECIPE = Recipe(1e-2, 2, 4, 4, "linear", 0.0, 0.0, 0.999, 256)
 LORA = LoraSettings(4, 8, 0.0, ("q_proj", "v_proj"))

@@ -9,21 +9,18 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Harness, events, finished, rows, run_folders, stage_folder
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from tiny import make_tiny_model
 
 from harness.config_models import VllmConfig
 from harness.errors import PrerequisiteError
 from harness.models.vllm.server import VllmServer, Weights, find_python
+from support.commands import Harness, events, finished, rows, run_folders, stage_folder
+from support.tiny import make_tiny_model
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from outside_trainer import LORA, ROWS, Run, hugging_face, tiny_lora
 from safetensors.torch import save_file
-from tiny import make_tiny_model
 
 from harness.errors import HarnessError, InputError, StageError
 from harness.models.transformers_backend import load_causal_lm
 from harness.training.adam_files import plain_name
 from harness.training.adam_state import AdamState, load_adam_state
+from support.outside_trainer import LORA, ROWS, Run, hugging_face, tiny_lora
+from support.tiny import make_tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import influence_reference as reference
 import pytest
 import torch
 
 from harness.errors import StageError
 from harness.training.adam_state import AdamState, load_adam_state, save_adam_state
+from support import influence_reference as reference
 
 
 def _trained(steps: int = 3, **changes: Any) -> tuple[Any, torch.optim.Optimizer]:

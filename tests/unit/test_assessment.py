@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,7 @@ from methods.signals.base import Archive, SignalContext
 from methods.signals.catalogue import make_signal
 from methods.stages.tilting import length_strata, shares, standardised, tilted
 from results.assessment import Ranking, Subset, assess_arms, render_assessment, write_assessment
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from tiny import make_tiny_model
+from support.tiny import make_tiny_model
 
 WORLD = World(3)
 

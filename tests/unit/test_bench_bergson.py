@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from influence_reference import assert_close
-from test_bench_influence import TINY, plan
 
 from harness.bench import made, oracle
 from harness.bench.bergson import bergson_scores, find_bergson
@@ -24,6 +22,8 @@ from harness.cli.main import main
 from harness.config import InfluenceConfig
 from harness.errors import PrerequisiteError, StageError
 from harness.training.chat import Encoded
+from support.influence_bench import TINY, plan
+from support.influence_reference import assert_close
 
 CANNED = """
 import json

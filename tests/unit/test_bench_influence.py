@@ -6,38 +6,20 @@ import json
 
 import pytest
 import torch
-from influence_reference import assert_close
 
-from harness.bench import influence as bench_module
 from harness.bench import made, oracle
-from harness.bench.influence import ENGINE, PLAIN, BenchPlan, InfluenceBench, render, run_bench
+from harness.bench.influence import ENGINE, PLAIN, InfluenceBench, render, run_bench
 from harness.bench.less_loop import LessLoop
-from harness.bench.made import BenchSize
 from harness.bench.memory import peak_tensor_bytes
 from harness.cli.main import main
-from harness.config import InfluenceConfig, ScoringConfig
-
-TINY = {
-    "vocab_size": 120,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "tie_word_embeddings": True,
-}
+from harness.config import InfluenceConfig
+from support.influence_bench import TINY, plan
+from support.influence_reference import assert_close
 
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(made.SHAPES, "tiny", TINY)
-
-
-def plan(**changes: object) -> BenchPlan:
-    size = BenchSize("tiny", rank=4, samples=8, validation=4, length=(6, 20))
-    base = BenchPlan(size, InfluenceConfig(), ScoringConfig(batch_tokens=64), turns=2, slow=3, validation_sizes=(2, 40))
-    return bench_module.replace(base, **changes)
 
 
 def test_one_run_compares_all_on_the_same_work() -> None:

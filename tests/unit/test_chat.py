@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import CHATML, make_tiny_model
 
 from harness.errors import PrerequisiteError
 from harness.training.chat import encode
 from harness.training.template import require_template, template_hash
 from harness.types import Message
+from support.tiny import CHATML, make_tiny_model
 
 TALK = (Message("system", "be brief"), Message("user", "is it yes or no?"), Message("assistant", "maybe no"))
 LONG = 10_000

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import make_architecture
 
 from harness.errors import ConfigError
 from harness.models.context import Context, model_context
 from harness.runtime.contexts import NAME
 from harness.runtime.layers import resolve_run
 from harness.settings import Resolved
+from support.tiny import make_architecture
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,7 @@ from harness.models.decoding import SERVED, neutral_decoding, set_aside
 from harness.models.endpoint.backend import EndpointBackend, Served
 from harness.models.transformers_backend import TransformersBackend, load_causal_lm
 from harness.types import Message
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from tiny import make_architecture, make_tiny_model
+from support.tiny import make_architecture, make_tiny_model
 
 ASKED: dict[str, Any] = {
     "repetition_penalty": 5.0,

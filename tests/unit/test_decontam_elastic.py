@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_elastic import Fake, Fault, fake_elastic
-from small_corpus import SmallCorpus, make_phrases, near, pairs, stand_where
 
 from decontam import elastic, elastic_index
 from decontam.check import Check, run_check
@@ -24,6 +22,8 @@ from decontam.items import TestItem
 from decontam.verdict import decide
 from harness.config import DecontamConfig
 from harness.errors import ConfigError, DiskFullError, HarnessError, PrerequisiteError, StageError
+from support.fake_elastic import Fake, Fault, fake_elastic
+from support.small_corpus import SmallCorpus, make_phrases, near, pairs, stand_where
 
 pytest.importorskip("elasticsearch")
 

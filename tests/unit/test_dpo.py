@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny import make_tiny_model
 
 from harness.errors import InputError
 from harness.training.dpo import DpoRecipe, Preference, train_preferences
 from harness.training.recipe import LoraSettings
 from harness.types import Message
+from support.tiny import make_tiny_model
 
 PROMPTS = ("is it so", "is it one", "is the answer yes", "which of the choices")
 

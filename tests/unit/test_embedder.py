@@ -25,7 +25,7 @@ from harness.config import EmbedderConfig
 from harness.errors import InputError, PrerequisiteError, StageError
 from harness.models.embedder import KEY_VARIABLE, EndpointEmbedder, embedder_identity, open_embedder
 from harness.models.given_vectors import text_key
-from tests.minilm import minilm
+from support.minilm import minilm
 
 TEXTS = ["Aspirin lowers fever in adults.", "In adults fever is lowered by aspirin.", "The court dismissed the appeal."]
 

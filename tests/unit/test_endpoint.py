@@ -2,60 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
-from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
-from harness.config_models import ModelConfig, PriceConfig, ServiceConfig
+from harness.config_models import ModelConfig, PriceConfig
 from harness.errors import BudgetError, PrerequisiteError, StageError
 from harness.models.access import key_of
-from harness.models.backend import Completion, PromptRequest, Sampling
+from harness.models.backend import Completion, PromptRequest
 from harness.models.endpoint.answers import read_response, retry_after
-from harness.models.endpoint.backend import EndpointBackend, Served
-from harness.models.endpoint.calls import MemoryLog, Purse
-from harness.models.endpoint.client import Endpoint
+from harness.models.endpoint.calls import MemoryLog
 from harness.models.endpoint.throttle import Breaker, Throttle, waiting_requests
 from harness.synthesis.forms import PAIR_FORM, RUBRIC_FORM
 from harness.types import Message
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from faulty_server import FaultyServer, scripted
-
-KEY = "sk-planted-0123456789abcdef"
-QUICK = ServiceConfig(read_seconds=0.5, backoff_seconds=0.01, patience_seconds=5)
-SAMPLING = Sampling(0.7, 1.0, 400)
-
-
-def open_backend(
-    server: FaultyServer,
-    log: MemoryLog | None = None,
-    *,
-    service: ServiceConfig = QUICK,
-    price: PriceConfig | None = None,
-    max_usd: float | None = None,
-    max_tokens: int | None = None,
-    structured: bool = True,
-    accept_length: bool = False,
-    health: Callable[[], int] | None = None,
-) -> EndpointBackend:
-    log = log or MemoryLog()
-    endpoint = Endpoint(
-        server.url,
-        role="generator",
-        model="m",
-        identity="test",
-        key=KEY,
-        service=service,
-        log=log,
-        purse=Purse(log, price, max_usd, max_tokens),
-        health=health,
-    )
-    served = Served("m", 0.0, 8192, structured=structured, accept_length=accept_length)
-    return EndpointBackend(served, lambda: (endpoint, "m"))
+from support.endpoints import KEY, QUICK, SAMPLING, open_backend
+from support.faulty_server import FaultyServer, scripted
 
 
 def requests(count: int) -> list[PromptRequest]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,8 @@ from harness.runtime.ledger import Ledger
 from harness.synthesis.pairs import parse_pair
 from harness.synthesis.parsing import Failure
 from harness.types import Message, stable_hash, well_formed
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from faulty_server import FaultyServer, scripted
-from test_endpoint import open_backend
+from support.endpoints import open_backend
+from support.faulty_server import FaultyServer, scripted
 
 Odd = Callable[[dict[str, Any]], tuple[int, Any]]
 GOOD = {

@@ -8,13 +8,13 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from faulty_server import FaultyServer, scripted
 
 from harness.config_models import ServiceConfig
 from harness.errors import PrerequisiteError, StageError
 from harness.models.endpoint.background import background
 from harness.models.endpoint.calls import MemoryLog, Purse
 from harness.models.endpoint.client import Endpoint, Reply, Request
+from support.faulty_server import FaultyServer, scripted
 
 
 def ask(server: FaultyServer, health: Callable[[], int], patience: float = 5.0) -> Reply:

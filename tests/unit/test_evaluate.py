@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,8 @@ from evals.evaluate import evaluate, evaluate_validation, standard_error
 from evals.read import DataContext
 from evals.suite import Suite, ValidationSet, load_suite
 from harness.errors import InputError, PrerequisiteError, StageError
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from tiny import make_tiny_model
+from support.suites import suite_maker
+from support.tiny import make_tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -31,32 +29,7 @@ GENERATE = {"prompt": "{{ question }}", "output": "generate_until", "max_tokens"
 
 @pytest.fixture
 def suite_of(tmp_path: Path) -> Callable[..., Suite]:
-    """Build a one-column suite from a template and rows {id, question, choices, answer, group}."""
-
-    def build(template: dict[str, Any], rows: int = 6, **extra: Any) -> Suite:
-        items = [
-            {
-                "id": n,
-                "question": f"Question {n}?",
-                "choices": ["yes", "no", "maybe"][: 2 + n % 2],
-                "answer": n % 2,
-                "group": n // 2,
-            }
-            for n in range(rows)
-        ]
-        (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
-        columns = {name: name for name in items[0]}
-        source = {"sources": [{"file": "items.jsonl", "fields": columns, "answer_form": "index"}]}
-        if extra.pop("with_pool", False):
-            shots = [{**item, "id": f"p{n}", "question": f"Practice {n}?"} for n, item in enumerate(items)]
-            (tmp_path / "pool.jsonl").write_text("\n".join(map(json.dumps, shots)))
-            extra["pool"] = {"sources": [{"file": "pool.jsonl", "fields": columns, "answer_form": "index"}]}
-        column = {"id": "exam", "rows": source, "template": template, "contamination": ["question"], **extra}
-        path = tmp_path / "suite.yaml"
-        path.write_text(json.dumps({"name": "t", "description": "t", "benchmarks": [column]}))  # JSON is YAML
-        return load_suite(path)
-
-    return build
+    return suite_maker(tmp_path)
 
 
 def test_multiple_choice_agrees_with_a_direct_computation(model: Path, suite_of: Callable[..., Suite]) -> None:

@@ -21,7 +21,7 @@ from harness.runtime.layers import resolve_run
 from harness.runtime.role_models import locate
 from harness.runtime.targets import find_target
 from harness.runtime.weights import missing_weights, unreadable_weights
-from tests.tiny_gguf import make_tiny_gguf
+from support.tiny_gguf import make_tiny_gguf
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_master import RECIPE, agreement, change, grpo, prefer, samples
-from tiny import make_architecture, make_tiny_model
 
 from harness.runtime.layers import resolve_run
 from harness.training.sft import finetune
+from support.learners import RECIPE, agreement, change, grpo, prefer, samples
+from support.tiny import make_architecture, make_tiny_model
 
 
 @pytest.fixture(scope="module")

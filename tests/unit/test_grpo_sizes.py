@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import make_tiny_model
 
 from harness.config import GrpoConfig
 from harness.errors import InputError
 from harness.runtime.layers import resolve_run
 from harness.training.grpo import PolicyPrompt, RolloutBatch, batch_sizes, rollout_steps, train_policy
 from harness.types import Message
+from support.tiny import make_tiny_model
 
 
 def preset(name: str) -> GrpoConfig:

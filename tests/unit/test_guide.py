@@ -19,7 +19,7 @@ from harness.runtime.assemble import assemble
 from harness.runtime.layers import resolve_run
 from harness.types import Message
 from methods.stages.guide import GuideChoice
-from tests.minilm import minilm
+from support.minilm import minilm
 
 
 def item(number: int, topic: str) -> ValidationItem:

@@ -6,7 +6,6 @@ import copy
 from itertools import product
 from typing import Any
 
-import influence_reference as reference
 import pytest
 import torch
 from peft import LoraConfig
@@ -20,6 +19,7 @@ from methods.signals.influence import selfcheck
 from methods.signals.influence.directions import Guidance, Part, best, guidance, halves
 from methods.signals.influence.engine import LoraGradients, gradient_norms, influence
 from methods.signals.influence.gamma import update_rule
+from support import influence_reference as reference
 
 AGGREGATES = ("mean_cosine", "cosine_of_mean", "max_subtask", "mean_dot")
 FLAGS = (True, False)

@@ -8,10 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import influence_reference as reference
 import pytest
 import torch
-from tiny import make_tiny_model
 
 from harness.bench import oracle
 from harness.config import InfluenceConfig
@@ -26,6 +24,8 @@ from harness.types import Message, Sample, Score, Seed
 from methods.signals.base import Archive, SignalContext, TargetState, ValidationExample, WarmCheckpoint
 from methods.signals.diagnostics import diagnose
 from methods.signals.influence.signal import InfluenceSignal
+from support import influence_reference as reference
+from support.tiny import make_tiny_model
 
 LENGTH = 96
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import ARCHITECTURES, ROPE_BOUNDARY, make_architecture
 
 from harness.models.rope import RopeSwitch, apart_in_generation, forget_lengths, rope_switch
 from harness.training.batches import batches
 from harness.training.layouts import check_layout, settle_left_padding
+from support.tiny import ARCHITECTURES, ROPE_BOUNDARY, make_architecture
 
 LEAKS_WHEN_PACKED = {"bloom", "falcon", "mpt", "opt", "mamba", "qwen3_next"}
 

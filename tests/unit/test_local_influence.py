@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from influence_reference import assert_close
-from tiny import make_tiny_model
 
 from harness.config import LocalInfluenceConfig, ScoringConfig
 from harness.errors import StageError
@@ -26,6 +24,8 @@ from methods.signals.base import Archive, SignalContext, TargetState, Validation
 from methods.signals.local_influence import reference
 from methods.signals.local_influence.forms import NOISE_DRAWS
 from methods.signals.local_influence.signal import LocalInfluenceSignal
+from support.influence_reference import assert_close
+from support.tiny import make_tiny_model
 
 LENGTH = 96
 RATE = 5e-3

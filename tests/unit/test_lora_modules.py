@@ -8,7 +8,6 @@ from typing import Literal
 import pytest
 import torch
 from peft import get_peft_model
-from tiny import ARCHITECTURES, ROPE_BOUNDARY, make_architecture
 
 from harness.config import ScoringConfig
 from harness.errors import ConfigError
@@ -20,6 +19,7 @@ from harness.training.recipe import LoraSettings, lora_config
 from methods.signals.influence.engine import LoraGradients
 from methods.signals.influence.selfcheck import collect, distance, engine_checks
 from methods.signals.local_influence.reference import ReferenceLoss
+from support.tiny import ARCHITECTURES, ROPE_BOUNDARY, make_architecture
 
 QKVO = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")

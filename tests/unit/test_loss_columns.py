@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,16 @@ from harness.record import ColumnScore, read_record
 from harness.shards import write_table
 from results.compare import render_compare
 from results.views import render_ls, render_show
-from tests.unit.made_runs import make_run
-from tests.unit.test_evaluate import suite_of  # noqa: F401 (a fixture)
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from tiny import make_tiny_model
+from support.made_runs import make_run
+from support.suites import suite_maker
+from support.tiny import make_tiny_model
 
 REFERENCE = {"prompt": "{{ question }}", "output": "loglikelihood", "reference": "It is {{ answer }}, I think."}
+
+
+@pytest.fixture
+def suite_of(tmp_path: Path) -> Callable[..., Suite]:
+    return suite_maker(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def _likelihood(model: Path, number: int, answer: str) -> tuple[float, int]:
 
 
 def test_loss_is_the_reference_answers_mean_over_its_tokens(
-    model: Path, suite_of: Callable[..., Suite]  # noqa: F811
+    model: Path, suite_of: Callable[..., Suite]
 ) -> None:
     result = evaluate(model, suite_of(REFERENCE, metric="loss", cluster_key="group"), DataContext(), batch_size=4)
     wanted = []
@@ -60,7 +62,7 @@ def test_loss_is_the_reference_answers_mean_over_its_tokens(
 
 @pytest.mark.parametrize("metric", ["acc", "acc_norm", "acc_bytes", "acc_tokens"])
 def test_a_cloze_takes_the_likeliest_text_in_its_unit(
-    model: Path, suite_of: Callable[..., Suite], metric: str  # noqa: F811
+    model: Path, suite_of: Callable[..., Suite], metric: str
 ) -> None:
     result = evaluate(model, suite_of({"prompt": "{{ question }}"}, metric=metric), DataContext())
     for number, row in enumerate(result.items):
@@ -83,14 +85,14 @@ def test_a_cloze_takes_the_likeliest_text_in_its_unit(
     ],
 )
 def test_contradictions_are_found_when_the_suite_is_read(
-    suite_of: Callable[..., Suite], template: dict[str, Any], metric: str, says: str  # noqa: F811
+    suite_of: Callable[..., Suite], template: dict[str, Any], metric: str, says: str
 ) -> None:
     with pytest.raises(ConfigError, match=says):
         suite_of(template, metric=metric)
 
 
 def test_an_empty_reference_is_refused_before_a_model_is_loaded(
-    tmp_path: Path, suite_of: Callable[..., Suite]  # noqa: F811
+    tmp_path: Path, suite_of: Callable[..., Suite]
 ) -> None:
     suite = suite_of({**REFERENCE, "reference": "{{ '' if group == 1 else answer }}"}, metric="loss")
     with pytest.raises(InputError, match=r"item '2' is empty \(so for 2 of 6 items\)"):

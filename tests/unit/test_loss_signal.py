@@ -16,7 +16,7 @@ from harness.training.sft import finetune
 from harness.types import Message, Sample, Seed
 from methods.signals.base import Archive, Item, SignalContext, TargetState, WarmCheckpoint
 from methods.signals.catalogue import make_signal
-from tests.tiny import make_tiny_model
+from support.tiny import make_tiny_model
 
 LENGTH = 96
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from memory_peak import CASES, estimate, measure
+
+from support.memory_peak import CASES, estimate, measure
 
 BY_NAME = {case.name: case for case in CASES}
 

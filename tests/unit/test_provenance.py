@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import make_record
 
 from harness.config import RunConfig
 from harness.errors import InputError
@@ -20,6 +19,7 @@ from harness.runtime.provenance import FILE, note_origins
 from harness.runtime.run import identity_settings
 from harness.shards import Summary, summary_to_json, write_json
 from harness.stage import DONE, store_of
+from support.made_runs import make_record
 
 GUIDED = ("lab_asked",)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_runs import make_run
 from scipy import stats
 
 from harness.errors import InputError
@@ -30,6 +29,7 @@ from results.statistics import (
     skewness_error,
     standard_error,
 )
+from support.made_runs import make_run
 
 
 def test_paired_difference_by_hand() -> None:

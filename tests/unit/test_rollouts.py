@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,7 @@ from harness.models.decoding import set_aside
 from harness.training.grpo import PolicyPrompt, RolloutBatch, train_policy
 from harness.training.rollouts import Decoding, Drawn, Sampled, token_logprobs
 from harness.types import Message
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from tiny import make_tiny_model
+from support.tiny import make_tiny_model
 
 CONFIG = GrpoConfig(
     prompts_per_step=2,

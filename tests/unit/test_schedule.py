@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_master import ADAPTER, RECIPE, change, prefer, samples, tune
-from tiny import make_tiny_model
 
 from harness.errors import StageError
 from harness.training.schedule import rising
 from harness.training.sft import finetune
+from support.learners import ADAPTER, RECIPE, change, prefer, samples, tune
+from support.tiny import make_tiny_model
 
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
 

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_runs import make_run
 
 from harness.cli.main import main
 from harness.runtime.progress import Progress
 from harness.screen import emit_json, prepare_screens, say, spelt
+from support.made_runs import make_run
 
 TEXT = "71 ± 4 → × ≥ “é” — │ε 漢"
 ENCODINGS = ("ascii", "latin-1", "cp1252", "cp437", "koi8-r", "utf-8")

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny import make_tiny_model
 
 from harness.cli.main import main
+from support.tiny import make_tiny_model
 
 SHORT = ["--set", "models.target.max_length=16"]
 FOREIGN = ["--set", "warmup.lora_modules=[c_attn]"]

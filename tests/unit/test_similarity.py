@@ -20,7 +20,7 @@ from harness.types import Message, Sample, Score, Seed
 from methods.signals.base import Archive, Item, SignalContext, ValidationExample
 from methods.signals.bm25 import Bm25
 from methods.signals.catalogue import make_signal
-from tests.minilm import minilm
+from support.minilm import minilm
 
 QUERIES = ["Does aspirin lower fever?\nyes, aspirin does", "Is the court bound?\nno", "What is fever?\na sign"]
 

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tiny import make_tiny_model
 
 from harness.errors import ConfigError
 from harness.models.backend import Completion, PromptRequest, Sampling
@@ -21,6 +20,7 @@ from harness.synthesis.synthesize import document_of, fit
 from harness.types import Message, Sample, Seed
 from methods.stages.dataset import choose, kept_count, trim
 from methods.stages.synthesis import _Line, draws_of_pass
+from support.tiny import make_tiny_model
 
 
 def sample(number: int, seed: str = "d", words: int = 1) -> Sample:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from store_worker import Watcher
 
 from harness.errors import DiskFullError, InputError, StageError
 from harness.runtime.events import EventLog, read_events
@@ -33,6 +32,7 @@ from harness.shards import (
 )
 from harness.stage import DONE, Stage, StageRun, ordered, read_summary, stage_folder
 from harness.types import Message, Reject, Sample, Seed, Usage, from_row, to_row
+from support.store_worker import Watcher
 
 SEED = Seed("s1", "text — ü", None, "med", "file", "CC0", {"pmid": "12"})
 SAMPLE = Sample("a", ("s1", "s2"), None, "h", (Message("user", "q"), Message("assistant", "a\n")), "raw", "g", "stop")

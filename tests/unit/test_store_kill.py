@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_worker import ITEMS, SHARD, Watcher, slow_stage
 
 from harness.errors import RunLockedError
 from harness.runtime.events import EventLog, read_events
@@ -25,17 +24,18 @@ from harness.runtime.lock import hold, is_held
 from harness.shards import parts, read_rows
 from harness.stage import DONE, read_summary, stage_folder
 from harness.types import Usage
+from support.store_worker import ITEMS, SHARD, Watcher, slow_stage
 
 HERE = Path(__file__).parent
 SHARDS = ITEMS // SHARD
 
 
 def start(*words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True, cwd=HERE.parent.parent)
+    return subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True, cwd=HERE.parent)
 
 
 def start_worker(store: Path, events: Path, delay: float) -> subprocess.Popen[str]:
-    return start(str(HERE / "store_worker.py"), str(store), str(events), str(delay))
+    return start("-m", "support.store_worker", str(store), str(events), str(delay))
 
 
 def wait_for(condition: Any, seconds: float = 60.0) -> None:

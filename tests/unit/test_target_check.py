@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tiny import ENDLESS, make_architecture, make_tiny_model
 
 from harness.cli.main import main
 from harness.config import RunConfig
@@ -23,6 +22,7 @@ from harness.runtime.target_check import check_models, target_of, writer_of
 from harness.training.layouts import check_layout
 from harness.training.recipe import LoraSettings
 from harness.training.target_check import check_adapter
+from support.tiny import ENDLESS, make_architecture, make_tiny_model
 
 PACKED = {"runtime.training.packing": True}
 

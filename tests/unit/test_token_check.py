@@ -6,12 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tiny import CHATML, FAMILIES, TEMPLATES, make_family
 
 from harness.models.tokenizers import complete, declare_stop
 from harness.training import token_check
 from harness.training.checks import to_rows
 from harness.training.token_check import check_tokens, is_notice
+from support.tiny import CHATML, FAMILIES, TEMPLATES, make_family
 
 
 def check(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import make_architecture, make_family
 
 from evals.model import load_model
 from harness.config import GrpoConfig
@@ -23,6 +22,7 @@ from harness.training.recipe import LoraSettings, Recipe
 from harness.training.sft import finetune
 from harness.training.template import traits
 from harness.types import Message, Sample
+from support.tiny import make_architecture, make_family
 
 BASE = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
 """A base model's tokens: its end is not the one with which the template closes a turn."""

@@ -9,7 +9,6 @@ from functools import lru_cache
 from typing import Any
 
 import pytest
-from tiny import CHATML, ENDLESS, FAMILIES, TEMPLATES, make_family
 
 from harness.errors import PrerequisiteError
 from harness.models.tokenizers import complete
@@ -17,6 +16,7 @@ from harness.training.chat import encode, prompt_ids
 from harness.training.literal import OPEN, mark, neutralise, unmark
 from harness.training.template import DATE, dateless, render_prompt, traits, turns_for_server
 from harness.types import Message, chat
+from support.tiny import CHATML, ENDLESS, FAMILIES, TEMPLATES, make_family
 
 SPOKEN = [f for f in FAMILIES if f != "wordpiece"]
 """Families that can tell a blank from none."""

@@ -9,7 +9,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from made_runs import make_run, unfinished_run
 
 from harness.errors import InputError, StageError
 from harness.record import Origin, StageCount
@@ -17,6 +16,7 @@ from harness.runtime.lock import hold
 from results.runs import LOCK, find_run, load_run
 from results.text import blocks, count, duration, percent, shorten
 from results.views import export_run, render_compare, render_ls, render_show
+from support.made_runs import make_run, unfinished_run
 
 BASE = {"asked": [0, 0, 0, 1], "kept": [1, 1, 1, 1]}
 BETTER = {"asked": [1, 1, 0, 1], "kept": [1, 1, 0, 1]}

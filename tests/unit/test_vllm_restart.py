@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
-from vllm_servers import gone, servers, stand_in, start_log, starts, until
 
 from harness.errors import StageError
 from harness.models.vllm import server as vllm_server
 from harness.models.vllm.server import VllmServer
+from support.vllm_servers import gone, servers, stand_in, start_log, starts, until
 
 Send: TypeAlias = Callable[[], tuple[int, str]]
 

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from vllm_servers import FAKE, WEIGHTS, alive, gone, servers, stand_in, start_log, starts, until
 
 from harness.config_models import VllmConfig
 from harness.errors import PrerequisiteError, StageError
 from harness.models.vllm import pool
 from harness.models.vllm.server import PYTHON_VARIABLE, VllmServer, Weights, command, environment, find_python
+from support.vllm_servers import FAKE, WEIGHTS, alive, gone, servers, stand_in, start_log, starts, until
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -112,7 +114,7 @@ def test_whatever_ends_the_run_ends_the_server(python: str, tmp_path: Path, log:
         "print('ready', flush=True); time.sleep(600)"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=FAKE.parents[1]
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"

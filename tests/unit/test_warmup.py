@@ -11,9 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from outside_trainer import Run, hugging_face, tiny_lora
-from store_worker import Watcher
-from tiny import make_tiny_model
 from transformers import TrainerCallback
 
 from harness.config import RunConfig
@@ -38,6 +35,9 @@ from harness.types import Message, Sample
 from methods.signals.base import Archive, SignalContext, TargetState, ValidationExample, WarmCheckpoint
 from methods.signals.catalogue import SIGNALS, make_signal
 from methods.stages.warmup import read_checkpoints, warmup
+from support.outside_trainer import Run, hugging_face, tiny_lora
+from support.store_worker import Watcher
+from support.tiny import make_tiny_model
 
 LORA = LoraSettings(4, 8, 0.0, ("q_proj", "v_proj"))
 

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tiny import make_tokenizer
-
 from harness import memory
 from harness.bench.memory import peak_tensor_bytes
 from harness.estimate import ModelShape
 from harness.memory import Batch, Lora, Peak
 from harness.training.trainer import loaded_dtype
 from harness.types import Message, Sample
+from support.tiny import make_tokenizer
 
 QKVO = ("q_proj", "k_proj", "v_proj", "o_proj")
 

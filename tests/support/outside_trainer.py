@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny import make_tiny_model
 from transformers import Trainer, TrainingArguments
 
 from harness.models.transformers_backend import load_causal_lm
+from support.tiny import make_tiny_model
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"], "task_type": "CAUSAL_LM"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.tiny import CHATML, make_tokenizer
+from support.tiny import CHATML, make_tokenizer
 
 HIDDEN, LAYERS, HEADS, INNER = 32, 2, 2, 64
 

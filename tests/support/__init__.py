@@ -1,0 +1,1 @@
+"""What several test files share: models, servers, corpora and runs made on the spot, and processes to watch."""
