@@ -56,8 +56,13 @@ def model_context(config: Any) -> Context | None:
 
 def folder_context(folder: Path) -> Context | None:
     """The context that a model folder's config.json names; None where it names none, or cannot be read."""
+    return model_context(folder_config(folder))
+
+
+def folder_config(folder: Path) -> Mapping[str, Any]:
+    """A model folder's config.json; empty where it cannot be read."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
-        return None
-    return model_context(config) if isinstance(config, Mapping) else None
+        return {}
+    return config if isinstance(config, Mapping) else {}

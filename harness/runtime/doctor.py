@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import PrerequisiteError
 from harness.estimate import gigabytes
 from harness.models import packaged
+from harness.models.context import folder_config
 from harness.models.known import known_models
+from harness.models.rope import rope_switch
 from harness.runtime import checks, machine
 from harness.runtime.findings import Finding, Problem, Report
 from harness.runtime.needs import GPU_FROM, loads
@@ -233,6 +235,7 @@ def check_prerequisites(config: RunConfig) -> list[Problem]:
         *_missing_services(config),
         *missing_weights([*models, *([embedder] if embedder else [])]),
         *unreadable_weights(models),
+        *_two_sides(config, models[1]),
         *_missing_memory(config, models),
         *_missing_disk(config, models),
     ]
@@ -304,6 +307,17 @@ def _missing_services(config: RunConfig) -> list[Problem]:
             what, _, fix = str(error).partition("; ")
             problems.append(Problem(f"server of the {role}", "a key or vLLM" if model.key_env else "vLLM", what, fix))
     return problems
+
+
+def _two_sides(config: RunConfig, writer: RoleModel) -> list[Problem]:
+    """Rollouts that could lie on both sides of a length from which the writer's RoPE takes other frequencies."""
+    switch = rope_switch(folder_config(writer.folder)) if writer.folder and trains_writer(config) else None
+    length = config.models.writer.max_length
+    if switch is None or length <= switch.boundary:
+        return []
+    need = f"prompt and completion within {switch.boundary} tokens, as GRPO computes rollouts together,"
+    fix = f"--set models.writer.max_length={switch.boundary}, which shortens longer documents"
+    return [Problem(f"RoPE of the writer ({switch.kind})", need, f"models.writer.max_length is {length}", fix)]
 
 
 def _missing_memory(config: RunConfig, models: Sequence[RoleModel]) -> list[Problem]:

@@ -15,6 +15,7 @@ from harness import estimate, memory
 from harness.runtime import machine
 from harness.runtime.role_models import RoleModel, embedder_model, needs_of_signals, role_models, trains_writer
 from harness.training.lora_modules import plain_names
+from harness.training.recipe import largest_divisor
 
 if TYPE_CHECKING:
     from harness.config import ModelConfig, RunConfig
@@ -299,8 +300,3 @@ class _Sizer:
 
     def _row(self) -> int:
         return min(self.sizes.row, self.config.models.target.max_length)
-
-
-def largest_divisor(batch: int, bound: int | None) -> int:
-    """The micro batch that the trainers use: the largest divisor of `batch` within `bound`."""
-    return max(d for d in range(1, min(bound or batch, batch) + 1) if batch % d == 0)

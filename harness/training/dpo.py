@@ -7,10 +7,9 @@ second copy is held, for full training a frozen copy. Ours is what must survive 
 
 from __future__ import annotations
 
-import shutil
-import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,18 @@ from harness.errors import InputError
 from harness.stage import SCRATCH
 from harness.training.chat import encode
 from harness.training.lora_modules import meta_model
-from harness.training.recipe import LoraSettings, lora_config
+from harness.training.recipe import LoraSettings, largest_divisor, lora_config
 from harness.training.schedule import FirstStepTrains
 from harness.training.trainer import (
+    begin,
     callback,
     common_arguments,
-    loaded_dtype,
-    publish,
-    quiet_libraries,
+    last_epoch,
+    model_arguments,
     require_moved,
+    require_one_side,
+    save_output,
+    settle_tokens,
     train,
 )
 from harness.types import Message, Usage
@@ -63,11 +65,20 @@ class DpoRecipe:
 
 @dataclass(frozen=True, slots=True)
 class Preferred:
-    """What training left: cost, steps, and the share of the last epoch's pairs whose chosen side had more reward."""
+    """What training left: cost, steps, and the share of the last epoch's pairs whose chosen side had more reward.
+
+    `dropped` counts the pairs that could not be used, by reason; `truncated` the used ones of which a side was cut.
+    """
 
     usage: Usage
     steps: int
     accuracy: float
+    dropped: Mapping[str, int]
+    truncated: int
+
+
+EQUAL, FULL, CUT_EQUAL = "equal sides", "prompt fills max_length", "equal sides within max_length"
+"""Why a pair is not used: nothing tells its sides apart, or no token of them is left."""
 
 
 def train_preferences(
@@ -87,13 +98,38 @@ def train_preferences(
     """Train the policy at `model_path` on `pairs` and leave it in `folder/policy`, loadable by `from_pretrained`.
 
     With `recipe.lora` that is an adapter. A resumed call goes on from the newest complete checkpoint. Raises
-    `InputError` where there is no pair, or none whose sides differ.
+    `InputError` where no pair can be used, and `ConfigError` where the model's RoPE takes other frequencies for some
+    of their lengths.
     """
-    import torch
+    from harness.models.tokenizers import load_tokenizer
+
+    begin(seed)
+    tokenizer = load_tokenizer(model_path, revision)
+    rows = _rows(tokenizer, pairs, recipe.max_length)
+    require_one_side(model_path, revision, rows.longest, "DPO computes pairs together", "max_length")
+    training = training or TrainingConfig()
+    arguments = _arguments(recipe, folder / SCRATCH, seed, save_every, dtype, training)
+    adapted = recipe.lora is not None
+    arguments.model_init_kwargs = model_arguments(dtype, revision, training.attention, adapter=adapted)
+    adapter = lora_config(recipe.lora, seed, meta_model(model_path, revision), "lora.modules") if recipe.lora else None
+    trainer = _trainer(model_path, rows.used, arguments, tokenizer, adapter, callback(on_step, on_log=on_log))
+    parameters = float(trainer.model.num_parameters())
+    require_moved(train(trainer, folder / SCRATCH), "the learning rate", trainer)
+    save_output(trainer, tokenizer, folder, "policy")
+    tokens = int(trainer.state.num_input_tokens_seen) or recipe.epochs * rows.tokens
+    # Policy forward and backward (6 operations per parameter and token), and the reference's forward pass (2).
+    calls = len(rows.used) * recipe.epochs
+    usage = Usage("generator", "policy training", tokens, 0, calls, 0.0, 8 * parameters * tokens)
+    accuracy = last_epoch(trainer, "rewards/accuracies", recipe.epochs)
+    return Preferred(usage, int(trainer.state.global_step), accuracy, dict(rows.dropped), rows.truncated)
+
+
+def _trainer(
+    model_path: Path | str, rows: Sequence[_Row], arguments: Any, tokenizer: Any, adapter: Any, watch: Any
+) -> Any:
+    """TRL's trainer, whose model stops where its template closes a turn."""
     from datasets import Dataset
     from trl import DPOTrainer
-
-    from harness.models.tokenizers import declare_stop, fit_padding, load_tokenizer, save_beside
 
     class Trainer(FirstStepTrains, DPOTrainer):
         """TRL's trainer for rows that are token ids already."""
@@ -101,73 +137,76 @@ def train_preferences(
         def _prepare_dataset(self, dataset: Any, *arguments: Any) -> Any:
             return dataset
 
-    training = training or TrainingConfig()
-    usable = [p for p in pairs if p.chosen != p.rejected]
-    if not usable:
-        raise InputError(
-            f"none of {len(pairs)} preference pairs has two different sides; DPO has nothing to learn from them"
-        )
-    quiet_libraries()
-    torch.manual_seed(seed)
-    tokenizer = load_tokenizer(model_path, revision)
-    rows = _rows(tokenizer, usable, recipe.max_length)
-    arguments = _arguments(recipe, folder / SCRATCH, seed, save_every, dtype, training)
-    arguments.model_init_kwargs = {
-        "dtype": loaded_dtype(dtype, adapter=recipe.lora is not None),
-        "revision": revision or "main",
-    }
-    if training.attention:
-        arguments.model_init_kwargs["attn_implementation"] = training.attention
-    adapter = lora_config(recipe.lora, seed, meta_model(model_path, revision), "lora.modules") if recipe.lora else None
     trainer = Trainer(
         model=str(model_path),
         args=arguments,
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=Dataset.from_list([asdict(row) for row in rows]),
         processing_class=tokenizer,
         peft_config=adapter,
-        callbacks=[callback(on_step, on_log=on_log)],
+        callbacks=[watch],
     )
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    declare_stop(model, tokenizer)
-    fit_padding(model, tokenizer)
-    parameters = float(trainer.model.num_parameters())
-    require_moved(train(trainer, folder / SCRATCH), "the learning rate", trainer)
-    temporary = folder / ".policy.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    trainer.save_model(str(temporary))
-    save_beside(model, tokenizer, temporary)
-    publish(temporary, folder / "policy")
-    history = [e for e in trainer.state.log_history if "rewards/accuracies" in e]
-    last = [e["rewards/accuracies"] for e in history[-max(1, len(history) // recipe.epochs) :]]
-    tokens = int(trainer.state.num_input_tokens_seen) or recipe.epochs * _tokens(rows)
-    # Policy forward and backward (6 operations per parameter and token), and the reference's forward pass (2).
-    usage = Usage("generator", "policy training", tokens, 0, len(usable) * recipe.epochs, 0.0, 8 * parameters * tokens)
-    return Preferred(usage, int(trainer.state.global_step), sum(last) / len(last) if last else float("nan"))
+    settle_tokens(trainer, tokenizer)
+    return trainer
 
 
-def _rows(tokenizer: Any, pairs: Sequence[Preference], max_length: int) -> list[dict[str, list[int]]]:
-    """The pairs as ids, without those whose prompt leaves no room for a completion.
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A pair as ids, under TRL's names."""
 
-    Raises `InputError` where that is all of them.
-    """
-    rows = []
+    prompt_ids: list[int]
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Tokens of both sides with their prompt."""
+        return len(self.prompt_ids) + len(self.chosen_ids), len(self.prompt_ids) + len(self.rejected_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The pairs that are used, those that are not by reason, and how many of the used ones are cut."""
+
+    used: list[_Row]
+    dropped: Counter[str]
+    truncated: int
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest side with its prompt."""
+        return max(max(row.lengths) for row in self.used)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of both sides of all pairs, prompts included."""
+        return sum(sum(row.lengths) for row in self.used)
+
+
+def _rows(tokenizer: Any, pairs: Sequence[Preference], max_length: int) -> _Rows:
+    """The pairs as ids, cut to `max_length`. Raises `InputError` where none can be used."""
+    used: list[_Row] = []
+    dropped: Counter[str] = Counter()
+    truncated = 0
     for pair in pairs:
-        sides = [
-            encode(tokenizer, [*pair.prompt, Message("assistant", side)], sys.maxsize)
-            for side in (pair.chosen, pair.rejected)
-        ]
-        length = sides[0].prompt_length
-        if length < max_length:
-            chosen, rejected = (list(side.ids[length:]) for side in sides)
-            rows.append({"prompt_ids": list(sides[0].ids[:length]), "chosen_ids": chosen, "rejected_ids": rejected})
-    if not rows:
-        raise InputError(f"the prompts of all {len(pairs)} preference pairs fill {max_length} tokens; raise max_length")
-    return rows
-
-
-def _tokens(rows: Sequence[Mapping[str, Sequence[int]]]) -> int:
-    """Tokens of both sides of all pairs, prompts included."""
-    return sum(2 * len(r["prompt_ids"]) + len(r["chosen_ids"]) + len(r["rejected_ids"]) for r in rows)
+        turns = [[*pair.prompt, Message("assistant", side)] for side in (pair.chosen, pair.rejected)]
+        chosen, rejected = (encode(tokenizer, talk, max_length) for talk in turns)
+        start = chosen.prompt_length
+        if pair.chosen == pair.rejected:
+            dropped[EQUAL] += 1
+        elif start >= max_length:
+            dropped[FULL] += 1
+        elif chosen.ids == rejected.ids:
+            dropped[CUT_EQUAL] += 1
+        else:
+            used.append(_Row(list(chosen.ids[:start]), list(chosen.ids[start:]), list(rejected.ids[start:])))
+            truncated += chosen.truncated + rejected.truncated > 0
+    if not used:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "there are none"
+        raise InputError(
+            f"none of {len(pairs)} preference pairs can be used ({reasons}); DPO needs two sides that differ within "
+            f"max_length, {max_length} tokens"
+        )
+    return _Rows(used, dropped, truncated)
 
 
 def _arguments(
@@ -175,7 +214,7 @@ def _arguments(
 ) -> Any:
     from trl import DPOConfig
 
-    micro = max(d for d in range(1, min(recipe.micro_batch, recipe.batch_size) + 1) if recipe.batch_size % d == 0)
+    micro = largest_divisor(recipe.batch_size, recipe.micro_batch)
     return DPOConfig(
         **common_arguments(folder, seed, save_every, dtype, checkpointing=training.activation_checkpointing),
         beta=recipe.beta,
@@ -186,6 +225,6 @@ def _arguments(
         gradient_accumulation_steps=recipe.batch_size // micro,
         lr_scheduler_type=recipe.schedule,
         warmup_steps=recipe.warmup_ratio,
-        max_length=recipe.max_length,
-        padding_free=training.packing,
+        # Rows are cut already.
+        max_length=None,
     )

@@ -16,15 +16,24 @@ from typing import Any
 from harness.config import GrpoConfig
 from harness.errors import ConfigError, InputError, PrerequisiteError
 from harness.models.access import ADAPTER
-from harness.models.rope import rope_switch
 from harness.stage import SCRATCH
 from harness.training.chat import prompt_ids
 from harness.training.grpo_loss import WholeStep
 from harness.training.layouts import settle_left_padding
 from harness.training.lora_modules import meta_model
-from harness.training.recipe import LoraSettings, lora_config
+from harness.training.recipe import LoraSettings, largest_divisor, lora_config
 from harness.training.rollouts import Sampled, Sampler, ServerRollouts, generation_timer
-from harness.training.trainer import callback, common_arguments, loaded_dtype, publish, quiet_libraries, train
+from harness.training.trainer import (
+    begin,
+    callback,
+    common_arguments,
+    model_arguments,
+    publish,
+    require_one_side,
+    save_output,
+    settle_tokens,
+    train,
+)
 from harness.types import Message, Usage, chat
 
 
@@ -122,70 +131,73 @@ def train_policy(
     server that `grpo.rollouts=server` samples from. Raises `InputError` where there are fewer prompts than one rollout
     batch takes: TRL would stop without a single step.
     """
-    import torch
-    from datasets import Dataset
-    from trl import GRPOTrainer
-
     from harness.models.tokenizers import load_tokenizer
-
-    class Trainer(WholeStep, GRPOTrainer):
-        pass
 
     if len(prompts) < config.prompts_per_step:
         raise InputError(
             f"a rollout batch takes {config.prompts_per_step} prompts and there are {len(prompts)}; use more seeds, or "
             f"set grpo.prompts_per_step (and grpo.mini_batch_prompts) to at most {len(prompts)}"
         )
-    quiet_libraries()
-    torch.manual_seed(seed)
+    begin(seed)
     tokenizer = load_tokenizer(model_path, revision)
+    lengths = _lengths(tokenizer, prompts)
+    longest = max(lengths.values()) + config.max_tokens
+    require_one_side(model_path, revision, longest, "GRPO computes rollouts together", "models.writer.max_length")
     sizes = batch_sizes(config)
     updates = sizes["steps_per_generation"] // sizes["gradient_accumulation_steps"]
     steps = rollout_steps(config, len(prompts))
     common = common_arguments(folder / SCRATCH, seed, checkpoint_every * updates, dtype, checkpointing=checkpointing)
     arguments = trl_arguments(config, steps * updates, common)
-    adapter = config.tune == "lora"
-    arguments.model_init_kwargs = {"dtype": loaded_dtype(dtype, adapter=adapter), "revision": revision or "main"}
+    adapter = _lora(config, seed, meta_model(model_path, revision)) if config.tune == "lora" else None
+    arguments.model_init_kwargs = model_arguments(dtype, revision, None, adapter=adapter is not None)
     server = None
     if sampler is not None:
         server = ServerRollouts(sampler, config, folder / SCRATCH / "served", seed, updates, on_sampled)
     ordered = [prompts[i] for i in prompt_order(len(prompts), config.prompts_per_step, steps, seed)]
-    rows = Dataset.from_dict({"prompt": [chat(p.messages) for p in ordered], "key": [p.key for p in ordered]})
-    side = _TrlSide(trajectory, updates, _lengths(tokenizer, prompts), server)
+    watch = callback(
+        lambda step, total: on_step(step // updates, total // updates),
+        lambda step: before_mark(step // updates),
+        lambda step, logs: on_log(step // updates, logs),
+    )
+    side = _TrlSide(trajectory, updates, lengths, server)
+    trainer = _trainer(model_path, ordered, arguments, tokenizer, adapter, watch, side)
+    moved = train(trainer, folder / SCRATCH)
+    _save(trainer, tokenizer, folder, merge=adapter is not None)
+    return moved
+
+
+def _trainer(
+    model_path: Path | str,
+    prompts: Sequence[PolicyPrompt],
+    arguments: Any,
+    tokenizer: Any,
+    adapter: Any,
+    watch: Any,
+    side: _TrlSide,
+) -> Any:
+    """TRL's trainer on our tokens, positions and rewards; `prompts` are in the order in which it takes them."""
+    from datasets import Dataset
+    from trl import GRPOTrainer
+
+    class Trainer(WholeStep, GRPOTrainer):
+        pass
+
     trainer = Trainer(
         model=str(model_path),
         reward_funcs=side.reward,
         args=arguments,
-        train_dataset=rows,
+        train_dataset=Dataset.from_dict(
+            {"prompt": [chat(p.messages) for p in prompts], "key": [p.key for p in prompts]}
+        ),
         processing_class=tokenizer,
-        peft_config=_lora(config, seed, meta_model(model_path, revision)) if adapter else None,
-        rollout_func=server,
-        callbacks=[
-            callback(
-                lambda step, total: on_step(step // updates, total // updates),
-                lambda step: before_mark(step // updates),
-                lambda step, logs: on_log(step // updates, logs),
-            )
-        ],
+        peft_config=adapter,
+        rollout_func=side.server,
+        callbacks=[watch],
     )
     _one_way_to_tokens(trainer, tokenizer)
-    _require_one_side(trainer.model.config, side.longest, config)
     settle_left_padding(trainer.model, *([trainer.ref_model] if trainer.ref_model is not None else []))
     side.attach(trainer)
-    moved = train(trainer, folder / SCRATCH)
-    _save(trainer, tokenizer, folder, merge=adapter)
-    return moved
-
-
-def _require_one_side(model_config: Any, longest: int, config: GrpoConfig) -> None:
-    """Raise `ConfigError` where RoPE that depends on length would mix two sets of frequencies in a rollout batch."""
-    switch = rope_switch(model_config)
-    if switch is not None and longest + config.max_tokens > switch.boundary:
-        raise ConfigError(
-            f"the writer's RoPE ({switch.kind}) takes other frequencies beyond {switch.boundary} tokens, and GRPO "
-            f"computes rollouts together: the longest prompt has {longest} tokens and grpo.max_tokens is "
-            f"{config.max_tokens}; lower it to at most {max(0, switch.boundary - longest)}, or take shorter documents"
-        )
+    return trainer
 
 
 def _lengths(tokenizer: Any, prompts: Sequence[PolicyPrompt]) -> dict[str, int]:
@@ -195,12 +207,9 @@ def _lengths(tokenizer: Any, prompts: Sequence[PolicyPrompt]) -> dict[str, int]:
 
 def _one_way_to_tokens(trainer: Any, tokenizer: Any) -> None:
     """Have TRL prompt the policy with `chat.prompt_ids`, and end its completions where the template ends a turn."""
-    from harness.models.tokenizers import declare_stop, fit_padding, stop_ids
+    from harness.models.tokenizers import stop_ids
 
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    declare_stop(model, tokenizer)
-    fit_padding(model, tokenizer)
-    stops = stop_ids(model, tokenizer)
+    stops = stop_ids(settle_tokens(trainer, tokenizer), tokenizer)
     trainer.eos_token_ids = stops
     trainer.generation_config.eos_token_id = trainer.generation_kwargs["eos_token_id"] = stops or None
     trainer._tokenize_prompts = lambda prompts: (
@@ -216,12 +225,7 @@ class _TrlSide:
     def __init__(
         self, trajectory: Trajectory, updates: int, lengths: Mapping[str, int], server: ServerRollouts | None
     ) -> None:
-        self._trajectory, self._updates, self._lengths, self._server = trajectory, updates, lengths, server
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest prompt."""
-        return max(self._lengths.values())
+        self._trajectory, self._updates, self._lengths, self.server = trajectory, updates, lengths, server
 
     def attach(self, trainer: Any) -> None:
         """The trainer, which is made with `reward` and so after this object."""
@@ -239,23 +243,23 @@ class _TrlSide:
             Rollout(k, c[0]["content"], "stop" if ids and ids[-1] in ends else "length", self._lengths[k], len(ids))
             for k, c, ids in zip(key, completions, completion_ids, strict=True)
         )
-        seconds = self._server.seconds if self._server else self._generating["seconds"]
+        seconds = self.server.seconds if self.server else self._generating["seconds"]
         self._generating["seconds"] = 0.0
         return list(self._trajectory(RolloutBatch(step, rollouts, self._parameters, seconds)))
 
 
 def _save(trainer: Any, tokenizer: Any, folder: Path, *, merge: bool) -> None:
     """The policy in `policy`; a LoRA policy is merged, with the adapter beside it for a server that takes one."""
+    if not merge:
+        save_output(trainer, tokenizer, folder, "policy")
+        return
     temporary = folder / ".policy.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    if merge:
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        model.save_pretrained(temporary / ADAPTER)
-        model.generation_config.save_pretrained(temporary / ADAPTER)
-        # A sum in bfloat16 would round most of the adapter away; the processor has room for the base in float32.
-        model.to("cpu").float().merge_and_unload().save_pretrained(temporary)
-    else:
-        trainer.save_model(str(temporary))
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    model.save_pretrained(temporary / ADAPTER)
+    model.generation_config.save_pretrained(temporary / ADAPTER)
+    # A sum in bfloat16 would round most of the adapter away; the processor has room for the base in float32.
+    model.to("cpu").float().merge_and_unload().save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     publish(temporary, folder / "policy")
 
@@ -322,7 +326,7 @@ def batch_sizes(config: GrpoConfig) -> dict[str, int]:
     """TRL's batch sizes for one process: completions a micro batch, micro batches an update, and a rollout batch."""
     batch = config.prompts_per_step * config.group_size
     mini = (config.mini_batch_prompts or config.prompts_per_step) * config.group_size
-    micro = max(d for d in range(1, min(config.micro_batch, mini) + 1) if mini % d == 0)
+    micro = largest_divisor(mini, config.micro_batch)
     return {
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": mini // micro,

@@ -76,6 +76,11 @@ class Job:
     training: TrainingConfig
 
 
+def largest_divisor(batch: int, bound: int | None) -> int:
+    """The micro batch that the trainers use: the largest divisor of `batch` within `bound`."""
+    return max(d for d in range(1, min(bound or batch, batch) + 1) if batch % d == 0)
+
+
 def lora_config(settings: LoraSettings, seed: int, model: Any, setting: str) -> Any:
     """PEFT's configuration of an adapter of `model`; seeds its random start.
 

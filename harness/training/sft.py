@@ -8,7 +8,6 @@ batches, packing or processes the step is cut into; these change sums by roundin
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,20 @@ from typing import Any
 from harness.config import TrainingConfig
 from harness.errors import ConfigError, StageError
 from harness.models.rope import by_side, rope_switch
-from harness.models.tokenizers import save_beside
 from harness.stage import SCRATCH
 from harness.training.adam_state import save_adam_state
 from harness.training.chat import Encoded, encode
 from harness.training.launch import data_parallel, launch, sharding
-from harness.training.recipe import Job, Recipe, Tuned, lora_config
+from harness.training.recipe import Job, Recipe, Tuned, largest_divisor, lora_config
 from harness.training.schedule import FirstStepTrains
 from harness.training.trainer import (
+    begin,
     callback,
     common_arguments,
+    last_epoch,
     loaded_dtype,
-    publish,
-    quiet_libraries,
     require_moved,
+    save_output,
     train,
 )
 from harness.types import Sample, Usage
@@ -87,12 +86,9 @@ def finetune(
 
 def carry_out(job: Job, on_step: Callable[[int, int], None]) -> Tuned:
     """Fine-tune in this process, or as one of the processes that were launched together."""
-    import torch
-
     from harness.models.transformers_backend import load_causal_lm
 
-    quiet_libraries()
-    torch.manual_seed(job.seed)
+    begin(job.seed)
     recipe, folder = job.recipe, Path(job.folder)
     model, tokenizer = load_causal_lm(
         job.model_path,
@@ -124,13 +120,10 @@ def carry_out(job: Job, on_step: Callable[[int, int], None]) -> Tuned:
     require_moved(train(trainer, folder / SCRATCH), "the learning rate", trainer)
     _save(trainer, tokenizer, job, job.output)
     tokens = recipe.epochs * sum(len(e.ids) for e in usable)
-    # The trainer's history, unlike a list of our own, is whole after a resume.
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    last = losses[-max(1, len(losses) // recipe.epochs) :]
     return Tuned(
         usage=Usage("target", job.output, tokens, 0, len(usable) * recipe.epochs, 0.0, 6.0 * parameters * tokens),
         steps=int(trainer.state.global_step),
-        final_loss=sum(last) / len(last) if last else float("nan"),
+        final_loss=last_epoch(trainer, "loss", recipe.epochs),
         truncated=sum(e.truncated > 0 for e in encoded),
         unusable=len(encoded) - len(usable),
         epoch_rates=_epoch_rates(trainer, recipe.epochs),
@@ -188,7 +181,7 @@ def _arguments(job: Job, *, apart: bool) -> Any:
             "runtime.training.processes, or the batch size"
         )
     share = recipe.batch_size // world
-    micro = max(d for d in range(1, min(1 if apart else recipe.micro_batch, share) + 1) if share % d == 0)
+    micro = largest_divisor(share, 1 if apart else recipe.micro_batch)
     return SFTConfig(
         **common_arguments(
             Path(job.folder) / SCRATCH,
@@ -226,19 +219,13 @@ def _shard_on_processors(arguments: Any) -> None:
 
 
 def _save(trainer: Any, tokenizer: Any, job: Job, output: str) -> None:
-    """The model, its tokenizer and, where asked for, Adam's moments; of many processes the first one writes."""
-    folder = Path(job.folder)
-    temporary = folder / f".{output}.tmp"
-    if trainer.is_world_process_zero():
-        shutil.rmtree(temporary, ignore_errors=True)
-    trainer.accelerator.wait_for_everyone()
-    trainer.save_model(str(temporary))
-    if trainer.is_world_process_zero():
-        save_beside(trainer.accelerator.unwrap_model(trainer.model), tokenizer, temporary)
+    """The model and, where asked for, Adam's moments."""
+
+    def moments(folder: Path) -> None:
         if job.save_adam:
-            save_adam_state(temporary / "adam.safetensors", trainer.model, trainer.optimizer)
-        publish(temporary, folder / output)
-    trainer.accelerator.wait_for_everyone()
+            save_adam_state(folder / "adam.safetensors", trainer.model, trainer.optimizer)
+
+    save_output(trainer, tokenizer, Path(job.folder), output, moments)
 
 
 def _epoch_rates(trainer: Any, epochs: int) -> tuple[float, ...]:

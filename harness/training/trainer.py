@@ -18,7 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.errors import StageError
+from harness.errors import ConfigError, StageError
+from harness.models.rope import rope_switch
+from harness.models.tokenizers import declare_stop, fit_padding, save_beside
 from harness.shards import write_json
 from harness.training.checks import require
 from harness.training.master_check import check_master, fingerprint
@@ -48,6 +50,14 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(complete, key=checkpoint_step, default=None)
 
 
+def begin(seed: int) -> None:
+    """Before a trainer's model is loaded: seeded draws, and libraries that keep still."""
+    import torch
+
+    quiet_libraries()
+    torch.manual_seed(seed)
+
+
 def quiet_libraries() -> None:
     """Training libraries report through our events and progress, not by their own lines."""
     import warnings
@@ -70,6 +80,35 @@ def loaded_dtype(dtype: str, *, adapter: bool) -> str:
     A step of 1e-6 is lost on a bfloat16 weight above 5e-4, whose neighbours are 2^-8 of it apart.
     """
     return dtype if adapter else "float32"
+
+
+def model_arguments(dtype: str, revision: str | None, attention: str | None, *, adapter: bool) -> dict[str, Any]:
+    """How TRL is to load a model that it is given by path."""
+    implementation = {"attn_implementation": attention} if attention else {}
+    return {"dtype": loaded_dtype(dtype, adapter=adapter), "revision": revision or "main", **implementation}
+
+
+def settle_tokens(trainer: Any, tokenizer: Any) -> Any:
+    """Have the trainer's model stop where its template closes a turn, and pad with a token it has; returns it."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    declare_stop(model, tokenizer)
+    fit_padding(model, tokenizer)
+    return model
+
+
+def require_one_side(model_path: Path | str, revision: str | None, longest: int, because: str, setting: str) -> None:
+    """Raise `ConfigError` where RoPE that depends on length would mix two sets of frequencies in one forward pass.
+
+    `longest` is the most tokens of a sequence, `because` begins with the trainer's name, `setting` bounds the tokens.
+    """
+    from transformers import AutoConfig
+
+    switch = rope_switch(AutoConfig.from_pretrained(model_path, revision=revision))
+    if switch is not None and longest > switch.boundary:
+        raise ConfigError(
+            f"the model's RoPE ({switch.kind}) takes other frequencies beyond {switch.boundary} tokens, and {because}: "
+            f"sequences of up to {longest} tokens would change each other's; set {setting} to at most {switch.boundary}"
+        )
 
 
 def common_arguments(
@@ -170,6 +209,35 @@ def require_moved(moved: bool, setting: str, trainer: Any) -> None:
             f"{trainer.state.global_step} training steps at learning rates up to {max(rates, default=0.0):g} moved no "
             f"weight at all: the result would be the base model. Raise {setting}, or look at the loss of the rows"
         )
+
+
+def last_epoch(trainer: Any, name: str, epochs: int) -> float:
+    """Mean of a logged value over the last epoch's steps; NaN where it was never logged.
+
+    The trainer's history, unlike a list of our own, is whole after a resume.
+    """
+    values = [float(entry[name]) for entry in trainer.state.log_history if name in entry]
+    last = values[-max(1, len(values) // epochs) :]
+    return sum(last) / len(last) if last else float("nan")
+
+
+def save_output(
+    trainer: Any, tokenizer: Any, folder: Path, name: str, beside: Callable[[Path], None] = lambda folder: None
+) -> None:
+    """The model or its adapter, its tokenizer and where it stops in `folder/name`, with what `beside` adds to it.
+
+    Of many processes the first one writes.
+    """
+    temporary = folder / f".{name}.tmp"
+    if trainer.is_world_process_zero():
+        shutil.rmtree(temporary, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    trainer.save_model(str(temporary))
+    if trainer.is_world_process_zero():
+        save_beside(trainer.accelerator.unwrap_model(trainer.model), tokenizer, temporary)
+        beside(temporary)
+        publish(temporary, folder / name)
+    trainer.accelerator.wait_for_everyone()
 
 
 def publish(temporary: Path, final: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import InputError
-from harness.training.dpo import DpoRecipe, Preference, train_preferences
+from harness.training.dpo import CUT_EQUAL, EQUAL, FULL, DpoRecipe, Preference, train_preferences
 from harness.training.recipe import LoraSettings
 from harness.types import Message
 from support.tiny import make_tiny_model
@@ -60,7 +60,21 @@ def test_it_comes_to_prefer_the_chosen(tmp_path: Path, lora: LoraSettings | None
     assert result.usage.flops > 0 and result.usage.calls == 32
 
 
-def test_pairs_without_a_difference_are_refused(tmp_path: Path) -> None:
-    same = [Preference((Message("user", "q"),), "a", "a")]
-    with pytest.raises(InputError, match="two different sides"):
-        train_preferences(tmp_path, same, DpoRecipe(), seed=0, folder=tmp_path)
+def test_pairs_that_teach_nothing_are_counted_by_reason(tmp_path: Path) -> None:
+    base = make_tiny_model(tmp_path / "model")
+    long = "the answer is one of the choices " * 20
+    question = (Message("user", "is it so"),)
+    pairs = [
+        Preference(question, "yes", "no"),
+        Preference(question, "yes", "no " + long),
+        Preference(question, "a", "a"),
+        Preference((Message("user", long),), "yes", "no"),
+        Preference((Message("user", long),), "no", "yes"),
+        Preference(question, long + "yes", long + "no"),
+    ]
+    recipe = DpoRecipe(learning_rate=1e-2, batch_size=2, micro_batch=2, max_length=40)
+    found = train_preferences(base, pairs, recipe, seed=1, folder=tmp_path)
+    assert found.dropped == {EQUAL: 1, FULL: 2, CUT_EQUAL: 1}
+    assert (found.truncated, found.steps, found.usage.calls) == (1, 1, 2)
+    with pytest.raises(InputError, match=r"none of 3 preference pairs can be used \(1 equal sides, 2 prompt fills"):
+        train_preferences(base, pairs[2:5], recipe, seed=0, folder=tmp_path)
