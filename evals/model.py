@@ -2,25 +2,18 @@
 
 lm-eval renders a chat template and encodes the text by itself: with a beginning token that the template does not write,
 a choice apart from the turn that it is part of, special tokens in a question as such, today's date in a template.
-`Asked` leaves batching, likelihoods and stopping to it and takes the tokens from `harness.training.chat`.
+`Asked` (`evals.asked`) leaves batching, likelihoods and stopping to it and takes the tokens from
+`harness.training.chat`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from harness.errors import PrerequisiteError
 from harness.models.context import model_context
-from harness.models.rope import apart_in_generation, by_side, forget_lengths, rope_switch
+from harness.models.rope import forget_lengths
 from harness.models.tokenizers import complete, declare_stop, fit_padding
-from harness.training.chat import encode, tokenize
-from harness.training.literal import mark
-from harness.training.literal import tokenize as tokenize_marked
-from harness.training.template import control_tokens, render_prompt, traits
-from harness.types import Message
-
-LONG = 1 << 30
 
 
 def load_model(path: str, batch_size: int, apply_chat_template: bool, dtype: str = "auto") -> Any:
@@ -28,6 +21,8 @@ def load_model(path: str, batch_size: int, apply_chat_template: bool, dtype: str
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as transformers_logging
+
+    from evals.asked import Asked
 
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
@@ -53,98 +48,4 @@ def load_model(path: str, batch_size: int, apply_chat_template: bool, dtype: str
     # lm-eval knows fewer names of a context than there are.
     context = model_context(model.config)
     limit = {"max_length": context.tokens} if context else {}
-    return _asked()(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, **limit)
-
-
-def _asked() -> type[Any]:
-    """The class of models, which is made here since lm-eval is imported only where it is needed."""
-    from lm_eval.models.huggingface import HFLM
-
-    from harness.models.transformers_backend import left_padded
-
-    class Asked(HFLM):
-        """An HFLM that encodes as training does, and whose own progress bars are off: the caller reports progress."""
-
-        def __init__(self, **arguments: Any) -> None:
-            super().__init__(**arguments)
-            self._chats: dict[str, list[Message]] = {}
-
-        def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
-            return super().loglikelihood(requests, disable_tqdm=True)
-
-        def _loglikelihood_tokens(self, requests: Any, *arguments: Any, **named: Any) -> list[tuple[float, bool]]:
-            """A batch's rows of one side of the boundary, where the model's RoPE depends on their lengths."""
-            lengths = [min(len(context) + len(choice) - 1, self.max_length) for _, context, choice in requests]
-            found: dict[int, tuple[float, bool]] = {}
-            for rows in by_side(rope_switch(self.model.config), lengths):
-                own = super()._loglikelihood_tokens([requests[i] for i in rows], *arguments, **named)
-                found |= dict(zip(rows, own, strict=True))
-            return [found[i] for i in range(len(requests))]
-
-        def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
-            switch = rope_switch(self.model.config)
-            if switch is None:
-                return super().generate_until(requests, disable_tqdm=True)
-            longest = [r.args[1].get("max_gen_toks", self.max_gen_toks) for r in requests]
-            totals = [len(self.tok_encode(r.args[0])) + n for r, n in zip(requests, longest, strict=True)]
-            found: dict[int, str] = {}
-            for rows in apart_in_generation(switch, totals):
-                own = super().generate_until([requests[i] for i in rows], disable_tqdm=True)
-                found |= dict(zip(rows, own, strict=True))
-            return [found[i] for i in range(len(requests))]
-
-        @property
-        def eot_token_id(self) -> int:
-            """The token whose text ends an answer beside what a benchmark says; padding where there is none."""
-            stop = traits(self.tokenizer).stop if self.tokenizer.chat_template else None
-            ids = (stop, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
-            return int(next(i for i in ids if i is not None))
-
-        def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-            if not add_generation_prompt:
-                return str(super().apply_chat_template(chat_history, add_generation_prompt=False))
-            messages = [Message(turn["role"], turn["content"]) for turn in chat_history]
-            text = render_prompt(self.tokenizer, messages)
-            self._chats[text] = messages
-            return text
-
-        def tok_encode(
-            self, string: str, add_special_tokens: bool | None = None, left_truncate_len: int | None = None, **_: Any
-        ) -> list[int]:
-            ids = self._encode(string, add_special_tokens)
-            return ids[-left_truncate_len:] if left_truncate_len else ids
-
-        def tok_batch_encode(
-            self,
-            strings: Sequence[str],
-            padding_side: str = "left",
-            left_truncate_len: int | None = None,
-            truncation: bool = False,
-        ) -> tuple[Any, Any]:
-            assert padding_side == "left" and not truncation
-            batch = left_padded([self._encode(s, None) for s in strings], self.tokenizer.pad_token_id, None)
-            start = -left_truncate_len if left_truncate_len else None
-            return batch["input_ids"][:, start:], batch["attention_mask"][:, start:]
-
-        def _encode(self, string: str, add_special_tokens: bool | None) -> list[int]:
-            """A rendered chat as training encodes it; other text with what the tokenizer adds, its tokens as text."""
-            if string in self._chats:
-                return tokenize(self.tokenizer, string)
-            controls = control_tokens(self.tokenizer)
-            add = add_special_tokens is not False
-            return tokenize_marked(self.tokenizer, mark(string, controls), controls, add_special_tokens=add)
-
-        def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-            """The ids of a choice as the answer of its turn, without the turn's end.
-
-            The choice begins where training's loss does. lm-eval counts blanks at the context's end to the choice,
-            which adds the same to all of them and so tells nothing, but would dilute a mean over tokens.
-            """
-            if context not in self._chats:
-                before, after = super()._encode_pair(context, continuation)
-                return list(before), list(after)
-            turns = [*self._chats[context], Message("assistant", continuation)]
-            code = encode(self.tokenizer, turns, LONG, closed=False)
-            return list(code.ids[: code.prompt_length]), list(code.ids[code.prompt_length :])
-
-    return Asked
+    return Asked(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, **limit)

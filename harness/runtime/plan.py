@@ -32,6 +32,7 @@ from harness.runtime.sizing import (
     tokens_by_model,
 )
 from harness.runtime.targets import find_target
+from harness.runtime.template_lines import template_lines
 from harness.settings import Resolved, flatten
 
 if TYPE_CHECKING:
@@ -176,6 +177,7 @@ def _meaning(config: RunConfig, suite: Suite, estimator: Estimator) -> list[tupl
         wishes = ", ".join(f"{name} {value}" for name, value in asked.items())
         rows.append(("decoding", f"as the settings say; {role}'s own generation_config.json is not used ({wishes})"))
     rows += lora_lines(config)
+    rows += template_lines(config)
     if estimator.embedder:
         rows.append(("embedder", _model_line(estimator.embedder)))
     judge = f"{config.models.judge or 'none named'}; its columns stay empty until it has scored them"

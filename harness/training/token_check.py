@@ -27,19 +27,32 @@ def check_tokens(model: Any, tokenizer: Any) -> list[Check]:
 
     Raises `PrerequisiteError` for a template that cannot render a question and its answer.
     """
-    checks = [_same(tokenizer), _stop(model, tokenizer)]
-    known = traits(tokenizer)
+    stop = [] if traits(tokenizer).stop is None else [_stop(model, tokenizer)]
+    return [_same(tokenizer), *stop, *notices(tokenizer)]
+
+
+def notices(tokenizer: Any) -> list[Check]:
+    """What a user should read of the tokenizer's template although nothing is wrong: no end, no system turn, a date.
+
+    Raises `PrerequisiteError` for a template that cannot render a question and its answer.
+    """
+    known, found = traits(tokenizer), []
+    if known.stop is None:
+        after = f"writes {known.closing!r}, which is no token of its own," if known.closing else "writes nothing"
+        detail = f"the template {after} after an answer: nothing teaches the model to stop"
+        remedy = "add the end token to the template's assistant turn"
+        found.append(Check(STOP, "skipped", None, None, f"{detail}; {remedy}", remedy))
     if not known.system:
-        detail = "the template takes none: its text is put at the head of the next user turn, in every stage"
-        checks.append(Check(SYSTEM, "passed", None, None, detail))
+        detail = "the template takes no system turn: its text is put at the head of the next user turn, in every stage"
+        found.append(Check(SYSTEM, "passed", None, None, detail))
     if known.dated:
         detail = f"the template writes today's date: it is told {DATE:%d %B %Y} in every stage"
-        checks.append(Check(DATED, "passed", None, None, detail))
-    return checks
+        found.append(Check(DATED, "passed", None, None, detail))
+    return found
 
 
 def is_notice(row: Mapping[str, Any]) -> bool:
-    """Whether a check, as a row, says something of the template that a user should read although nothing failed."""
+    """Whether a check, as a row, is one of `notices`."""
     return row["name"] in (SYSTEM, DATED) or (row["name"] == STOP and row["status"] == "skipped")
 
 
@@ -92,14 +105,8 @@ def _ends(tokenizer: Any, talk: Sequence[Message]) -> list[int]:
 
 
 def _stop(model: Any, tokenizer: Any) -> Check:
-    """An answer's tokens end with one at which the model stops, and what is saved of it."""
+    """An answer's tokens end with the one that the template closes it with, at which what is saved stops."""
     stop = traits(tokenizer).stop
-    if stop is None:
-        closing = traits(tokenizer).closing
-        after = f"writes {closing!r}, which is no token of its own," if closing else "writes nothing"
-        detail = f"the template {after} after an answer: nothing teaches the model to stop"
-        remedy = "add the end token to the template's assistant turn"
-        return Check(STOP, "skipped", None, None, f"{detail}; {remedy}", remedy)
     name = tokenizer.convert_ids_to_tokens(stop)
     code = encode(tokenizer, [Message("user", "Is it two?"), Message("assistant", "Yes.")], sys.maxsize)
     if stop not in code.ids[code.prompt_length :]:

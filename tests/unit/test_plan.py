@@ -21,6 +21,7 @@ from harness.runtime.plan import make_plan, same, to_json
 from harness.runtime.plan_text import count, duration, render
 from harness.settings import Resolved, flatten
 from harness.stage import DONE
+from support.tiny import make_architecture, make_family
 
 
 def _resolved(tmp_path: Path, **options: Any) -> Resolved:
@@ -144,6 +145,28 @@ def test_it_fits_100_columns(tmp_path: Path, options: dict[str, Any]) -> None:
     # A path may be longer than a line; nothing else may.
     long = [line for line in text.splitlines() if len(line) > 100 and str(tmp_path) not in line]
     assert long == []
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ("chatml", []),
+        ("endless", ["writes nothing after an answer: nothing teaches the model to stop"]),
+        ("gemma", ["takes no system turn: its text is put at the head of the next user turn"]),
+        ("dated", ["writes today's date: it is told 26 July 2024"]),
+        ("{{ raise_exception('never') }}", ["a run would stop at its start: the chat template cannot render"]),
+    ],
+)
+def test_templates_of_trained_models_are_named_as_a_run_names_them(
+    tmp_path: Path, template: str, says: list[str]
+) -> None:
+    make_architecture("llama", tmp_path / "own", tokenizer=make_family("bytes", template))
+    sets = {"models.writer.id": str(tmp_path / "own"), "models.writer.max_length": 128}
+    found = [value for name, value in make_plan(_resolved(tmp_path, sets=sets)).meaning if name == "template"]
+    assert len(found) == len(says)
+    assert all(line.startswith("writer: ") and part in line for line, part in zip(found, says, strict=True))
+    untrained = _resolved(tmp_path, method="static", sets=sets)
+    assert not [name for name, _ in make_plan(untrained).meaning if name == "template"]
 
 
 def test_a_lab_model_on_a_real_suite_is_called_a_rehearsal(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import ROPE_BOUNDARY, make_architecture
 
 from evals.model import load_model
 from harness.config import GrpoConfig
@@ -26,6 +25,7 @@ from harness.training.recipe import Recipe
 from harness.training.sft import finetune
 from harness.training.trainer import require_one_side
 from harness.types import Message, Sample
+from support.tiny import ROPE_BOUNDARY, make_architecture
 
 KINDS = ("longrope", "dynamic")
 SHORT, LONG = "is it", "is it so " * 8
