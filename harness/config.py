@@ -6,11 +6,12 @@ no stage identity reads. How the tree is put together from layers is in `harness
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from harness import plugins
+from harness.choice import Choice
 from harness.config_decontam import DecontamConfig as DecontamConfig
 from harness.config_models import EmbedderConfig as EmbedderConfig
 from harness.config_models import ModelConfig as ModelConfig
@@ -123,81 +124,11 @@ class WarmupConfig(Section):
         return self
 
 
-class InfluenceConfig(Section):
-    """Which update direction and which aggregate the influence score uses (see `methods/signals/influence`).
+class SignalChoice(Choice):
+    """Which signal says how good an item is, and its settings (`harness signals`); `none` where a driver needs none."""
 
-    `preset` names a published choice (`INFLUENCE_PRESETS`) that the other fields start from; any of them can still be
-    set. `max_subtask` is the best of the validation set's declared subtasks.
-    """
-
-    preset: Literal["less", "optimsyn-code", "optimsyn-paper"] | None = None
-    update: Literal["adam", "sgd"] = "adam"
-    eps: float = Field(1e-8, gt=0)
-    eps_mode: Literal["inside", "outside"] = "outside"
-    bias_correction: bool = True
-    momentum: bool = True
-    own_second_moment: bool = True
-    aggregate: Literal["mean_cosine", "cosine_of_mean", "max_subtask", "mean_dot"] = "mean_cosine"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_preset(cls, values: Any) -> Any:
-        """What the preset says, for every field that is not given."""
-        if not isinstance(values, Mapping):
-            return values
-        return {**INFLUENCE_PRESETS.get(str(values.get("preset")), {}), **values}
-
-
-_RELEASED: Mapping[str, Any] = {
-    "update": "adam",
-    "eps": 1e-8,
-    "eps_mode": "inside",
-    "bias_correction": False,
-    "momentum": True,
-    "own_second_moment": True,
-}
-INFLUENCE_PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "less": {**_RELEASED, "aggregate": "max_subtask"},
-    "optimsyn-code": {**_RELEASED, "aggregate": "mean_cosine"},
-    "optimsyn-paper": {**_RELEASED, "eps_mode": "outside", "bias_correction": True, "aggregate": "mean_cosine"},
-}
-"""Published choices: LESS's code (arXiv 2402.04333), OptimSyn's code, and OptimSyn's paper (App. B).
-
-The two codes share Γ: ε inside the root, no bias correction. LESS takes the best subtask, OptimSyn's code has one.
-"""
-
-
-class LocalInfluenceConfig(Section):
-    """How local influence is measured: by one real step on the sample, or by its first-order form.
-
-    `learning_rate` is the step's; None: the peak of the warm-up's.
-    """
-
-    form: Literal["exact", "first_order"] = "exact"
-    learning_rate: float | None = Field(None, gt=0)
-
-
-class LossConfig(Section):
-    """Which target the `loss` signal reads: its last warm-up checkpoint, or the base before any training."""
-
-    checkpoint: Literal["warm", "base"] = "warm"
-
-
-class Bm25Config(Section):
-    """`val_bm25`: how it counts repeated terms (`k1`) and length (`b`), and what it takes over validation items.
-
-    `k1` 1.2 and `b` 0.75 are Lucene's defaults.
-    """
-
-    k1: float = Field(1.2, ge=0)
-    b: float = Field(0.75, ge=0, le=1)
-    aggregate: Literal["mean", "max"] = "mean"
-
-
-class CosineConfig(Section):
-    """`val_cosine`: the mean over validation items, as in influence, or the nearest one (`max`)."""
-
-    aggregate: Literal["mean", "max"] = "mean"
+    group: ClassVar[str] = plugins.SIGNALS
+    optional: ClassVar[bool] = True
 
 
 class RewardConfig(Section):
@@ -264,7 +195,7 @@ class SelectConfig(Section):
     """Selection after regeneration: keep the best `keep` share of valid samples by `signal` (the run's by default)."""
 
     keep: float = Field(0.5, gt=0, lt=1)
-    signal: str | None = None
+    signal: SignalChoice | None = None
 
 
 class SftConfig(Section):
@@ -364,7 +295,7 @@ class RunConfig(Section):
 
     method: str
     driver: str
-    signal: str
+    signal: SignalChoice
     target: str
     suite: str
     preset: str | None = None
@@ -383,11 +314,6 @@ class RunConfig(Section):
     guide: GuideConfig
     synthesis: SynthesisConfig = SynthesisConfig()
     warmup: WarmupConfig = WarmupConfig()
-    influence: InfluenceConfig = InfluenceConfig()
-    local_influence: LocalInfluenceConfig = LocalInfluenceConfig()
-    loss: LossConfig = LossConfig()
-    val_bm25: Bm25Config = Bm25Config()
-    val_cosine: CosineConfig = CosineConfig()
     grpo: GrpoConfig = GrpoConfig()
     select: SelectConfig | None = None
     sft: SftConfig = SftConfig()

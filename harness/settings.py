@@ -2,19 +2,24 @@
 
 Layers are merged in the order method < preset < target (and its scale) < file < command line, each key remembering
 which layer set it, so that `plan` can name every resolved default. Unknown keys are refused with the nearest known one.
+Where a plug-in is chosen (`signal`), a later layer that names another one drops the settings of the former.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from harness.config import INFLUENCE_PRESETS, RunConfig
+from harness import plugins
+from harness.choice import Choice, NoSettings, preset_values
+from harness.config import RunConfig
 from harness.config_models import Section
 from harness.errors import ConfigError, suggest
 from harness.types import well_formed
@@ -80,14 +85,43 @@ def read_config_file(path: str | Path) -> Layer:
 
 
 def known_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> set[str]:
-    """Every dotted key of the settings tree."""
+    """Every dotted key of the settings tree; of a choice, only what every choice has."""
     keys: set[str] = set()
-    for name, field in model.model_fields.items():
+    for name, kinds in _sections(model):
         keys.add(prefix + name)
-        for kind in (field.annotation, *getattr(field.annotation, "__args__", ())):
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                keys |= known_keys(kind, f"{prefix}{name}.")
+        for kind in kinds:
+            below = f"{prefix}{name}."
+            keys |= {f"{below}name", f"{below}preset"} if issubclass(kind, Choice) else known_keys(kind, below)
     return keys
+
+
+def _sections(model: type[BaseModel]) -> Iterator[tuple[str, list[type[BaseModel]]]]:
+    """Every field of a section, with the sections that it may hold."""
+    for name, field in model.model_fields.items():
+        kinds = (field.annotation, *getattr(field.annotation, "__args__", ()))
+        yield name, [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+
+
+@cache
+def choices(model: type[BaseModel] = RunConfig, prefix: str = "") -> Mapping[str, type[Choice]]:
+    """By dotted key, the places of the settings tree where a plug-in is chosen."""
+    found: dict[str, type[Choice]] = {}
+    for name, kinds in _sections(model):
+        for kind in kinds:
+            if issubclass(kind, Choice):
+                found[prefix + name] = kind
+            else:
+                found |= choices(kind, f"{prefix}{name}.")
+    return MappingProxyType(found)
+
+
+def chosen_name(layers: list[Layer], place: str) -> str | None:
+    """The name of the plug-in that the last of `layers` to name one chooses at `place`; None where none does."""
+    name = None
+    for layer in layers:
+        values = dict(flatten(layer.values))
+        name = values.get(f"{place}.name", values.get(place, name))
+    return None if name is None else str(name)
 
 
 def resolve(layers: list[Layer]) -> Resolved:
@@ -95,29 +129,115 @@ def resolve(layers: list[Layer]) -> Resolved:
 
     Raises `ConfigError` naming the key, the layer that set it, and the nearest known key or the permitted values.
     """
-    known = known_keys()
-    merged: dict[str, Any] = {}
-    origin: dict[str, str] = {}
+    merged = _Merged()
     for layer in layers:
-        for key, value in _with_influence_preset(dict(flatten(layer.values))).items():
-            if key not in known:
-                raise ConfigError(f"unknown setting '{key}' ({layer.name}){suggest(key, known)}")
+        merged.add(layer)
+    tree = _with_defaults(nest(merged.values), RunConfig)
+    for place, kind in choices().items():
+        _settle(tree, place, kind, merged)
+    try:
+        config = RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, merged.origin)) from None
+    check_consistency(config)
+    dumped = dict(flatten(config.model_dump(mode="json")))
+    return Resolved(config, {key: merged.origin.get(key, "default") for key in dumped})
+
+
+class _Merged:
+    """What the layers so far say: `values` and `origin` by dotted key."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.origin: dict[str, str] = {}
+        self._known = known_keys()
+
+    def add(self, layer: Layer) -> None:
+        """Put a layer over what there is."""
+        values = dict(flatten(layer.values))
+        for place, kind in choices().items():
+            self._choose(place, kind, values, layer.name)
+        for key, value in values.items():
+            if key not in self._known and not any(key.startswith(f"{place}.") for place in choices()):
+                raise ConfigError(_unknown(key, layer.name, self._known))
             if _holds_halves(value):
                 raise ConfigError(
                     f"setting '{key}' ({layer.name}) holds half a character (a lone surrogate, or a byte that is not "
                     "UTF-8), which no file can hold; write it anew"
                 )
-            for old in [k for k in merged if k.startswith(f"{key}.") or key.startswith(f"{k}.")]:
-                del merged[old]
-            merged[key] = value
-            origin[key] = layer.name
+            for old in [k for k in self.values if _nested(k, key) or _nested(key, k)]:
+                del self.values[old]
+            self.values[key] = value
+            self.origin[key] = layer.name
+
+    def _choose(self, place: str, kind: type[Choice], values: dict[str, Any], layer: str) -> None:
+        """Write a layer's choice out: its name as a key of its own, a preset as what it stands for.
+
+        Settings of a plug-in that is no longer the chosen one are dropped.
+        """
+        name, key = values.get(place), f"{place}.name"
+        if isinstance(name, str):
+            if values.get(key, name) != name:
+                raise ConfigError(f"'{place}' and '{key}' ({layer}) name two of them; leave one out")
+            del values[place]
+            # First, so that settings of the same layer are its own.
+            rest = dict(values)
+            values.clear()
+            values.update({key: name, **rest})
+        name = values.get(key)
+        if isinstance(name, str) and self.values.get(key, name) != name:
+            for old in [k for k in self.values if k.startswith(f"{place}.")]:
+                del self.values[old]
+        preset = values.pop(f"{place}.preset", None)
+        if preset is None:
+            return
+        plugin = kind.plugin_of(str(name or self.values.get(key)))
+        found = preset_values(plugin, str(preset)) if plugin else {}
+        for own, value in flatten(found, f"{place}."):
+            values.setdefault(own, value)
+
+
+def _settle(tree: dict[str, Any], place: str, kind: type[Choice], merged: _Merged) -> None:
+    """Replace a choice's values in `tree` by the choice itself, its settings checked by the class that is chosen."""
+    *parents, leaf = place.split(".")
+    node: Any = tree
+    for parent in parents:
+        node = node.get(parent) if isinstance(node, dict) else None
+    given = node.get(leaf) if isinstance(node, dict) else None
+    if not isinstance(given, dict):
+        return
+    name = given.get("name")
+    if not isinstance(name, str):
+        key = next(k for k in merged.values if k.startswith(f"{place}."))
+        raise ConfigError(
+            f"setting '{key}' ({merged.origin[key]}) is of a {plugins.kind_of(kind.group)} that no layer names; set "
+            f"{place}=NAME, too"
+        )
+    plugin = kind.plugin_of(name)
+    settings = plugin.Settings if plugin else NoSettings
+    own = {key: value for key, value in given.items() if key != "name"}
+    known = known_keys(settings, f"{place}.")
+    for key, _ in flatten(own, f"{place}."):
+        if key not in known:
+            near = suggest(key, known) or f"; it has no settings ({plugins.kind_of(kind.group)} '{name}')"
+            raise ConfigError(f"unknown setting '{key}' ({merged.origin.get(key, 'default')}){near}")
     try:
-        config = RunConfig.model_validate(_with_defaults(nest(merged)))
+        checked = settings.model_validate(_filled(_with_defaults(own, settings), settings()))
     except ValidationError as error:
-        raise ConfigError(_explain(error, origin)) from None
-    check_consistency(config)
-    dumped = dict(flatten(config.model_dump(mode="json")))
-    return Resolved(config, {key: origin.get(key, "default") for key in dumped})
+        raise ConfigError(_explain(error, merged.origin, f"{place}.")) from None
+    node[leaf] = kind(name=name, settings=checked)
+
+
+def _unknown(key: str, layer: str, known: set[str]) -> str:
+    """What is said of a key that there is not: where its plug-in's settings are now, or the nearest key."""
+    first, _, rest = key.partition(".")
+    for place, kind in choices().items():
+        if rest and "." not in place and first in plugins.names(kind.group):
+            return (
+                f"setting '{key}' ({layer}) is '{place}.{rest}' now, beside {place} '{first}'; settings of a {place} "
+                "that is not in use have no place any more"
+            )
+    return f"unknown setting '{key}' ({layer}){suggest(key, known)}"
 
 
 def _holds_halves(value: Any) -> bool:
@@ -126,27 +246,29 @@ def _holds_halves(value: Any) -> bool:
     return isinstance(value, str) and well_formed(value) != value
 
 
-def _with_influence_preset(values: dict[str, Any]) -> dict[str, Any]:
-    """A layer that names `influence.preset` sets all that the preset says, over earlier layers and under its own."""
-    preset = INFLUENCE_PRESETS.get(str(values.get("influence.preset")), {})
-    return {**{f"influence.{key}": value for key, value in preset.items()}, **values}
-
-
-def _with_defaults(tree: dict[str, Any]) -> dict[str, Any]:
+def _with_defaults(tree: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
     """Fill sections that are set in part from the defaults of that very place, which may differ from their class's."""
-    for name, field in RunConfig.model_fields.items():
+    for name, field in model.model_fields.items():
         if isinstance(field.default, Section) and isinstance(tree.get(name), dict):
-            defaults = field.default.model_dump()
-            given = dict(flatten(tree[name]))
-            kept = {k: v for k, v in flatten(defaults) if not any(k == g or k.startswith(f"{g}.") for g in given)}
-            tree[name] = nest({**kept, **given})
+            tree[name] = _filled(tree[name], field.default)
     return tree
 
 
-def _explain(error: ValidationError, origin: Mapping[str, str]) -> str:
+def _filled(tree: dict[str, Any], defaults: Section) -> dict[str, Any]:
+    given = dict(flatten(tree))
+    own = dict(flatten(defaults.model_dump()))
+    kept = {k: v for k, v in own.items() if not any(_nested(k, g) or _nested(g, k) for g in given)}
+    return nest({**kept, **given})
+
+
+def _nested(key: str, other: str) -> bool:
+    return f"{key}.".startswith(f"{other}.")
+
+
+def _explain(error: ValidationError, origin: Mapping[str, str], prefix: str = "") -> str:
     """One sentence for the first fault: the key, the layer that set it, and what is wrong with the value."""
     fault = error.errors()[0]
-    path = [str(part) for part in fault["loc"]]
+    path = [*prefix.split(".")[:-1], *(str(part) for part in fault["loc"])]
     if fault["type"] == "missing":
         return f"setting '{'.'.join(path)}' is required and no layer sets it; set it in the file or with --set"
     # A union adds the type that it tried to the path; the key is the longest part of it that a layer set.

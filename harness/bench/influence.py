@@ -25,13 +25,14 @@ from harness.bench.bergson import Bergson, BergsonScores, bergson_scores, find_b
 from harness.bench.less_loop import LessLoop
 from harness.bench.made import BenchSize, make_items, make_model, make_state
 from harness.bench.memory import peak_tensor_bytes
-from harness.config import InfluenceConfig, ScoringConfig
+from harness.config import ScoringConfig
 from harness.ranks import spearman
 from harness.training.batches import batches, collate
 from harness.training.chat import Encoded
 from methods.signals.influence.directions import Guidance, best, guidance, halves
 from methods.signals.influence.engine import LoraGradients, influence
 from methods.signals.influence.gamma import UpdateRule, update_rule
+from methods.signals.influence.signal import InfluenceSettings
 
 PLAIN, ENGINE, LESS, BARE = "plain step", "engine", "LESS-style loop", "LESS-style loop, projection free"
 Progressed = Callable[..., None]
@@ -46,7 +47,7 @@ class BenchPlan:
     """
 
     size: BenchSize
-    influence: InfluenceConfig
+    influence: InfluenceSettings
     scoring: ScoringConfig
     batch_size: int = 256
     turns: int = 5

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from harness.bench.oracle import gradient
-from harness.config import InfluenceConfig
 from harness.training.adam_state import AdamState
 from harness.training.chat import Encoded
+from methods.signals.influence.signal import InfluenceSettings
 
 DIMENSIONS = 8192
 GROUP = 16
@@ -40,7 +40,7 @@ class LessLoop:
     """Scores samples of a model with LoRA weights that require gradients, against validation rows made at the start."""
 
     def __init__(
-        self, model: Any, validation: Sequence[Encoded], state: AdamState | None, settings: InfluenceConfig
+        self, model: Any, validation: Sequence[Encoded], state: AdamState | None, settings: InfluenceSettings
     ) -> None:
         self.model, self.settings = model, settings
         self.device = next(model.parameters()).device

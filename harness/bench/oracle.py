@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from harness.config import InfluenceConfig
 from harness.training.adam_state import AdamState
 from harness.training.chat import Encoded
+from methods.signals.influence.signal import InfluenceSettings
 
 Gradient = Mapping[str, torch.Tensor]
 """A gradient or an update by parameter name."""
@@ -37,7 +37,7 @@ def gradient(model: Any, item: Encoded) -> Gradient:
     return {name: p.grad.detach().float().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
-def adam_direction(g: Gradient, state: AdamState, options: InfluenceConfig) -> dict[str, torch.Tensor]:
+def adam_direction(g: Gradient, state: AdamState, options: InfluenceSettings) -> dict[str, torch.Tensor]:
     """m̂' / (√v̂' + ε) and its variants, in float64 (OptimSyn App. B; LESS §3)."""
     direction = {}
     for name, value in g.items():
@@ -61,7 +61,7 @@ def scores(
     candidates: Sequence[Gradient],
     validation: Sequence[Gradient],
     state: AdamState | None,
-    options: InfluenceConfig,
+    options: InfluenceSettings,
     subtasks: Sequence[str] | None = None,
 ) -> list[float]:
     """The influence of every candidate, pair by pair; `subtasks` names each validation item's group."""
@@ -73,7 +73,7 @@ def scores(
 
 
 def _targets(
-    validation: Sequence[Gradient], options: InfluenceConfig, subtasks: Sequence[str] | None
+    validation: Sequence[Gradient], options: InfluenceSettings, subtasks: Sequence[str] | None
 ) -> list[list[tuple[torch.Tensor, bool]]]:
     """Validation vectors by subtask, and whether their products are divided by both lengths."""
     vectors = [flat(g) for g in validation]

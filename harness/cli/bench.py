@@ -15,18 +15,17 @@ def _influence(args: argparse.Namespace) -> int:
 
     from harness.bench.influence import BenchPlan, gpu_plan, render, run_bench
     from harness.bench.made import ALL_LINEARS, BenchSize
-    from harness.config import INFLUENCE_PRESETS, InfluenceConfig, ScoringConfig
+    from harness.config import ScoringConfig
     from harness.runtime.progress import Progress
+    from methods.signals.influence.signal import InfluenceSignal
 
-    if args.preset not in INFLUENCE_PRESETS:
-        raise ConfigError(f"unknown --preset '{args.preset}'{suggest(args.preset, INFLUENCE_PRESETS)}")
     given = {"samples": args.samples, "shape": args.model, "dtype": args.dtype, "rank": args.rank}
     for name in ("samples", "rank"):
         if given[name] is not None:
             positive(given[name], f"--{name}")
     plan = BenchPlan(
         size=BenchSize(),
-        influence=InfluenceConfig(preset=args.preset),
+        influence=InfluenceSignal.with_preset(args.preset),
         scoring=ScoringConfig(
             layout=args.layout,
             batch_tokens=positive(args.batch_tokens, "--batch-tokens"),

@@ -130,7 +130,7 @@ def _configure_assess(parser: Parser) -> None:
         action="append",
         metavar="ARM",
         help="only this arm: a name from the table, or a signal and its settings, such as 'influence "
-        "influence.update=sgd' (repeatable)",
+        "signal.update=sgd' (repeatable)",
     )
     parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="a setting of all arms (repeatable)")
     parser.add_argument("--ranking-only", action="store_true", help="score the pools, and fine-tune nothing")

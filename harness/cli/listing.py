@@ -28,14 +28,16 @@ def _drivers(_: argparse.Namespace) -> int:
 
 
 def _signals(_: argparse.Namespace) -> int:
-    from harness.runtime.registry import signals
+    from methods.signals.catalogue import cost_class, signal_classes
 
+    usable, faults = signal_classes()
     rows = []
-    for info in signals().values():
-        spec = info.spec
-        reads = "yes" if spec.reads_validation else "no"
-        rows.append((info.name, spec.direction, reads, spec.cost_class, info.summary))
+    for signal in usable:
+        reads = "yes" if signal.reads_validation else "no"
+        rows.append((signal.name, signal.direction, reads, cost_class(signal.uses(signal.Settings())), signal.summary))
     emit(table(("signal", "better", "reads validation", "cost", "what it says of an item"), rows))
+    for fault in faults:
+        emit(f"\nnot usable: {fault}")
     return 0
 
 

@@ -16,7 +16,7 @@ from harness.runtime.provenance import origins
 from harness.stage import Stage, ordered, read_summary, store_of
 from methods.drivers.catalogue import DRIVERS, make_driver
 from methods.plan import Plan
-from methods.signals.catalogue import SIGNALS
+from methods.signals.catalogue import signal_class
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Assembly:
     @property
     def reads_itself(self) -> bool:
         """Whether the run's own feedback reads labelled validation items."""
-        names = {self.plan.config.signal} if DRIVERS[self.plan.config.driver].uses_signal else set()
+        used = [self.plan.config.signal] if DRIVERS[self.plan.config.driver].uses_signal else []
         if self.plan.config.select and self.plan.config.select.signal:
-            names.add(self.plan.config.select.signal)
-        return any(SIGNALS[n].spec.reads_validation for n in names if n in SIGNALS)
+            used.append(self.plan.config.select.signal)
+        return any(signal_class(signal.name).reads_validation for signal in used if signal.chosen)
 
     @property
     def guided_columns(self) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from harness.stage import Stage, read_summary, stage_folder, store_of
 from harness.types import Sample, Score, Usage, derive_seed, stable_hash
 from methods.drivers.base import common
 from methods.plan import Plan
-from methods.signals.catalogue import SIGNALS, signal_info
+from methods.signals.catalogue import sign, signal_classes
 from methods.stages.known_worth import Exam, Realised, Worth, first_stage, load_exam, pool_stage, realised_stage
 from methods.stages.scoring import score_stage
 from methods.stages.tilting import Strata, length_strata, standardised, tilted
@@ -41,14 +41,14 @@ class AssessArm:
     sets: Mapping[str, Any] = field(default_factory=dict)
 
 
-_PAPER = {"influence.preset": "optimsyn-paper"}
+_PAPER = {"signal.preset": "optimsyn-paper"}
 ARMS: Mapping[str, AssessArm] = {
     "influence, optimsyn-paper": AssessArm("influence", _PAPER),
-    "influence, optimsyn-code": AssessArm("influence", {"influence.preset": "optimsyn-code"}),
-    "influence, less": AssessArm("influence", {"influence.preset": "less"}),
-    "influence, plain gradient": AssessArm("influence", {**_PAPER, "influence.update": "sgd"}),
-    "local influence, exact": AssessArm("local_influence", {"local_influence.form": "exact"}),
-    "local influence, first order": AssessArm("local_influence", {"local_influence.form": "first_order"}),
+    "influence, optimsyn-code": AssessArm("influence", {"signal.preset": "optimsyn-code"}),
+    "influence, less": AssessArm("influence", {"signal.preset": "less"}),
+    "influence, plain gradient": AssessArm("influence", {**_PAPER, "signal.update": "sgd"}),
+    "local influence, exact": AssessArm("local_influence", {"signal.form": "exact"}),
+    "local influence, first order": AssessArm("local_influence", {"signal.form": "first_order"}),
     **{name: AssessArm(name) for name in ("random", "length", "loss", "val_bm25", "val_cosine", "oracle")},
 }
 """The arms of an assessment, by the name that the tables show. `oracle` is the ceiling, and is never ranked."""
@@ -118,7 +118,7 @@ def assess(
 ) -> str:
     """Score and fine-tune in all worlds; returns the tables as Markdown, and with `out` writes them there too.
 
-    An arm is a name of `ARMS`, or a signal followed by settings (`influence influence.update=sgd`); None means all of
+    An arm is a name of `ARMS`, or a signal followed by settings (`influence signal.update=sgd`); None means all of
     `ARMS`. `sets` holds for every arm, and its own settings win. Raises `ConfigError` for an unknown arm or setting,
     and for one that the other arguments decide.
     """
@@ -150,9 +150,10 @@ def find_arm(text: str) -> AssessArm:
     if text in ARMS:
         return ARMS[text]
     signal, *rest = text.split() or [""]
-    if signal in SIGNALS and SIGNALS[signal].spec.unit == "item":
+    known = [found.name for found in signal_classes()[0] if found.unit == "item"]
+    if signal in known:
         return AssessArm(signal, dict(map(parse_assignment, rest)))
-    names = dict.fromkeys([*ARMS, *SIGNALS])
+    names = dict.fromkeys([*ARMS, *known])
     near = suggest(text, names)
     # Arms have commas in their names.
     raise ConfigError(f"there is no arm '{text}'{near if 'mean' in near else '; known: ' + '; '.join(names)}")
@@ -184,8 +185,8 @@ def _world(
     samples = read_records(stage_folder(store, pool), Sample)
     worth = read_records(stage_folder(store, pool) / "worth", Worth)
     scored = {}
-    for name, arm in arms.items():
-        scored[name] = _score(plans[name], arm.signal, pool, store, shown)
+    for name in arms:
+        scored[name] = _score(plans[name], pool, store, shown)
         shown.step(name)
     rankings = [_ranking(name, world, s, worth) for name, s in scored.items()]
     if not sizes.tilts:
@@ -223,14 +224,15 @@ def _prepare(plan: Plan) -> None:
     gc.freeze()
 
 
-def _score(plan: Plan, signal: str, pool: Stage, store: Path, shown: _Shown) -> _Scored:
+def _score(plan: Plan, pool: Stage, store: Path, shown: _Shown) -> _Scored:
+    signal = plan.config.signal
     first = first_stage(plan, plan.config.synthesis.initial_samples or plan.config.synthesis.samples_per_seed)
     stage = score_stage(plan, signal, pool, common(plan, signal, first).signal_inputs)
     execute([stage], store, shown)
     folder = stage_folder(store, stage)
-    sign = 1.0 if signal_info(signal).spec.direction == "higher" else -1.0
+    better = sign(signal.name)
     scores = read_records(folder, Score)
-    values = {s.item_id: sign * s.value for s in scores if s.value is not None}
+    values = {s.item_id: better * s.value for s in scores if s.value is not None}
     summary = read_summary(folder)
     return _Scored(plan, values, 1000 * (summary.seconds if summary else 0.0) / max(1, len(scores)))
 

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from harness import estimate
+from harness.config import SignalChoice
 from harness.runtime.estimator import LAB_RATES, Cost, Estimator
 from harness.runtime.needs import warm
 from harness.runtime.role_models import RoleModel
+from methods.signals.catalogue import signal_uses
 
 SURVIVE = 0.75
 """Assumed share of drawn samples that survive validity checks, duplicate removal and the contamination gate."""
@@ -252,13 +254,13 @@ def _score(e: Estimator) -> Cost | None:
     made = _regenerate(e)
     if made is None or made.out is None:
         return None
-    name = e.config.select.signal if e.config.select and e.config.select.signal else e.config.signal
-    flops = _scoring_flops(e, name, made.out)
-    lab = LAB_RATES.scored * made.out * _times_a_pass(e, name)
-    seconds = e.seconds(compute=flops, known=_scorer_sized(e, name), lab=lab)
-    tokens = made.out * max(e.sizes.row, _scoring_tokens(e, name)[0])
-    models = {"target": (tokens, 0)} if _scoring_tokens(e, name)[0] else {}
-    return Cost(made.out, made.out, tokens, 0, flops, seconds, f"scored by {name}", flops, 0.0, models, 0.0)
+    signal = e.config.select.signal if e.config.select and e.config.select.signal else e.config.signal
+    flops = _scoring_flops(e, signal, made.out)
+    lab = LAB_RATES.scored * made.out * _times_a_pass(e, signal)
+    seconds = e.seconds(compute=flops, known=_scorer_sized(e, signal), lab=lab)
+    tokens = made.out * max(e.sizes.row, _scoring_tokens(e, signal)[0])
+    models = {"target": (tokens, 0)} if _scoring_tokens(e, signal)[0] else {}
+    return Cost(made.out, made.out, tokens, 0, flops, seconds, f"scored by {signal.name}", flops, 0.0, models, 0.0)
 
 
 def _samples(e: Estimator) -> int | None:
@@ -324,28 +326,25 @@ def _evaluate(e: Estimator) -> Cost | None:
     return Cost(rows, rows, tokens_in, tokens_out, flops, seconds, note, compute, moved, models, 0.0)
 
 
-def _scoring_flops(e: Estimator, signal: str, count: int) -> float:
-    """Operations of scoring `count` pairs by target or embedder."""
-    from methods.signals.catalogue import signal_info
-
-    if signal != "none" and signal_info(signal).spec.cost_class == "embedding":
-        return _flops(e.embedder, count * e.sizes.pair) if e.embedder else 0.0
+def _scoring_flops(e: Estimator, signal: SignalChoice, count: int) -> float:
+    """Operations of scoring `count` pairs by target and embedder."""
     read, differentiated = _scoring_tokens(e, signal)
-    return _flops(e.target, count * (read + 2 * differentiated))
+    embedded = sum(use.forward for use in signal_uses(signal) if use.role == "embedder")
+    own = _flops(e.embedder, count * embedded * e.sizes.pair) if e.embedder and embedded else 0.0
+    return own + _flops(e.target, count * (read + 2 * differentiated))
 
 
-def _scoring_tokens(e: Estimator, signal: str) -> tuple[int, int]:
+def _scoring_tokens(e: Estimator, signal: SignalChoice) -> tuple[int, int]:
     """Tokens that go through the target to score one pair, and those of them that also come back."""
-    from methods.signals.catalogue import probes_validation, signal_info
-
-    cost = "free" if signal == "none" else signal_info(signal).spec.cost_class
-    row = e.sizes.row
-    if cost != "backward":
-        return (row, 0) if cost == "forward" else (0, 0)
-    items = (_guide_items(e) or 0) if probes_validation(signal, e.config) else 0
-    probe = items * (EVAL_LAB_PROMPT if e.lab else EVAL_PROMPT)
-    many = warm(e.config).checkpoints
-    return many * (row + probe), many * row
+    read = differentiated = 0
+    for use in signal_uses(signal):
+        if use.role != "target":
+            continue
+        many = warm(e.config).checkpoints if use.every_checkpoint else 1
+        probe = use.validation * (_guide_items(e) or 0) * (EVAL_LAB_PROMPT if e.lab else EVAL_PROMPT)
+        read += many * (use.forward * e.sizes.row + probe)
+        differentiated += many * use.backward * e.sizes.row
+    return read, differentiated
 
 
 def _guide_items(e: Estimator) -> int | None:
@@ -355,19 +354,17 @@ def _guide_items(e: Estimator) -> int | None:
     return e.config.guide.n or guide.count or guide.rows.expected_count or lab
 
 
-def _scorer_sized(e: Estimator, signal: str) -> bool:
+def _scorer_sized(e: Estimator, signal: SignalChoice) -> bool:
     """Whether the operations of a score are known: the size of the model that gives it, and what it reads."""
-    from methods.signals.catalogue import probes_validation, signal_info
-
-    cost = "free" if signal == "none" else signal_info(signal).spec.cost_class
-    if cost == "embedding":
-        return e.embedder is None or _sized(e.embedder)
-    if cost not in ("forward", "backward"):
+    uses = signal_uses(signal)
+    if any(use.role == "embedder" for use in uses) and e.embedder is not None and not _sized(e.embedder):
+        return False
+    if not any(use.role == "target" for use in uses):
         return True
-    return e.target.shape is not None and not (probes_validation(signal, e.config) and _guide_items(e) is None)
+    return e.target.shape is not None and not (any(u.validation for u in uses) and _guide_items(e) is None)
 
 
-def _times_a_pass(e: Estimator, signal: str) -> float:
+def _times_a_pass(e: Estimator, signal: SignalChoice) -> float:
     """Operations of a score over those of one forward and backward pass on a pair; cheaper ones count as one."""
     read, differentiated = _scoring_tokens(e, signal)
     return max(1.0, (read + 2 * differentiated) / (3 * e.sizes.row))

@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.choice import NONE
 from harness.errors import ConfigError
 from harness.models.packaged import is_gguf, model_id
 from harness.runtime.contexts import NAME as CONTEXT
 from harness.runtime.contexts import context_limits
-from harness.runtime.registry import drivers, find, methods, preset_settings, signals
+from harness.runtime.registry import drivers, find, methods, preset_settings
 from harness.runtime.targets import find_target
 from harness.synthesis.tables import is_pattern
+from methods.signals.catalogue import signal_class
 
 if TYPE_CHECKING:
     from harness.settings import Layer, Resolved
@@ -44,7 +46,7 @@ def resolve_run(
 
     A config file may name method, preset, target and scale too; flags win over it. Raises `ConfigError`.
     """
-    from harness.settings import Layer, read_config_file, resolve
+    from harness.settings import Layer, chosen_name, read_config_file, resolve
 
     file = read_config_file(config_file) if config_file else Layer("file", {})
     sets = _named_in_full(sets or {})
@@ -85,7 +87,8 @@ def resolve_run(
     layers.insert(-1 if not file.values else -2, _guide_layer(layers))
     _check_seeds(layers)
     # A driver that is named beside a file takes the file's signal or leaves it, as the driver needs.
-    _check_pairing(layers, explicit_signal=signal or (None if driver else file.values.get("signal")))
+    given = chosen_name([layers[-1], *([] if driver else [file])][::-1], "signal")
+    _check_pairing(layers, given or next((key for key in sets if key.startswith("signal.")), None))
     resolved = resolve(layers)
     lowered = context_limits(resolved)
     return resolve([*layers, Layer(CONTEXT, lowered)]) if lowered else resolved
@@ -214,24 +217,27 @@ def _guide_layer(layers: list[Layer]) -> Layer:
     return Layer("suite", {} if name else {"guide.set": declared.name})
 
 
-def _check_pairing(layers: list[Layer], explicit_signal: str | None) -> None:
-    """Driver and signal must exist and fit; a driver without feedback takes the signal `none`."""
-    from harness.settings import Layer
+def _check_pairing(layers: list[Layer], given: str | None) -> None:
+    """Driver and signal must exist and fit; a driver without feedback takes the signal `none`.
+
+    `given` is the signal, or the setting of one, that was asked for beside the method's own.
+    """
+    from harness.settings import Layer, chosen_name
 
     driver = find("driver", str(_value(layers, "driver")), drivers())
     if not driver.uses_signal:
-        if explicit_signal not in (None, "none"):
+        if given not in (None, NONE):
+            shown = given if "." in str(given) else f"--signal {given}"
             raise ConfigError(
-                f"driver '{driver.name}' uses no signal, but --signal {explicit_signal} is given; drop it, or choose a "
+                f"driver '{driver.name}' uses no signal, but {shown} is given; drop it, or choose a "
                 "driver that does (see 'harness drivers')"
             )
-        layers.append(Layer(f"driver {driver.name}", {"signal": "none"}))
+        layers.append(Layer(f"driver {driver.name}", {"signal": NONE}))
         return
-    name = str(_value(layers, "signal"))
-    if name == "none":
+    name = chosen_name(layers, "signal")
+    if name in (None, NONE):
         raise ConfigError(f"driver '{driver.name}' needs a signal; give one with --signal (see 'harness signals')")
-    info = find("signal", name, signals())
-    if info.spec.lab_only and _value(layers, "seeds.source") != "lab":
+    if signal_class(str(name)).lab_only and _value(layers, "seeds.source") != "lab":
         raise ConfigError(
             f"signal '{name}' reads the lab's planted truth; it needs lab seeds (--target nano, suite lab)"
         )

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 
 from harness import estimate, memory
 from harness.runtime import machine
-from harness.runtime.role_models import RoleModel, embedder_model, needs_of_signals, role_models, trains_writer
+from harness.runtime.role_models import (
+    RoleModel,
+    embedder_model,
+    needs_of_signals,
+    role_models,
+    trains_writer,
+    used_signals,
+)
 from harness.training.lora_modules import plain_names
 from harness.training.recipe import largest_divisor
 
@@ -187,7 +194,7 @@ class _Sizer:
 
     def scores(self) -> list[Part]:
         """The target under a signal that reads its gradients: as many rows as a batch takes."""
-        from methods.signals.catalogue import probes_validation
+        from methods.signals.catalogue import signal_uses
 
         c, target = self.config, self.models[0]
         if target.shape is None:
@@ -195,7 +202,8 @@ class _Sizer:
         rows = max(1, min(c.runtime.batch_size, c.runtime.scoring.batch_tokens // self._row()))
         own = warm(c)
         # A probe's loss differences are below what bfloat16 can tell, so it computes in float32.
-        dtype = "float32" if probes_validation(c.signal, c) else target.dtype
+        own_types = [use.dtype for signal in used_signals(c) for use in signal_uses(signal) if use.role == "target"]
+        dtype = "float32" if "float32" in own_types else target.dtype
         adapter = memory.Lora(own.rank, plain_names(own.modules, target.shape))
         peak = memory.scoring(
             target.shape,

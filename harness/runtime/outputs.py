@@ -35,7 +35,7 @@ def write_outputs(assembly: Assembly, store: Path, folder: Path, summaries: Mapp
         from results.learning import plot_learning
 
         plot_learning(
-            read_rows(stage_folder(store, by_name["grpo"])), assembly.plan.config.signal, folder / "learning.png"
+            read_rows(stage_folder(store, by_name["grpo"])), assembly.plan.config.signal.name, folder / "learning.png"
         )
     record.write(folder / "record.json")
     return record
@@ -86,7 +86,7 @@ def _record(
         run=folder.name,
         method=c.method,
         driver=c.driver,
-        signal=c.signal,
+        signal=c.signal.name,
         target=c.target,
         suite=assembly.plan.tests.name,
         scale=c.scale,
@@ -219,8 +219,8 @@ def _card(
     lines = [
         f"# {record.run}",
         "",
-        f"{len(samples)} synthetic conversations made by `{c.method}` (driver `{c.driver}`, signal `{c.signal}`) for "
-        f"the target `{c.models.target.id}`.",
+        f"{len(samples)} synthetic conversations made by `{c.method}` (driver `{c.driver}`, signal `{c.signal.name}`) "
+        f"for the target `{c.models.target.id}`.",
         "",
         *[f"- Note: {line}" for line in copies(c.models)],
         f"- Writer: `{c.models.writer.id}`{' (trained in this run)' if 'grpo' in by_name else ''}; generator: "

@@ -234,11 +234,19 @@ def _parameters(count: int) -> str:
 
 
 def read_reference(method: str, settings: Sequence[Setting]) -> tuple[tuple[Deviation, ...], tuple[str, ...]]:
-    """Where the settings leave the paper or its released code, by the method's `reference.yaml`; and its notes."""
+    """Where the settings leave the paper or its released code, by the method's `reference.yaml`; and its notes.
+
+    What it says of the settings of the method's own signal says nothing of another signal's.
+    """
+    from harness.runtime.registry import methods
+
     content = _reference(method)
     by_key = {s.key: s for s in settings}
+    own = method in methods() and by_key["signal.name"].value == methods()[method].signal
     rows = []
     for entry in content.get("values", ()):
+        if entry["key"].startswith("signal.") and not own:
+            continue
         setting = by_key[entry["key"]]
         paper, code = entry.get("paper"), entry.get("code")
         if any(said is not None and not same(setting.value, said) for said in (paper, code)):

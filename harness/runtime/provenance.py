@@ -9,12 +9,13 @@ up: weights that were copied out of their run by hand carry nothing, and count a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from evals.suite import load_suite
+from harness.choice import NONE, stored_name
 from harness.config import RunConfig
 from harness.errors import HarnessError
 from harness.record import Origin
@@ -22,7 +23,7 @@ from harness.shards import write_json
 from harness.stage import Stage, store_of
 from harness.synthesis.tables import find_tables
 from methods.drivers.catalogue import DRIVERS
-from methods.signals.catalogue import SIGNALS
+from methods.signals.catalogue import signal_class
 from results.runs import MANIFEST, RECORD, Run, find_run, load_run, run_folders
 
 FILE = "origin.json"
@@ -63,11 +64,12 @@ def _own(run: str, settings: Mapping[str, Any], stage: str = "finetune") -> Orig
     The warm-up trains on pairs that no feedback has touched, the writer on its driver's signal, and the target on pairs
     that another signal may have selected.
     """
-    signal, select, guide = settings["signal"], settings.get("select") or {}, settings["guide"]["set"]
+    select, guide = settings.get("select") or {}, settings["guide"]["set"]
     driver = DRIVERS.get(settings["driver"])
-    signal = signal if stage != "warmup" and driver is not None and driver.uses_signal else "none"
-    names: set[str] = {signal, select.get("signal") or signal} if stage == "finetune" else {signal}
-    read = any(SIGNALS[name].spec.reads_validation for name in names & SIGNALS.keys())
+    used = stage != "warmup" and driver is not None and driver.uses_signal
+    signal = stored_name(settings["signal"]) if used else NONE
+    names = {signal, stored_name(select.get("signal")) or signal} if stage == "finetune" else {signal}
+    read = _read_by(names - {NONE})
     suite, guided = str(settings["suite"]), tuple[str, ...]()
     try:
         declared = load_suite(suite)
@@ -76,6 +78,18 @@ def _own(run: str, settings: Mapping[str, Any], stage: str = "finetune") -> Orig
         # The suite's file is gone or changed; that validation items were read still stands.
         pass
     return Origin("", run, signal, suite, guide, read, guided)
+
+
+def _read_by(signals: Iterable[str]) -> bool | None:
+    """Whether one of these signals reads validation items; None where it is not known of one that is not here."""
+    known = True
+    for name in signals:
+        try:
+            if signal_class(name).reads_validation:
+                return True
+        except HarnessError:
+            known = False
+    return False if known else None
 
 
 def _named(what: str, chain: Sequence[Origin]) -> list[Origin]:

@@ -13,7 +13,6 @@ from typing import Any
 
 from harness.errors import ConfigError, suggest
 from methods.drivers.catalogue import DRIVERS, DriverInfo
-from methods.signals.catalogue import SIGNALS, SignalInfo
 
 _METHODS = Path(__file__).parents[2] / "methods"
 _TARGETS = Path(__file__).parents[1] / "targets"
@@ -87,11 +86,6 @@ def targets() -> dict[str, TargetInfo]:
             value["replicates"],
         )
     return found
-
-
-def signals() -> dict[str, SignalInfo]:
-    """All signals."""
-    return dict(SIGNALS)
 
 
 def drivers() -> dict[str, DriverInfo]:

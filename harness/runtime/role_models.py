@@ -19,7 +19,7 @@ from harness.models.packaged import entry_of, gguf_path, is_gguf
 from harness.runtime import machine
 
 if TYPE_CHECKING:
-    from harness.config import ModelConfig, RunConfig
+    from harness.config import ModelConfig, RunConfig, SignalChoice
 
 LAB_VOCABULARY = 1500
 """About how many tokens the lab's tokenizer has, for estimates before it is built."""
@@ -140,11 +140,16 @@ def trains_writer(config: RunConfig) -> bool:
     return DRIVERS[config.driver].trains
 
 
+def used_signals(config: RunConfig) -> list[SignalChoice]:
+    """The signals that the run scores with."""
+    used = [config.signal] if trains_writer(config) or config.driver == "best_of_n" else []
+    if config.select:
+        used.append(config.select.signal or config.signal)
+    return [signal for at, signal in enumerate(used) if signal.chosen and signal not in used[:at]]
+
+
 def needs_of_signals(config: RunConfig) -> list[frozenset[str]]:
     """What each signal that the run uses needs."""
     from methods.signals.catalogue import signal_needs
 
-    used = {config.signal} if trains_writer(config) or config.driver == "best_of_n" else set()
-    if config.select:
-        used.add(config.select.signal or config.signal)
-    return [signal_needs(name, config) for name in sorted(used) if name != "none"]
+    return [signal_needs(signal) for signal in used_signals(config)]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.choice import Choice
 from harness.config import RunConfig, RuntimeConfig
 from harness.errors import ConfigError, HarnessError, InputError
 from harness.executor import Executor, LocalExecutor
@@ -34,7 +35,7 @@ from harness.runtime.registry import methods
 from harness.runtime.revisions import pin_revisions
 from harness.runtime.role_models import decoding_set_aside
 from harness.runtime.targets import short_name
-from harness.settings import Resolved, dump_yaml, flatten, read_config_file, resolve
+from harness.settings import Resolved, choices, dump_yaml, flatten, read_config_file, resolve
 from harness.shards import Summary, write_text
 from harness.stage import read_summary, stage_folder, store_of
 from harness.types import Usage, stable_hash, well_formed
@@ -109,24 +110,45 @@ class RunObserver:
         self.display.close()
 
 
-def identity_settings(config: RunConfig) -> dict[str, Any]:
+def identity_settings(config: RunConfig, *, exclude_defaults: bool = False) -> dict[str, Any]:
     """The settings that make a run what it is: all but the runtime knobs.
 
     Where on this machine a server listens is one of them, so that it may have another port when the run is resumed.
     """
-    settings = config.model_dump(mode="json", exclude={"runtime"})
+    settings = config.model_dump(mode="json", exclude={"runtime"}, exclude_defaults=exclude_defaults)
     for role, model in (("writer", config.models.writer), ("generator", config.models.generator)):
         if model.base_url and model.remote_host is None:
             settings["models"][role]["base_url"] = "local"
     return settings
 
 
+def naming_settings(config: RunConfig) -> dict[str, Any]:
+    """The settings that a run is named by: those of `identity_settings` that are not at their defaults.
+
+    What plug-ins are chosen comes with their classes' versions.
+    """
+    settings = identity_settings(config, exclude_defaults=True)
+    for place in choices():
+        *parents, leaf = place.split(".")
+        owner: Any = config
+        node: Any = settings
+        for parent in parents:
+            owner, node = getattr(owner, parent), node.get(parent) or {}
+        choice = getattr(owner, leaf, None)
+        if isinstance(choice, Choice):
+            node[leaf] = choice.identity()
+    return settings
+
+
 def run_name(config: RunConfig) -> str:
-    """`method[.driver][+signal]@target-seed-hash`."""
+    """`method[.driver][+signal]@target-seed-hash`; of the settings only what is not at its default is in the hash.
+
+    So a setting that is added later, and leaves everything as it was where it is not set, renames no run.
+    """
     own = methods()[config.method].driver if config.method in methods() else config.driver
     driver = "" if config.driver == own else f".{config.driver}"
-    signal = "" if config.signal == "none" else f"+{config.signal}"
-    digest = stable_hash(identity_settings(config), length=8)
+    signal = f"+{config.signal.name}" if config.signal.chosen else ""
+    digest = stable_hash(naming_settings(config), length=8)
     return f"{config.method}{driver}{signal}@{short_name(config.target)}-{config.seed}-{digest}"
 
 

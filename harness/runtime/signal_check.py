@@ -39,8 +39,8 @@ def check_signal(config: RunConfig) -> list[Check]:
 
     Raises `ConfigError` for a signal without one, and `PrerequisiteError` where the target cannot be loaded here.
     """
-    if config.signal not in CHECKED:
-        raise ConfigError(f"signal '{config.signal}' has no self-check; those that have one: {', '.join(CHECKED)}")
+    if config.signal.name not in CHECKED:
+        raise ConfigError(f"signal '{config.signal.name}' has no self-check; those that have one: {', '.join(CHECKED)}")
     world = _ready(config)
     from harness.training.trainer import quiet_libraries
     from methods.signals.base import TargetState, WarmCheckpoint

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from harness.models.open import model_identity, model_path
 from harness.runtime.manifest import versions
-from harness.runtime.role_models import needs_of_signals, trains_writer
+from harness.runtime.role_models import needs_of_signals, trains_writer, used_signals
 from harness.shards import write_json
 from harness.training.checks import Check, require, to_rows
 from harness.training.recipe import LoraSettings
 from harness.training.target_check import VERSION, Asked, check_target
 from harness.types import stable_hash
+from methods.signals.catalogue import signal_uses
 from methods.stages.target import sft_recipe
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def target_of(config: RunConfig) -> Asked:
         adapter = LoraSettings(w.lora_rank, w.lora_alpha, w.lora_dropout, w.lora_modules)
     elif s.tune == "lora":
         adapter = LoraSettings(s.lora_rank, s.lora_alpha, 0.0, w.lora_modules)
-    hooked = config.signal == "influence" or (config.select is not None and config.select.signal == "influence")
+    hooked = any(use.hooks for signal in used_signals(config) for use in signal_uses(signal))
     return Asked(tuple(layouts), adapter, "warmup.lora_modules", hooked and warms, sft_recipe(config))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from harness.config import SignalChoice
 from harness.errors import ConfigError
 from harness.stage import Stage
 from methods.plan import Plan
@@ -21,7 +22,7 @@ from methods.stages.warmup import given_warmup, warmup
 class Driver(Protocol):
     """`stages` returns the run's last stages; what they need comes with them through their inputs."""
 
-    def stages(self, plan: Plan, signal: str) -> list[Stage]:
+    def stages(self, plan: Plan, signal: SignalChoice) -> list[Stage]:
         """The evaluation of the fine-tuned target, and of the target before it."""
 
 
@@ -33,17 +34,19 @@ class Common:
     signal_inputs: tuple[Stage, ...]
 
 
-def common(plan: Plan, signal: str | None, first: Stage | None = None) -> Common:
+def common(plan: Plan, signal: SignalChoice | None, first: Stage | None = None) -> Common:
     """Sources, and the warmed-up target where the signal needs one; `first` replaces the pairs it is warmed up on."""
     source = sources(plan)
-    if signal is not None and "warm_target" in signal_needs(signal, plan.config):
+    if signal is not None and "warm_target" in signal_needs(signal):
         if plan.config.warmup.adapter:
             return Common(source, (source, given_warmup(plan)))
         return Common(source, (source, warmup(plan, first or initial(plan, source))))
     return Common(source, (source,))
 
 
-def finish(plan: Plan, base: Common, signal: str, policy: Stage | None, *, per_seed: int, best: bool) -> list[Stage]:
+def finish(
+    plan: Plan, base: Common, signal: SignalChoice, policy: Stage | None, *, per_seed: int, best: bool
+) -> list[Stage]:
     """Regenerate, gate, select where asked, fine-tune and evaluate: the tail that all drivers share."""
     select = plan.config.select
     if select and best:
@@ -54,11 +57,11 @@ def finish(plan: Plan, base: Common, signal: str, policy: Stage | None, *, per_s
     scores: Stage | None = None
     selection: Selection = "none"
     if best or select:
-        name = select.signal if select and select.signal else signal
-        if name == "none":
+        own = select.signal if select and select.signal else signal
+        if not own.chosen:
             raise ConfigError("select keeps the best-scored pairs and this run has no signal; set select.signal=NAME")
-        inputs = common(plan, name).signal_inputs
-        scores = score_stage(plan, name, samples, inputs)
+        inputs = common(plan, own).signal_inputs
+        scores = score_stage(plan, own, samples, inputs)
         selection = "best_of_seed" if best else "top_share"
     tuned = finetune_stage(plan, dataset(plan, samples, scores, selection))
     return [evaluate_stage(plan, tuned), evaluate_stage(plan, None)]

@@ -5,6 +5,7 @@ The control for every training driver: it spends the signal on choosing instead 
 
 from __future__ import annotations
 
+from harness.config import SignalChoice
 from harness.stage import Stage
 from methods.drivers.base import common, finish
 from methods.plan import Plan
@@ -13,6 +14,6 @@ from methods.plan import Plan
 class BestOfN:
     """Keep the best of `best_of` draws of each seed."""
 
-    def stages(self, plan: Plan, signal: str) -> list[Stage]:
+    def stages(self, plan: Plan, signal: SignalChoice) -> list[Stage]:
         """The shared tail with `best_of` draws a seed and a selection."""
         return finish(plan, common(plan, signal), signal, None, per_seed=plan.config.best_of, best=True)

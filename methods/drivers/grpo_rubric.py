@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from harness.config import GrpoConfig
+from harness.config import GrpoConfig, SignalChoice
 from harness.errors import BudgetError, StageError
 from harness.models.access import access, connect
 from harness.models.backend import Sampling
@@ -31,7 +31,7 @@ from methods.drivers.base import common, finish
 from methods.drivers.shaping import shape
 from methods.plan import Plan
 from methods.signals.base import Archive, Signal
-from methods.signals.catalogue import signal_info
+from methods.signals.catalogue import sign
 from methods.signals.diagnostics import diagnose
 from methods.stages.scoring import prepare_signal, signal_settings
 from methods.stages.synthesis import add_usage, sampling_of, synthesizer, upstream_usage
@@ -65,14 +65,14 @@ class RolloutRow:
 class GrpoRubric:
     """Train the writer, then regenerate with it."""
 
-    def stages(self, plan: Plan, signal: str) -> list[Stage]:
+    def stages(self, plan: Plan, signal: SignalChoice) -> list[Stage]:
         """Common stages, GRPO, and the shared tail with the trained writer."""
         base = common(plan, signal)
         policy = grpo_stage(plan, signal, base.signal_inputs)
         return finish(plan, base, signal, policy, per_seed=plan.config.synthesis.samples_per_seed, best=False)
 
 
-def grpo_stage(plan: Plan, signal: str, inputs: tuple[Stage, ...]) -> Stage:
+def grpo_stage(plan: Plan, signal: SignalChoice, inputs: tuple[Stage, ...]) -> Stage:
     """The policy training stage: rollouts as rows, the trained writer in `policy/`."""
     c = plan.config
     writer = f"policy:{plan.policy[0]}" if plan.policy else plan.identity(c.models.writer)
@@ -85,14 +85,14 @@ def grpo_stage(plan: Plan, signal: str, inputs: tuple[Stage, ...]) -> Stage:
             "lora_modules": list(settled_names(c.grpo.lora_modules, c.models.writer.id)),
         },
     }
-    return Stage("grpo", 5, settings, inputs, lambda run: _Training(run, plan, signal).go(), signal=signal)
+    return Stage("grpo", 5, settings, inputs, lambda run: _Training(run, plan, signal).go(), signal=signal.name)
 
 
 class _Training:
     """One execution of the stage; holds what the trajectory needs."""
 
-    def __init__(self, run: StageRun, plan: Plan, signal: str) -> None:
-        self.run, self.plan, self.name = run, plan, signal
+    def __init__(self, run: StageRun, plan: Plan, signal: SignalChoice) -> None:
+        self.run, self.plan, self.choice, self.name = run, plan, signal, signal.name
         self.grpo: GrpoConfig = plan.config.grpo
         self.seeds = {s.id: s for s in run.records("sources", Seed)}
         self.rows: list[RolloutRow] = []
@@ -106,10 +106,10 @@ class _Training:
     def go(self) -> Mapping[str, Any]:
         c = self.plan.config
         resumed = self._forget_beyond_checkpoint()
-        signal, facts = prepare_signal(self.run.inputs, self.plan, self.name)
+        signal, facts = prepare_signal(self.run.inputs, self.plan, self.choice)
         self.run.event("signal_prepared", signal=self.name, facts=dict(facts))
-        self.signal: Signal = signal
-        self.sign = 1.0 if signal_info(self.name).spec.direction == "higher" else -1.0
+        self.signal: Signal[Any] = signal
+        self.sign = sign(self.name)
         self.access = access(c, self.run)
         self.maker: Synthesizer = synthesizer(self.plan, list(self.seeds.values()), self.access)
         path = self.plan.policy[1] if self.plan.policy else model_path(c.models.writer, self.plan.world)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.config import SignalChoice
 from harness.stage import Stage
 from methods.drivers.base import common, finish
 from methods.plan import Plan
@@ -10,7 +11,7 @@ from methods.plan import Plan
 class Static:
     """Synthesize, fine-tune, evaluate."""
 
-    def stages(self, plan: Plan, signal: str) -> list[Stage]:
+    def stages(self, plan: Plan, signal: SignalChoice) -> list[Stage]:
         """The shared tail on the untrained writer."""
         return finish(
             plan, common(plan, None), signal, None, per_seed=plan.config.synthesis.samples_per_seed, best=False

@@ -1,41 +1,64 @@
-"""What a signal is: a judgement of how good an item is for a target, as one protocol.
+"""What a signal is: a judgement of how good an item is for a target, declared and carried out by one class.
 
-An item is a sample or a seed; a signal whose unit is `set` returns a selection instead of a score per item.
+An item is a sample or a seed; a signal whose unit is `set` returns a selection instead of a score per item. What a
+signal declares is read before anything is loaded, so its module imports no library of models at its top.
 Reward shaping (scale, clipping, what an invalid sample gets) is not here: it belongs to the driver, since otherwise a
 comparison of signals would compare scalings.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from types import MappingProxyType
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar
 
+from harness import plugins
+from harness.choice import Plugin
 from harness.config import EmbedderConfig, ScoringConfig
+from harness.config_models import Section
 from harness.types import Message, Sample, Score, Seed, Usage
 
 Item: TypeAlias = Sample | Seed
 
 
-@dataclass(frozen=True, slots=True)
-class SignalSpec:
-    """What a signal needs and promises; drivers and `plan` read it before anything is loaded.
+NEEDS: Mapping[str, str] = MappingProxyType(
+    {
+        "warm_target": "LoRA checkpoints of the target with Adam's moments",
+        "target": "the target as it is before any training",
+        "target_sampling": "completions of the target",
+        "embedder": "models.embedder",
+        "judge": "a judge model",
+        "rater": "a trained quality rater",
+        "ensemble": "several trained targets",
+        "planted": "the lab's planted truth",
+    }
+)
+"""What a signal may need, and what each is."""
 
-    `needs` names prerequisites: `warm_target` (LoRA checkpoint with Adam's moments), `target`, `embedder`, `judge`,
-    `planted` (the lab's truth). `range` bounds the value where it is bounded. `stateful` marks signals whose score
-    depends on what was scored before.
+PROVIDED = frozenset({"warm_target", "target", "embedder", "planted"})
+"""The needs that runs can meet; a signal with another one is refused before anything is loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUse:
+    """What a signal has of one role's model in memory, and what one scored item takes of it.
+
+    `forward` and `backward` say how often the item goes through it and comes back; `validation` how often all
+    validation items go through it besides, for every single item. `every_checkpoint`: all of that at each of the
+    warm-up's checkpoints. `hooks`: gradients are read by hooks on LoRA's linears, which see no parameter outside of
+    them. `dtype` is the type that the model is loaded in, where it is not the role's own.
     """
 
-    direction: Literal["higher", "lower"] = "higher"
-    range: tuple[float | None, float | None] = (None, None)
-    needs: frozenset[str] = frozenset()
-    cost_class: Literal["free", "embedding", "forward", "backward", "judge"] = "free"
-    unit: Literal["item", "set"] = "item"
-    items: frozenset[str] = frozenset({"sample"})
-    stateful: bool = False
-    reads_validation: bool = False
-    lab_only: bool = False
+    role: Literal["target", "embedder", "judge"] = "target"
+    forward: int = 1
+    backward: int = 0
+    validation: int = 0
+    every_checkpoint: bool = False
+    hooks: bool = False
+    dtype: Literal["float32", "bfloat16"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +103,14 @@ class TargetState:
 
 @dataclass(frozen=True, slots=True)
 class SignalContext:
-    """What a signal is prepared with. `settings` is the signal's own section of the configuration."""
+    """What a signal is prepared with, beside its own settings: the run's seed, validation items, and machinery."""
 
     seed: int
     validation: Sequence[ValidationExample] = ()
-    settings: Any = None
     lab_world: int | None = None
     batch_size: int = 64
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     embedder: EmbedderConfig = field(default_factory=EmbedderConfig)
-    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,19 +120,66 @@ class Archive:
     samples: Sequence[Sample] = ()
 
 
-class Signal(Protocol):
-    """Scores items. `score` returns one `Score` per item, in order, and never raises for a single bad item."""
+S = TypeVar("S", bound=Section)
 
-    name: str
+
+class Signal(Plugin, ABC, Generic[S]):
+    """A signal: what it declares, and how it scores. A subclass is the whole signal, registered in `harness.signals`.
+
+    Declared on the class, beside what every plug-in declares (`harness.choice.Plugin`): `direction` says which values
+    are better, `range` bounds them where they are bounded, `items` which items can be scored. `unit` is `set` for a
+    signal that chooses a set instead of scoring items. `reads_validation`: it sees labelled validation items.
+    `student_aware`: it reads the target. `stateful`: a score depends on what was scored before. `lab_only`: it reads
+    the lab's truth, and is never ranked.
+    """
+
+    group = plugins.SIGNALS
+
+    direction: ClassVar[Literal["higher", "lower"]] = "higher"
+    range: ClassVar[tuple[float | None, float | None]] = (None, None)
+    unit: ClassVar[Literal["item", "set"]] = "item"
+    items: ClassVar[frozenset[str]] = frozenset({"sample"})
+    reads_validation: ClassVar[bool] = False
+    student_aware: ClassVar[bool] = False
+    stateful: ClassVar[bool] = False
+    lab_only: ClassVar[bool] = False
+
+    def __init__(self, settings: S) -> None:
+        self.settings = settings
+
+    @classmethod
+    def needs(cls, settings: S) -> frozenset[str]:
+        """What has to be there under these settings, in the words of `NEEDS`."""
+        return frozenset()
+
+    @classmethod
+    def uses(cls, settings: S) -> tuple[ModelUse, ...]:
+        """Which models it has in memory and computes with under these settings; none where scoring is free."""
+        return ()
 
     def prepare(self, context: SignalContext, target: TargetState | None) -> Mapping[str, Any]:
         """Load what is needed; returns facts for the manifest (self-checks, diagnostics)."""
+        return {}
 
+    @abstractmethod
     def score(self, items: Sequence[Item], archive: Archive) -> list[Score]:
-        """One score per item; `value` is None where the item could not be measured."""
+        """One score per item, in order; `value` is None where an item could not be measured. No item is an error."""
 
     def usage(self) -> list[Usage]:
         """What scoring has cost since the last call."""
+        return []
+
+    @classmethod
+    def faults(cls) -> list[str]:
+        """As `Plugin.faults`, and what is wrong with a signal's own declarations."""
+        found = super().faults()
+        if cls.direction not in ("higher", "lower"):
+            found.append("direction must be 'higher' or 'lower'")
+        if not cls.items or not cls.items <= {"sample", "seed"}:
+            found.append("items must be of 'sample' and 'seed'")
+        if not found and (odd := cls.needs(cls.Settings()) - NEEDS.keys()):  # type: ignore[arg-type]
+            found.append(f"needs '{min(odd)}' is none of {', '.join(NEEDS)}")
+        return found
 
 
 class SetSignal(Protocol):

@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.types import Sample, Score, Usage, stable_hash
-from methods.signals.base import Archive, Item, SignalContext, TargetState
+from harness.choice import NoSettings
+from harness.types import Sample, Score, stable_hash
+from methods.signals.base import Archive, Item, Signal, SignalContext, TargetState
 
 
-class _Control(ABC):
-    name = ""
+class _Control(Signal[NoSettings]):
+    """Base of the controls: the same value for the same item, wherever and whenever it is asked for."""
+
+    items = frozenset({"sample", "seed"})
 
     def prepare(self, context: SignalContext, target: TargetState | None) -> Mapping[str, Any]:
         """Nothing is loaded."""
@@ -25,10 +28,6 @@ class _Control(ABC):
         """One score per item."""
         return [Score(item.id, self.name, self._value(item)) for item in items]
 
-    def usage(self) -> list[Usage]:
-        """Controls are free."""
-        return []
-
     @abstractmethod
     def _value(self, item: Item) -> float: ...
 
@@ -37,6 +36,8 @@ class RandomSignal(_Control):
     """Uniform on [0, 1), a hash of seed and item id."""
 
     name = "random"
+    summary = "control: uniform noise, a hash of seed and item"
+    range = (0.0, 1.0)
 
     def _value(self, item: Item) -> float:
         return int(stable_hash(self._seed, item.id, length=13), 16) / 16**13
@@ -46,6 +47,8 @@ class ConstantSignal(_Control):
     """1 for every item: under a training driver only validity is left to learn from."""
 
     name = "constant"
+    summary = "control: the same value for every item, so only validity is rewarded"
+    range = (1.0, 1.0)
 
     def _value(self, item: Item) -> float:
         return 1.0
@@ -55,6 +58,8 @@ class LengthSignal(_Control):
     """Number of whitespace-separated words of question and answer (of a seed: of its text)."""
 
     name = "length"
+    summary = "control: number of words of question and answer"
+    range = (0.0, None)
 
     def _value(self, item: Item) -> float:
         if isinstance(item, Sample):

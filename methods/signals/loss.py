@@ -3,27 +3,47 @@
 It is also high for answers that are wrong or unlearnable, which is why it is a control beside influence and not a
 recommendation (Settles 2009 calls it the least informed of the uncertainty measures; Rho-loss, arXiv 2206.07137, takes
 the noise floor out). By default it reads the last warm-up checkpoint, where influence is measured too, so that the two
-differ in the signal alone; `loss.checkpoint=base` reads the target before any training and needs no warm-up.
+differ in the signal alone; `checkpoint=base` reads the target before any training and needs no warm-up.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from harness.config import LossConfig
+from harness.config_models import Section
 from harness.errors import StageError
 from harness.training.chat import encode
 from harness.training.checks import require, to_rows
 from harness.types import Sample, Score, Usage
-from methods.signals.base import Archive, Item, SignalContext, TargetState
+from methods.signals.base import Archive, Item, ModelUse, Signal, SignalContext, TargetState
 
 
-class LossSignal:
+class LossSettings(Section):
+    """Which target is read: its last warm-up checkpoint, or the base before any training."""
+
+    checkpoint: Literal["warm", "base"] = "warm"
+
+
+class LossSignal(Signal[LossSettings]):
     """Mean cross-entropy of the completion tokens, in nats, by one forward pass; higher is better."""
 
     name = "loss"
+    summary = "control: mean loss of the pair's answer under the target, warmed up or base"
+    range = (0.0, None)
+    student_aware = True
+    Settings = LossSettings
+
+    @classmethod
+    def needs(cls, settings: LossSettings) -> frozenset[str]:
+        """The target, warmed up or as it is."""
+        return frozenset({"warm_target" if settings.checkpoint == "warm" else "target"})
+
+    @classmethod
+    def uses(cls, settings: LossSettings) -> tuple[ModelUse, ...]:
+        """One forward pass."""
+        return (ModelUse("target"),)
 
     def prepare(self, context: SignalContext, target: TargetState | None) -> Mapping[str, Any]:
         """Load the target, under its last warm-up checkpoint where the settings say so."""
@@ -31,7 +51,7 @@ class LossSignal:
         from harness.training.layouts import check_layout
         from methods.signals.local_influence.reference import ReferenceLoss
 
-        settings: LossConfig = context.settings
+        settings = self.settings
         if target is None or (settings.checkpoint == "warm" and not target.checkpoints):
             raise StageError(f"loss reads the {settings.checkpoint} target; the driver did not provide one")
         self._max_length, self._revision = target.max_length, target.revision

@@ -8,16 +8,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness.choice import NoSettings
 from harness.errors import ConfigError
-from harness.types import Sample, Score, Usage
-from methods.signals.base import Archive, Item, SignalContext, TargetState
+from harness.types import Sample, Score
+from methods.signals.base import Archive, Item, Signal, SignalContext, TargetState
 
 
-class OracleSignal:
+class OracleSignal(Signal[NoSettings]):
     """1 for a useful pair (asked, unknown to the target, true), else 0."""
 
     name = "oracle"
+    summary = "lab only: the planted utility of a pair; calibrates the bench, never ranked"
+    range = (0.0, 1.0)
+    lab_only = True
     sign = 1.0
+
+    @classmethod
+    def needs(cls, settings: NoSettings) -> frozenset[str]:
+        """The truth of the world that the run lives in."""
+        return frozenset({"planted"})
 
     def prepare(self, context: SignalContext, target: TargetState | None) -> Mapping[str, Any]:
         """Open the lab world whose truth is read."""
@@ -42,13 +51,11 @@ class OracleSignal:
             scores.append(Score(item.id, self.name, self.sign * label(item.messages, self._world).utility))
         return scores
 
-    def usage(self) -> list[Usage]:
-        """Reading the truth is free."""
-        return []
-
 
 class AntiOracleSignal(OracleSignal):
     """The oracle's sign reversed: what a signal does that is exactly wrong."""
 
     name = "anti_oracle"
+    summary = "lab only: the planted utility with its sign reversed; calibrates the bench, never ranked"
+    range = (-1.0, 0.0)
     sign = -1.0

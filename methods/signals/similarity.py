@@ -7,20 +7,38 @@ both sides. Withheld validation items are scored beside the value (`parts["withh
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from harness.config import Bm25Config, CosineConfig
+from pydantic import Field
+
+from harness.config_models import Section
 from harness.errors import StageError
 from harness.types import Sample, Score, Usage, conversation_text
-from methods.signals.base import Archive, Item, SignalContext, TargetState
+from methods.signals.base import Archive, Item, ModelUse, Signal, SignalContext, TargetState
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     Matrix: TypeAlias = NDArray[np.float64]
+
+
+class SimilaritySettings(Section):
+    """What is taken over the validation items: the mean, as in influence, or the nearest one (`max`)."""
+
+    aggregate: Literal["mean", "max"] = "mean"
+
+
+class Bm25Settings(SimilaritySettings):
+    """How BM25 counts repeated terms (`k1`) and length (`b`); the defaults are Lucene's."""
+
+    k1: float = Field(1.2, ge=0)
+    b: float = Field(0.75, ge=0, le=1)
+
+
+T = TypeVar("T", bound=SimilaritySettings)
 
 
 def item_text(item: Item) -> str:
@@ -30,10 +48,11 @@ def item_text(item: Item) -> str:
     return item.text or conversation_text(item.messages or ())
 
 
-class _ValidationSimilarity(ABC):
+class _ValidationSimilarity(Signal[T]):
     """Similarity of every item to every validation item, and its mean or maximum over them; higher is better."""
 
-    name = ""
+    items = frozenset({"sample", "seed"})
+    reads_validation = True
 
     def prepare(self, context: SignalContext, target: TargetState | None) -> Mapping[str, Any]:
         """Read the validation items: rewarded ones first, then those withheld."""
@@ -42,7 +61,7 @@ class _ValidationSimilarity(ABC):
         if not rewarded:
             raise StageError(f"{self.name} needs validation items; name a validation set with --guide")
         self._rewarded = len(rewarded)
-        self._aggregate: str = context.settings.aggregate
+        self._aggregate = self.settings.aggregate
         facts = self._read([*rewarded, *withheld], context)
         parts = {"rewarded": rewarded, "withheld": withheld}
         counts = {part: {"validation_items": len(texts)} for part, texts in parts.items() if texts}
@@ -68,10 +87,6 @@ class _ValidationSimilarity(ABC):
             parts["withheld"] = float(other.mean() if self._aggregate == "mean" else other.max())
         return Score(item.id, self.name, parts[self._aggregate], "ok", "", parts)
 
-    def usage(self) -> list[Usage]:
-        """Words cost nothing."""
-        return []
-
     @abstractmethod
     def _read(self, validation: Sequence[str], context: SignalContext) -> Mapping[str, Any]:
         """Keep the validation items' texts, of which the first `_rewarded` enter the value; facts for the manifest."""
@@ -81,34 +96,48 @@ class _ValidationSimilarity(ABC):
         """[texts, validation items]; a row that is not finite could not be measured."""
 
 
-class ValBm25Signal(_ValidationSimilarity):
+class ValBm25Signal(_ValidationSimilarity[Bm25Settings]):
     """BM25 of the item as a document for each validation item as a query (`methods.signals.bm25`)."""
 
     name = "val_bm25"
+    summary = "control: word similarity (BM25) to the validation items"
+    range = (0.0, None)
+    Settings = Bm25Settings
 
     def _read(self, validation: Sequence[str], context: SignalContext) -> Mapping[str, Any]:
         from methods.signals.bm25 import Bm25
 
-        settings: Bm25Config = context.settings
-        self._bm25 = Bm25(validation, settings.k1, settings.b, collection=self._rewarded)
-        return {"k1": settings.k1, "b": settings.b}
+        k1, b = self.settings.k1, self.settings.b
+        self._bm25 = Bm25(validation, k1, b, collection=self._rewarded)
+        return {"k1": k1, "b": b}
 
     def _similarities(self, texts: Sequence[str]) -> Matrix:
         return self._bm25.scores(texts)
 
 
-class ValCosineSignal(_ValidationSimilarity):
+class ValCosineSignal(_ValidationSimilarity[SimilaritySettings]):
     """Cosine between the item's embedding and each validation item's, by the embedder of `models.embedder`."""
 
     name = "val_cosine"
+    summary = "control: cosine between the embeddings of item and validation items"
+    range = (-1.0, 1.0)
+    Settings = SimilaritySettings
+
+    @classmethod
+    def needs(cls, settings: SimilaritySettings) -> frozenset[str]:
+        """What turns texts into vectors."""
+        return frozenset({"embedder"})
+
+    @classmethod
+    def uses(cls, settings: SimilaritySettings) -> tuple[ModelUse, ...]:
+        """An item is embedded once; the validation items were before."""
+        return (ModelUse("embedder"),)
 
     def _read(self, validation: Sequence[str], context: SignalContext) -> Mapping[str, Any]:
         import numpy as np
 
         from harness.models.embedder import open_embedder
 
-        settings: CosineConfig = context.settings
-        self._aggregate = settings.aggregate
         self._embedder = open_embedder(context.embedder)
         self._validation = self._embedder.embed(validation)
         return {

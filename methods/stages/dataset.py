@@ -10,7 +10,7 @@ from harness.shards import ShardOutput
 from harness.stage import Stage, StageRun
 from harness.types import Reject, Sample, Score
 from methods.plan import Plan
-from methods.signals.catalogue import signal_info
+from methods.signals.catalogue import sign
 from methods.stages.lengths import Weigh, line_settings, weigher
 
 Selection = Literal["none", "top_share", "best_of_seed"]
@@ -29,9 +29,9 @@ def dataset(plan: Plan, samples: Stage, scores: Stage | None, selection: Selecti
         pool = run.records(samples.name, Sample)
         values: dict[str, float | None] = {}
         if scores:
-            sign = 1.0 if signal_info(scores.signal).spec.direction == "higher" else -1.0
+            better = sign(scores.signal)
             found = run.records("score", Score)
-            values = {s.item_id: None if s.value is None else sign * s.value for s in found}
+            values = {s.item_id: None if s.value is None else better * s.value for s in found}
         chosen, dropped = choose(pool, values, selection, c.select.keep if c.select else 1.0)
         weigh = weigher(plan)
         kept, beyond = trim(chosen, weigh, c.budget)

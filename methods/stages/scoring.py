@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.config import SignalChoice
 from harness.executor import Work
 from harness.models.embedder import embedder_identity
 from harness.models.open import model_path
@@ -14,21 +15,19 @@ from harness.stage import Stage, StageInputs, StageRun
 from harness.types import Sample, Score
 from methods.plan import Plan
 from methods.signals.base import Archive, Signal, SignalContext, TargetState
-from methods.signals.catalogue import make_signal, signal_info, signal_needs
+from methods.signals.catalogue import make_signal, signal_needs
 from methods.signals.diagnostics import diagnose
 from methods.stages.sources import GuideRow
 from methods.stages.warmup import read_checkpoints
 
 
-def signal_settings(plan: Plan, name: str) -> dict[str, Any]:
-    """The settings of a signal that change its scores."""
-    settings: dict[str, Any] = {"signal": name, "seed": plan.config.synthesis_seed}
-    info = signal_info(name)
-    if info.section:
-        settings[info.section] = getattr(plan.config, info.section).model_dump(mode="json")
-    if info.spec.lab_only:
+def signal_settings(plan: Plan, signal: SignalChoice) -> dict[str, Any]:
+    """What of a signal can change its scores: its name, what is not at its default, and what it reads."""
+    own = signal.identity()
+    settings: dict[str, Any] = {"signal": own if len(own) > 1 else signal.name, "seed": plan.config.synthesis_seed}
+    needs, target = signal_needs(signal), plan.config.models.target
+    if "planted" in needs:
         settings["world"] = plan.world
-    needs, target = signal_needs(name, plan.config), plan.config.models.target
     if "embedder" in needs:
         settings["embedder"] = embedder_identity(plan.config.models.embedder)
     if "target" in needs:
@@ -36,17 +35,16 @@ def signal_settings(plan: Plan, name: str) -> dict[str, Any]:
     return settings
 
 
-def prepare_signal(inputs: StageInputs, plan: Plan, name: str) -> tuple[Signal, Mapping[str, Any]]:
+def prepare_signal(
+    inputs: StageInputs, plan: Plan, choice: SignalChoice
+) -> tuple[Signal[Any], Mapping[str, Any]]:
     """A signal ready to score, and the facts of its preparation.
 
     What preparation cost is the signal's first `usage()`, for the caller to account for.
     """
     c = plan.config
-    info = signal_info(name)
-    spec = info.spec
-    signal = make_signal(name)
+    signal, needs = make_signal(choice), signal_needs(choice)
     target = None
-    needs = signal_needs(name, c)
     if needs & {"warm_target", "target"}:
         target = TargetState(
             model=model_path(c.models.target, plan.world),
@@ -56,11 +54,10 @@ def prepare_signal(inputs: StageInputs, plan: Plan, name: str) -> tuple[Signal, 
             hub_revision=c.models.target.revision,
             checkpoints=read_checkpoints(inputs.input("warmup")) if "warm_target" in needs else (),
         )
-    guide = inputs.records("sources", GuideRow, "validation") if spec.reads_validation else []
+    guide = inputs.records("sources", GuideRow, "validation") if signal.reads_validation else []
     context = SignalContext(
         seed=c.synthesis_seed,
         validation=[row.example() for row in guide],
-        settings=getattr(c, info.section) if info.section else None,
         lab_world=plan.world,
         batch_size=c.runtime.batch_size,
         scoring=c.runtime.scoring,
@@ -74,12 +71,12 @@ class SignalWorker:
     """Scores shards under a signal, wherever its target can be loaded; its first shard brings the signal's facts."""
 
     plan: Plan
-    name: str
+    signal: SignalChoice
     inputs: StageInputs
 
     def open(self) -> Work:
         """Prepare the signal."""
-        signal, facts = prepare_signal(self.inputs, self.plan, self.name)
+        signal, facts = prepare_signal(self.inputs, self.plan, self.signal)
         news = [dict(facts)]
 
         def shard(items: Sequence[Any], index: int, seed: int) -> ShardOutput:
@@ -89,17 +86,17 @@ class SignalWorker:
         return shard
 
 
-def score_stage(plan: Plan, name: str, samples: Stage, inputs: Sequence[Stage]) -> Stage:
-    """Scores of the samples of `samples` under the signal `name`; `inputs` are the stages that the signal reads."""
-    settings = {**signal_settings(plan, name), "shard": plan.config.synthesis.shard_size}
+def score_stage(plan: Plan, signal: SignalChoice, samples: Stage, inputs: Sequence[Stage]) -> Stage:
+    """Scores of the samples of `samples` under `signal`; `inputs` are the stages that the signal reads."""
+    settings = {**signal_settings(plan, signal), "shard": plan.config.synthesis.shard_size}
 
     def work(run: StageRun) -> Mapping[str, Any]:
         pool = run.records(samples.name, Sample)
-        run.map_shards(pool, plan.config.synthesis.shard_size, SignalWorker(plan, name, run.inputs))
+        run.map_shards(pool, plan.config.synthesis.shard_size, SignalWorker(plan, signal, run.inputs))
         facts = run.shard_notes()
         # Read back: shards of an earlier process count as well.
         diagnostics = dict(diagnose(read_records(run.folder, Score)))
-        run.event("signal_diagnostics", signal=name, **diagnostics)
+        run.event("signal_diagnostics", signal=signal.name, **diagnostics)
         return {"facts": dict(facts), "diagnostics": diagnostics}
 
-    return Stage("score", 3, settings, (samples, *inputs), work, signal=name)
+    return Stage("score", 3, settings, (samples, *inputs), work, signal=signal.name)

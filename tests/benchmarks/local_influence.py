@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from scipy.stats import spearmanr
 
-from harness.config import LocalInfluenceConfig, RunConfig
+from harness.config import RunConfig
 from harness.models.open import model_path
 from harness.runtime.assemble import assemble
 from harness.runtime.execute import execute
@@ -27,7 +27,7 @@ from harness.stage import stage_folder
 from harness.training.chat import Encoded, encode
 from harness.types import Sample
 from methods.signals.base import Archive, SignalContext, TargetState, ValidationExample
-from methods.signals.local_influence.signal import LocalInfluenceSignal
+from methods.signals.local_influence.signal import LocalInfluenceSettings, LocalInfluenceSignal
 from methods.stages.sources import GuideRow
 from methods.stages.warmup import read_checkpoints
 
@@ -61,9 +61,8 @@ def scored(
     form: str, rate: float | None, target: TargetState, guide: Sequence[ValidationExample], pairs: Sequence[Sample]
 ) -> tuple[list[float], float, Any, LocalInfluenceSignal]:
     """Values, seconds a pair, and the signal's facts."""
-    signal = LocalInfluenceSignal()
-    settings = LocalInfluenceConfig.model_validate({"form": form, "learning_rate": rate})
-    facts = signal.prepare(SignalContext(seed=0, validation=guide, settings=settings), target)
+    signal = LocalInfluenceSignal(LocalInfluenceSettings.model_validate({"form": form, "learning_rate": rate}))
+    facts = signal.prepare(SignalContext(seed=0, validation=guide), target)
     signal.score(pairs[:4], Archive())
     started = time.perf_counter()
     scores = signal.score(pairs, Archive())

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from harness.config import EmbedderConfig, InfluenceConfig, RayConfig
+from harness.config import EmbedderConfig, RayConfig
 from harness.errors import PrerequisiteError, StageError
 from harness.executor import Here, LocalExecutor, ShardWorker, Task, Work
 from harness.shards import ShardOutput, read_records
@@ -79,10 +79,10 @@ class Scoring:
         """Prepare the signal."""
         import torch
 
-        from methods.signals.influence.signal import InfluenceSignal
+        from methods.signals.influence.signal import InfluenceSettings, InfluenceSignal
 
         torch.set_num_threads(1)
-        influence = InfluenceSignal()
+        influence = InfluenceSignal(InfluenceSettings())
         influence.prepare(self.context, self.target)
 
         def shard(items: Sequence[Any], index: int, seed: int) -> ShardOutput:
@@ -121,7 +121,7 @@ def scoring(tmp_path_factory: pytest.TempPathFactory) -> Scoring:
     guide = [ValidationExample(f"v{i}", s.messages) for i, s in enumerate(samples(3))]
     marks = home / "marks"
     marks.mkdir()
-    return Scoring(SignalContext(0, guide, InfluenceConfig(), batch_size=4), target, marks)
+    return Scoring(SignalContext(0, guide, batch_size=4), target, marks)
 
 
 def stage_run(store: Path, executor: Any) -> StageRun:

@@ -45,7 +45,7 @@ def test_the_capability_tree_guides_a_run(bench: Bench) -> None:
 
 
 def test_coverage_and_a_loss_that_needs_no_warm_up(bench: Bench) -> None:
-    covered = run(bench, "loss", **{"guide.strategy": "coverage", "loss.checkpoint": "base"})
+    covered = run(bench, "loss", **{"guide.strategy": "coverage", "signal.checkpoint": "base"})
     assert covered.assembly.stage("warmup") is None and covered.assembly.stage("evaluate_guide") is None
     assert not covered.record.reads_validation
     values = covered.scores().values()

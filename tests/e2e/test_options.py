@@ -156,7 +156,7 @@ def test_best_of_n_keeps_the_best_of_each_seed(bench: Bench, guided: Finished) -
 
 def test_the_codes_preset_runs_and_gives_invalid_pairs_zero(bench: Bench, guided: Finished) -> None:
     run = bench.run(**INFLUENCE, preset="code")
-    assert run.config.influence.eps_mode == "inside" and not run.config.influence.bias_correction
+    assert run.config.signal.identity() == {"name": "influence", "eps_mode": "inside", "bias_correction": False}
     assert run.config.grpo.loss == "dapo" and run.config.grpo.reward.invalid == "zero"
     rows = read_rows(run.stage("grpo"))
     invalid = [row for row in rows if row["value"] is None]

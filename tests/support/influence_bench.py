@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from harness.bench.influence import BenchPlan
 from harness.bench.made import BenchSize
-from harness.config import InfluenceConfig, ScoringConfig
+from harness.config import ScoringConfig
+from methods.signals.influence.signal import InfluenceSettings
 
 TINY = {
     "vocab_size": 120,
@@ -22,7 +23,8 @@ TINY = {
 
 def plan(**changes: object) -> BenchPlan:
     size = BenchSize("tiny", rank=4, samples=8, validation=4, length=(6, 20))
-    base = BenchPlan(size, InfluenceConfig(), ScoringConfig(batch_tokens=64), turns=2, slow=3, validation_sizes=(2, 40))
+    scoring = ScoringConfig(batch_tokens=64)
+    base = BenchPlan(size, InfluenceSettings(), scoring, turns=2, slow=3, validation_sizes=(2, 40))
     return replace(base, **changes)
 
 

@@ -169,9 +169,8 @@ def _finetune(home: Path, case: Case, *, adam: bool = False) -> int:
 
 
 def _influence(home: Path, case: Case) -> int:
-    from harness.config import InfluenceConfig
     from methods.signals.base import Archive, SignalContext, TargetState, ValidationExample, WarmCheckpoint
-    from methods.signals.influence.signal import InfluenceSignal
+    from methods.signals.influence.signal import InfluenceSettings, InfluenceSignal
 
     assert case.lora is not None
     warm = Case("", "warmup", case.shape, case.dtype, Batch(2, 64), lora=case.lora)
@@ -181,10 +180,10 @@ def _influence(home: Path, case: Case) -> int:
     checkpoint = WarmCheckpoint(adapter, adapter / "adam.safetensors")
     state = TargetState(home / "model", "r", case.batch.length, case.dtype, None, (checkpoint,))
     guide = [ValidationExample("v", _messages(16))]
-    context = SignalContext(0, guide, InfluenceConfig(), batch_size=case.batch.sequences)
+    context = SignalContext(0, guide, batch_size=case.batch.sequences)
 
     def work() -> None:
-        signal = InfluenceSignal()
+        signal = InfluenceSignal(InfluenceSettings())
         signal.prepare(context, state)
         signal.score(samples, Archive())
 

@@ -12,6 +12,7 @@ import pytest
 
 from harness.cli.lab import parse_tilts
 from harness.cli.main import build_parser, main
+from harness.config import SignalChoice
 from harness.errors import ConfigError, InputError
 from harness.lab.planted import label
 from harness.lab.pool import Candidate, candidates, first_pairs
@@ -82,7 +83,7 @@ def test_first_pairs_are_what_an_untrained_writer_leads_to() -> None:
 
 
 def test_the_oracle_ranks_perfectly_and_cannot_see_copies(pool: list[Candidate]) -> None:
-    oracle = make_signal("oracle")
+    oracle = make_signal(SignalChoice.model_validate("oracle"))
     oracle.prepare(SignalContext(seed=0, lab_world=3), None)
     values = {s.item_id: s.value for s in oracle.score([c.sample for c in pool], Archive())}
     by_kind: dict[str, list[float]] = {}
@@ -219,8 +220,8 @@ def test_files(tmp_path: Path) -> None:
 
 def test_arms_are_named_or_a_signal_with_settings() -> None:
     assert find_arm("random") == ARMS["random"]
-    arm = find_arm("influence influence.update=sgd warmup.learning_rate=0.002")
-    assert arm.signal == "influence" and arm.sets == {"influence.update": "sgd", "warmup.learning_rate": 0.002}
+    arm = find_arm("influence signal.update=sgd warmup.learning_rate=0.002")
+    assert arm.signal == "influence" and arm.sets == {"signal.update": "sgd", "warmup.learning_rate": 0.002}
     with pytest.raises(ConfigError, match="did you mean 'influence, less'"):
         find_arm("influence, les")
     with pytest.raises(ConfigError, match="expected KEY=VALUE"):

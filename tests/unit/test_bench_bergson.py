@@ -19,9 +19,9 @@ from harness.bench import made, oracle
 from harness.bench.bergson import bergson_scores, find_bergson
 from harness.bench.influence import InfluenceBench, render, run_bench
 from harness.cli.main import main
-from harness.config import InfluenceConfig
 from harness.errors import PrerequisiteError, StageError
 from harness.training.chat import Encoded
+from methods.signals.influence.signal import InfluenceSettings
 from support.influence_bench import TINY, plan
 from support.influence_reference import assert_close
 
@@ -90,12 +90,12 @@ def test_its_environment_gets_our_model_samples_and_bounds(fake: Fake, tmp_path:
 
 def plain_cosines(model: Any, samples: list[Encoded], validation: list[Encoded]) -> list[float]:
     gradients = [[oracle.gradient(model, item) for item in items] for items in (samples, validation)]
-    return oracle.scores(*gradients, None, InfluenceConfig(update="sgd"))
+    return oracle.scores(*gradients, None, InfluenceSettings(update="sgd"))
 
 
 def test_its_row_stands_beside_the_others(fake: Fake) -> None:
     """Scores on another scale, the last two changed for each other: their rank correlation with ours is printed."""
-    bench = InfluenceBench(plan(influence=InfluenceConfig(update="sgd")))
+    bench = InfluenceBench(plan(influence=InfluenceSettings(update="sgd")))
     scores = [3 * score for score in sorted(bench.engine().tolist())]
     order = bench.engine().argsort().argsort().tolist()
     scores[-1], scores[-2] = scores[-2], scores[-1]

@@ -12,7 +12,7 @@ from harness.bench.influence import ENGINE, PLAIN, InfluenceBench, render, run_b
 from harness.bench.less_loop import LessLoop
 from harness.bench.memory import peak_tensor_bytes
 from harness.cli.main import main
-from harness.config import InfluenceConfig
+from methods.signals.influence.signal import InfluenceSignal
 from support.influence_bench import TINY, plan
 from support.influence_reference import assert_close
 
@@ -51,7 +51,7 @@ def test_the_engine_leaves_the_model_trainable_for_the_plain_step() -> None:
 
 def test_the_less_style_loop_approximates_the_definition() -> None:
     """Rademacher projections to 8192 dimensions keep a cosine to about 1/√8192."""
-    bench = InfluenceBench(plan(influence=InfluenceConfig(preset="optimsyn-code")))
+    bench = InfluenceBench(plan(influence=InfluenceSignal.with_preset("optimsyn-code")))
     with bench.trainable():
         loop = LessLoop(bench.model, bench.validation, bench.state, bench.plan.influence)
         got = loop.score(bench.items)

@@ -161,7 +161,7 @@ def test_options_reach_the_settings() -> None:
     arguments += " --runs elsewhere --set grpo.learning_rate=1e-3 --set grpo.steps=4"
     resolved = resolve_options(cli.build_parser().parse_all(arguments.split()))
     c = resolved.config
-    assert (c.signal, c.scale, c.seed, c.budget, c.runtime.runs) == ("random", "smoke", 7, 12, "elsewhere")
+    assert (c.signal.name, c.scale, c.seed, c.budget, c.runtime.runs) == ("random", "smoke", 7, 12, "elsewhere")
     assert (c.grpo.learning_rate, c.grpo.steps) == (1e-3, 4)
     assert resolved.origin["grpo.learning_rate"] == "command line"
 

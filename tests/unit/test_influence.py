@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig
 
 from harness.bench import oracle
-from harness.config import InfluenceConfig, ScoringConfig
+from harness.config import ScoringConfig
 from harness.errors import StageError
 from harness.training.adam_state import AdamState
 from harness.training.chat import Encoded
@@ -19,17 +19,18 @@ from methods.signals.influence import selfcheck
 from methods.signals.influence.directions import Guidance, Part, best, guidance, halves
 from methods.signals.influence.engine import LoraGradients, gradient_norms, influence
 from methods.signals.influence.gamma import update_rule
+from methods.signals.influence.signal import InfluenceSettings, InfluenceSignal
 from support import influence_reference as reference
 
 AGGREGATES = ("mean_cosine", "cosine_of_mean", "max_subtask", "mean_dot")
 FLAGS = (True, False)
 EPSILONS = (("outside", 1e-8), ("inside", 1e-8), ("outside", 1e-5))
 RULES = [
-    InfluenceConfig(eps_mode=mode, eps=eps, bias_correction=bias, momentum=momentum, own_second_moment=own)
+    InfluenceSettings(eps_mode=mode, eps=eps, bias_correction=bias, momentum=momentum, own_second_moment=own)
     for (mode, eps), bias, momentum, own in product(EPSILONS, FLAGS, FLAGS, FLAGS)
 ]
-PRESETS = [InfluenceConfig(preset=p, aggregate=a) for p in ("less", "optimsyn-paper") for a in AGGREGATES]
-SGD = [InfluenceConfig(update="sgd", aggregate=a) for a in AGGREGATES]
+PRESETS = [InfluenceSignal.with_preset(p, aggregate=a) for p in ("less", "optimsyn-paper") for a in AGGREGATES]
+SGD = [InfluenceSettings(update="sgd", aggregate=a) for a in AGGREGATES]
 CANDIDATES, VALIDATION = reference.items(9, seed=10), reference.items(5, seed=20)
 SUBTASKS = ["x", "y", "x", "y", "y"]
 PARTS = halves([str(i) for i in range(5)], SUBTASKS, [False] * 5)
@@ -48,7 +49,7 @@ class Case:
         model = copy.deepcopy(self.model)
         return LoraGradients(model, 0, batch_size, ScoringConfig(**scoring), restrict_logits=restrict_logits)
 
-    def wanted(self, options: InfluenceConfig) -> list[float]:
+    def wanted(self, options: InfluenceSettings) -> list[float]:
         """The definition's scores."""
         return oracle.scores(self.candidates, self.validation, self.state, options, SUBTASKS)
 
@@ -67,7 +68,7 @@ def engine_scores(
     gradients: LoraGradients,
     items: list[Encoded],
     state: AdamState | None,
-    options: InfluenceConfig,
+    options: InfluenceSettings,
     found: Guidance | None = None,
     readings: tuple[str, ...] = ("a", "b"),
 ) -> list[float]:
@@ -89,7 +90,7 @@ def test_every_option_equals_the_definition(case: Case) -> None:
 
 def test_the_options_are_told_apart(qwen: Case) -> None:
     """The comparison above would mean little if the options hardly changed the scores."""
-    default = qwen.wanted(InfluenceConfig())
+    default = qwen.wanted(InfluenceSettings())
     for change in (
         {"update": "sgd"},
         {"eps_mode": "inside"},
@@ -99,7 +100,7 @@ def test_the_options_are_told_apart(qwen: Case) -> None:
         {"aggregate": "max_subtask"},
     ):
         with pytest.raises(AssertionError):
-            reference.assert_close(qwen.wanted(InfluenceConfig(**change)), default, 1e-2)
+            reference.assert_close(qwen.wanted(InfluenceSettings(**change)), default, 1e-2)
 
 
 def test_adams_direction_is_the_step_that_adam_takes(qwen: Case) -> None:
@@ -114,10 +115,10 @@ def test_adams_direction_is_the_step_that_adam_takes(qwen: Case) -> None:
     }
     parameter.grad = qwen.candidates[0][name].clone()
     optimizer.step()
-    rule = update_rule(copy.deepcopy(qwen.state), InfluenceConfig())
+    rule = update_rule(copy.deepcopy(qwen.state), InfluenceSettings())
     taken = rule.apply_(qwen.candidates[0][name].clone()[None], name)[0]
     torch.testing.assert_close(-parameter.detach(), taken, rtol=1e-4, atol=1e-5)
-    wanted = oracle.adam_direction({name: qwen.candidates[0][name]}, qwen.state, InfluenceConfig())[name]
+    wanted = oracle.adam_direction({name: qwen.candidates[0][name]}, qwen.state, InfluenceSettings())[name]
     torch.testing.assert_close(-parameter.detach().double(), wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -128,7 +129,7 @@ def test_layouts_recomputation_and_logits_change_nothing(
     case: Case, layout: str, checkpointing: bool, restrict: bool
 ) -> None:
     gradients = case.engine(restrict_logits=restrict, layout=layout, activation_checkpointing=checkpointing)
-    for options in (InfluenceConfig(), InfluenceConfig(preset="less")):
+    for options in (InfluenceSettings(), InfluenceSignal.with_preset("less")):
         got = engine_scores(gradients, CANDIDATES, case.state, options)
         reference.assert_close(got, case.wanted(options), 1e-4)
 
@@ -169,7 +170,7 @@ def test_only_the_trained_of_several_adapters_is_scored(qwen: Case) -> None:
     model.set_adapter("default")
     gradients = LoraGradients(model, 0)
     assert gradients.modules.keys() == qwen.state.first.keys()
-    options = InfluenceConfig()
+    options = InfluenceSettings()
     reference.assert_close(engine_scores(gradients, CANDIDATES, qwen.state, options), qwen.wanted(options), 1e-4)
 
 
@@ -185,13 +186,13 @@ def test_adapters_that_are_active_together_are_scored_together(qwen: Case) -> No
 
 def test_scores_in_bfloat16_rank_as_in_float32(case: Case) -> None:
     model = copy.deepcopy(case.model).to(torch.bfloat16)
-    options = InfluenceConfig()
+    options = InfluenceSettings()
     got = engine_scores(LoraGradients(model, 0), CANDIDATES, case.state, options)
     reference.assert_close(got, case.wanted(options), 0.1)
 
 
 def test_batching_and_padding_change_nothing(case: Case) -> None:
-    options = InfluenceConfig()
+    options = InfluenceSettings()
     together = engine_scores(case.engine(batch_size=64), CANDIDATES, case.state, options)
     gradients = case.engine(batch_size=64)
     alone = [engine_scores(gradients, [item], case.state, options)[0] for item in CANDIDATES]
@@ -203,14 +204,14 @@ def test_batching_and_padding_change_nothing(case: Case) -> None:
 
 
 def test_pieces_of_a_batch_change_nothing(qwen: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = InfluenceConfig()
+    options = InfluenceSettings()
     whole = engine_scores(qwen.engine(), CANDIDATES, qwen.state, options)
     monkeypatch.setattr("methods.signals.influence.engine.CACHE_ELEMENTS", 300)
     reference.assert_close(engine_scores(qwen.engine(), CANDIDATES, qwen.state, options), whole, 1e-6)
 
 
 def test_scores_keep_the_order_of_the_items(qwen: Case) -> None:
-    gradients, options = qwen.engine(), InfluenceConfig()
+    gradients, options = qwen.engine(), InfluenceSettings()
     forward = engine_scores(gradients, CANDIDATES, qwen.state, options)
     backward = engine_scores(gradients, CANDIDATES[::-1], qwen.state, options)
     reference.assert_close(backward[::-1], forward, 1e-5)
@@ -221,7 +222,7 @@ def test_scores_keep_the_order_of_the_items(qwen: Case) -> None:
 @pytest.mark.parametrize("aggregate", AGGREGATES)
 def test_halves_and_withheld_items_are_scored_beside(qwen: Case, aggregate: Any) -> None:
     """Each reading equals the definition on exactly its items, and withheld items do not touch the value."""
-    gradients, options = qwen.engine(), InfluenceConfig(aggregate=aggregate)
+    gradients, options = qwen.engine(), InfluenceSettings(aggregate=aggregate)
     parts = halves([str(i) for i in range(5)], ["x", "x", "x", "y", "y"], [False, False, False, False, True])
     found = guidance(gradients, VALIDATION, parts, aggregate)
     assert [p.half for p in parts] == ["a", "b", "a", "a", "withheld"]
@@ -306,10 +307,10 @@ def test_a_candidate_without_a_gradient_has_norm_zero(qwen: Case) -> None:
     untied = torch.nn.Parameter(torch.zeros_like(gradients.model.get_output_embeddings().weight))
     gradients.model.get_output_embeddings().weight = untied
     untied.requires_grad_(False)
-    rule = update_rule(copy.deepcopy(qwen.state), InfluenceConfig())
+    rule = update_rule(copy.deepcopy(qwen.state), InfluenceSettings())
     dots, norms = influence(gradients, CANDIDATES[:2], found.vectors, rule)
     assert norms.tolist() == [0.0, 0.0] and bool(dots.isfinite().all())
-    plain = update_rule(None, InfluenceConfig(update="sgd"))
+    plain = update_rule(None, InfluenceSettings(update="sgd"))
     assert bool(influence(gradients, CANDIDATES[:2], found.vectors, plain)[0].isnan().all())
 
 
@@ -355,4 +356,4 @@ def test_a_disabled_adapter_is_refused(qwen: Case) -> None:
 
 def test_adam_without_moments_is_refused(qwen: Case) -> None:
     with pytest.raises(StageError, match="moments"):
-        engine_scores(qwen.engine(), CANDIDATES, None, InfluenceConfig())
+        engine_scores(qwen.engine(), CANDIDATES, None, InfluenceSettings())

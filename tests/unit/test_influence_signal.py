@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from harness.bench import oracle
-from harness.config import InfluenceConfig
 from harness.errors import StageError
 from harness.models.transformers_backend import load_causal_lm
 from harness.training import adam_state, sft
@@ -23,7 +22,7 @@ from harness.training.sft import finetune
 from harness.types import Message, Sample, Score, Seed
 from methods.signals.base import Archive, SignalContext, TargetState, ValidationExample, WarmCheckpoint
 from methods.signals.diagnostics import diagnose
-from methods.signals.influence.signal import InfluenceSignal
+from methods.signals.influence.signal import InfluenceSettings, InfluenceSignal
 from support import influence_reference as reference
 from support.tiny import make_tiny_model
 
@@ -78,16 +77,16 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Warm:
     return Warm(target, held["optimizer"], held["adapter"])
 
 
-def context(validation: list[ValidationExample] = VALIDATION, **options: Any) -> SignalContext:
-    return SignalContext(seed=0, validation=validation, settings=InfluenceConfig(**options), batch_size=5)
+def context(validation: list[ValidationExample] = VALIDATION) -> SignalContext:
+    return SignalContext(seed=0, validation=validation, batch_size=5)
 
 
 def prepared(warm: Warm, **options: Any) -> tuple[InfluenceSignal, Mapping[str, Any]]:
-    signal = InfluenceSignal()
-    return signal, signal.prepare(context(**options), warm.target)
+    signal = InfluenceSignal(InfluenceSettings(**options))
+    return signal, signal.prepare(context(), warm.target)
 
 
-def definition(warm: Warm, items: list[Sample], withheld: bool, options: InfluenceConfig) -> list[float]:
+def definition(warm: Warm, items: list[Sample], withheld: bool, options: InfluenceSettings) -> list[float]:
     """Scores from the trainer's own adapter and optimizer, not from the files."""
     base, tokenizer = load_causal_lm(warm.target.model)
     lora = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"]}
@@ -113,9 +112,9 @@ def test_scores_equal_the_definition_on_the_trainers_own_state(warm: Warm, optio
     got = signal.score(SAMPLES, Archive())
     assert [s.item_id for s in got] == [s.id for s in SAMPLES]
     assert all(s.status == "ok" and s.signal == "influence" and s.target_rev == "rev" for s in got)
-    wanted = definition(warm, SAMPLES, False, InfluenceConfig(**options))
+    wanted = definition(warm, SAMPLES, False, InfluenceSettings(**options))
     reference.assert_close(_values(got), wanted, 1e-4)
-    beside = definition(warm, SAMPLES, True, InfluenceConfig(**options))
+    beside = definition(warm, SAMPLES, True, InfluenceSettings(**options))
     reference.assert_close([s.parts["withheld"] for s in got], beside, 1e-4)
     assert facts["checkpoints"][0]["adam_steps"] == (None if options.get("update") == "sgd" else 6)
     assert {c["status"] for c in facts["checks"]} == {"passed"}
@@ -123,7 +122,7 @@ def test_scores_equal_the_definition_on_the_trainers_own_state(warm: Warm, optio
 
 
 def test_without_withheld_items_nothing_stands_beside(warm: Warm) -> None:
-    signal = InfluenceSignal()
+    signal = InfluenceSignal(InfluenceSettings())
     signal.prepare(context([v for v in VALIDATION if not v.withheld]), warm.target)
     scores = signal.score(SAMPLES, Archive())
     assert all("withheld" not in s.parts for s in scores)
@@ -191,12 +190,12 @@ def test_checkpoints_are_summed_by_their_weights(warm: Warm, tmp_path: Path) -> 
     both = (warm.target.checkpoints[0], other_checkpoint(warm, tmp_path / "other"))
     single = []
     for checkpoint in both:
-        signal = InfluenceSignal()
+        signal = InfluenceSignal(InfluenceSettings())
         signal.prepare(context(), replace(warm.target, checkpoints=(checkpoint,)))
         single.append(_values(signal.score(SAMPLES, Archive())))
     with pytest.raises(AssertionError):
         reference.assert_close(single[1], single[0], 1e-2)
-    signal = InfluenceSignal()
+    signal = InfluenceSignal(InfluenceSettings())
     weighted = tuple(replace(c, weight=w) for c, w in zip(both, (0.25, 0.75), strict=True))
     facts = signal.prepare(context(), replace(warm.target, checkpoints=weighted))
     assert [c["weight"] for c in facts["checkpoints"]] == [0.25, 0.75]
@@ -213,7 +212,7 @@ def test_checkpoints_of_two_adapters_are_refused(warm: Warm, tmp_path: Path) -> 
     save_file({n: w for n, w in weights.items() if "q_proj" in n}, other.adapter / "adapter_model.safetensors")
     both = replace(warm.target, checkpoints=(warm.target.checkpoints[0], other))
     with pytest.raises(StageError, match="all checkpoints must be of one adapter"):
-        InfluenceSignal().prepare(context(), both)
+        InfluenceSignal(InfluenceSettings()).prepare(context(), both)
 
 
 def test_a_score_on_a_part_of_an_answer_says_so(warm: Warm) -> None:
@@ -270,7 +269,7 @@ def _values(scores: list[Score]) -> list[float]:
 
 
 def test_refusals_say_what_to_do(warm: Warm) -> None:
-    signal = InfluenceSignal()
+    signal = InfluenceSignal(InfluenceSettings())
     with pytest.raises(StageError, match="warmed-up target"):
         signal.prepare(context(), None)
     with pytest.raises(StageError, match="--guide"):

@@ -41,7 +41,7 @@ def test_each_layer_wins_over_the_one_before(tmp_path: Path) -> None:
 def test_flags_win_over_names_in_a_file(tmp_path: Path) -> None:
     path = _file(tmp_path / "mine.yaml", "method: static\ntarget: nano\nscale: full\n")
     config = resolve_run(config_file=path, method="optimsyn", scale="smoke").config
-    assert (config.method, config.driver, config.signal, config.scale) == (
+    assert (config.method, config.driver, config.signal.name, config.scale) == (
         "optimsyn",
         "grpo_rubric",
         "influence",
@@ -67,9 +67,9 @@ def test_another_name_beside_a_stored_config_would_only_change_the_label(tmp_pat
 def test_a_driver_beside_a_stored_config_takes_or_leaves_its_signal(tmp_path: Path) -> None:
     stored = _stored(tmp_path)
     static = resolve_run(config_file=stored, driver="static").config
-    assert (static.driver, static.signal) == ("static", "none")
+    assert (static.driver, static.signal.name) == ("static", "none")
     best = resolve_run(config_file=stored, driver="best_of_n").config
-    assert (best.driver, best.signal) == ("best_of_n", "influence")
+    assert (best.driver, best.signal.name) == ("best_of_n", "influence")
     with pytest.raises(ConfigError, match="uses no signal"):
         resolve_run(config_file=stored, driver="static", signal="influence")
 
@@ -133,7 +133,7 @@ def test_a_suite_file_is_stored_by_its_absolute_path(tmp_path: Path, monkeypatch
 def test_lab_signals_need_lab_documents() -> None:
     with pytest.raises(ConfigError, match="planted truth"):
         _run(signal="oracle", seeds="documents.jsonl")
-    assert _run(signal="oracle").config.signal == "oracle"
+    assert _run(signal="oracle").config.signal.name == "oracle"
 
 
 def test_names_are_required_and_checked() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.config import LocalInfluenceConfig, ScoringConfig
+from harness.config import ScoringConfig
 from harness.errors import StageError
 from harness.models.transformers_backend import load_causal_lm
 from harness.training.adam_state import load_adam_state, save_adam_state
@@ -23,7 +23,7 @@ from harness.types import Message, Sample, Score, Seed
 from methods.signals.base import Archive, SignalContext, TargetState, ValidationExample, WarmCheckpoint
 from methods.signals.local_influence import reference
 from methods.signals.local_influence.forms import NOISE_DRAWS
-from methods.signals.local_influence.signal import LocalInfluenceSignal
+from methods.signals.local_influence.signal import LocalInfluenceSettings, LocalInfluenceSignal
 from support.influence_reference import assert_close
 from support.tiny import make_tiny_model
 
@@ -63,13 +63,13 @@ def one(warm: TargetState) -> TargetState:
     return replace(warm, checkpoints=(replace(warm.checkpoints[0], weight=1.0),))
 
 
-def context(validation: list[ValidationExample] = VALIDATION, size: int = 4, **options: Any) -> SignalContext:
-    return SignalContext(seed=0, validation=validation, settings=LocalInfluenceConfig(**options), batch_size=size)
+def context(validation: list[ValidationExample] = VALIDATION, size: int = 4) -> SignalContext:
+    return SignalContext(seed=0, validation=validation, batch_size=size)
 
 
 def prepared(target: TargetState, **options: Any) -> tuple[LocalInfluenceSignal, Mapping[str, Any]]:
-    signal = LocalInfluenceSignal()
-    return signal, signal.prepare(context(**options), target)
+    signal = LocalInfluenceSignal(LocalInfluenceSettings(**options))
+    return signal, signal.prepare(context(), target)
 
 
 def values(scores: list[Score]) -> list[float]:
@@ -152,8 +152,8 @@ def test_rounding_is_stated_at_the_size_of_its_errors(
     """Whatever the batches: where every item is alone, there is no other shape of batch to compare with."""
     if not stacked:
         monkeypatch.setattr("methods.signals.local_influence.forms.TOLERANCE", -1.0)
-    signal = LocalInfluenceSignal()
-    facts = signal.prepare(replace(context(learning_rate=1e-6), scoring=ScoringConfig(batch_tokens=tokens)), one(warm))
+    signal = LocalInfluenceSignal(LocalInfluenceSettings(learning_rate=1e-6))
+    facts = signal.prepare(replace(context(), scoring=ScoringConfig(batch_tokens=tokens)), one(warm))
     assert (facts["gradients"] == "batched") == stacked
     got = signal.score(SAMPLES, Archive())
     found = [*values(got), *(s.parts["withheld"] for s in got)]
@@ -189,7 +189,7 @@ def test_several_checkpoints_add_up_by_weight(warm: TargetState) -> None:
 @pytest.mark.parametrize("size, tokens", [(1, 8192), (3, 100), (64, 1)])
 def test_batching_changes_nothing(warm: TargetState, size: int, tokens: int) -> None:
     wanted = values(prepared(one(warm))[0].score(SAMPLES, Archive()))
-    signal = LocalInfluenceSignal()
+    signal = LocalInfluenceSignal(LocalInfluenceSettings())
     small = replace(context(size=size), scoring=ScoringConfig(batch_tokens=tokens))
     signal.prepare(small, one(warm))
     assert_close(values(signal.score(SAMPLES, Archive())), wanted, 1e-4)
@@ -239,7 +239,7 @@ def test_a_packed_row_that_leaks_is_found_out(warm: TargetState, monkeypatch: py
 
     wanted = values(prepared(one(warm))[0].score(SAMPLES, Archive()))
     packed = replace(context(), scoring=ScoringConfig(layout="packed"))
-    sound = LocalInfluenceSignal()
+    sound = LocalInfluenceSignal(LocalInfluenceSettings())
     facts = sound.prepare(packed, one(warm))
     assert facts["gradients"] == "batched" and {c["status"] for c in facts["checks"]} == {"passed"}
     assert_close(values(sound.score(SAMPLES, Archive())), wanted, 1e-4)
@@ -251,7 +251,7 @@ def test_a_packed_row_that_leaks_is_found_out(warm: TargetState, monkeypatch: py
     collate = engine.collate
     monkeypatch.setattr(engine, "collate", leaky)
     with pytest.raises(StageError, match="failed the check 'alone against batched'"):
-        LocalInfluenceSignal().prepare(packed, one(warm))
+        LocalInfluenceSignal(LocalInfluenceSettings()).prepare(packed, one(warm))
 
 
 def test_what_cannot_be_measured_is_none_in_its_place(warm: TargetState) -> None:
@@ -280,7 +280,7 @@ def test_cost_counts_every_pass_over_the_reference_items(warm: TargetState) -> N
 
 
 def test_refusals_say_what_to_do(warm: TargetState, tmp_path: Path) -> None:
-    signal = LocalInfluenceSignal()
+    signal = LocalInfluenceSignal(LocalInfluenceSettings())
     with pytest.raises(StageError, match="warmed-up target"):
         signal.prepare(context(), None)
     with pytest.raises(StageError, match="--guide"):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.config import LossConfig
+from harness.config import SignalChoice
 from harness.errors import StageError
 from harness.models.transformers_backend import load_causal_lm
 from harness.training.chat import encode
@@ -40,8 +40,8 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> TargetState:
 
 
 def _scores(target: TargetState | None, checkpoint: str, items: list[Item]) -> tuple[list[Any], Any]:
-    signal = make_signal("loss")
-    signal.prepare(SignalContext(seed=0, settings=LossConfig.model_validate({"checkpoint": checkpoint})), target)
+    signal = make_signal(SignalChoice.model_validate({"name": "loss", "checkpoint": checkpoint}))
+    signal.prepare(SignalContext(seed=0), target)
     return signal.score(items, Archive()), signal
 
 

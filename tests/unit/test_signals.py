@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from harness import plugins
+from harness.config import SignalChoice
 from harness.errors import ConfigError
 from harness.lab.pairs import RELATION_OF, pair_messages
 from harness.lab.world import World
 from harness.types import Message, Sample, Score, Seed, stable_hash
 from methods.signals.base import Archive, Item, SignalContext
-from methods.signals.catalogue import SIGNALS, make_signal, signal_info
+from methods.signals.catalogue import make_signal, signal_class, signal_needs, signal_uses
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,7 +29,7 @@ def talk(question: str, answer: str, number: int = 0) -> Sample:
 
 
 def scored(name: str, items: list[Item], seed: int = 0, world: int | None = None) -> list[Score]:
-    signal = make_signal(name)
+    signal = make_signal(SignalChoice.model_validate(name))
     signal.prepare(SignalContext(seed=seed, lab_world=world), None)
     scores = signal.score(items, Archive())
     assert [s.item_id for s in scores] == [i.id for i in items]
@@ -114,16 +116,17 @@ def test_the_oracle_has_no_truth_outside_the_lab() -> None:
 
 def test_a_wrong_name_gets_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'influence'"):
-        signal_info("influnce")
+        signal_class("influnce")
 
 
-@pytest.mark.parametrize("name", sorted(SIGNALS))
+@pytest.mark.parametrize("name", plugins.names(plugins.SIGNALS))
 def test_every_declared_signal_loads(name: str) -> None:
-    signal = make_signal(name)
-    assert signal.name == name
-    spec = SIGNALS[name].spec
-    assert spec.lab_only == (name in ("oracle", "anti_oracle")) == ("planted" in spec.needs)
-    assert spec.reads_validation == (name in ("influence", "local_influence", "val_bm25", "val_cosine"))
+    choice = SignalChoice.model_validate(name)
+    signal = make_signal(choice)
+    assert signal.name == name and signal.faults() == []
+    assert signal.lab_only == (name in ("oracle", "anti_oracle")) == ("planted" in signal_needs(choice))
+    assert signal.student_aware == any(use.role == "target" for use in signal_uses(choice))
+    assert signal.reads_validation == (name in ("influence", "local_influence", "val_bm25", "val_cosine"))
 
 
 READERS = {"methods/signals/planted.py", "harness/runtime/calibrate.py"}

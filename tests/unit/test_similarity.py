@@ -13,13 +13,14 @@ import pytest
 from evals.data import load_items, load_validation
 from evals.read import DataContext
 from evals.suite import load_suite
-from harness.config import Bm25Config, CosineConfig, EmbedderConfig
+from harness.config import EmbedderConfig, SignalChoice
 from harness.errors import StageError
 from harness.models.embedder import open_embedder
 from harness.types import Message, Sample, Score, Seed
 from methods.signals.base import Archive, Item, SignalContext, ValidationExample
 from methods.signals.bm25 import Bm25
 from methods.signals.catalogue import make_signal
+from methods.signals.similarity import Bm25Settings, SimilaritySettings
 from support.minilm import minilm
 
 QUERIES = ["Does aspirin lower fever?\nyes, aspirin does", "Is the court bound?\nno", "What is fever?\na sign"]
@@ -39,8 +40,8 @@ def examples(texts: list[str], withheld: int = 0) -> list[ValidationExample]:
 
 
 def score(name: str, items: list[Item], validation: list[ValidationExample], settings: Any, **more: Any) -> list[Score]:
-    signal = make_signal(name)
-    signal.prepare(SignalContext(seed=0, validation=validation, settings=settings, **more), None)
+    signal = make_signal(SignalChoice(name=name, settings=settings))
+    signal.prepare(SignalContext(seed=0, validation=validation, **more), None)
     scores = signal.score(items, Archive())
     assert [(s.item_id, s.signal) for s in scores] == [(i.id, name) for i in items]
     return scores
@@ -86,11 +87,11 @@ def test_val_bm25_takes_mean_or_maximum_over_rewarded_items_only() -> None:
     rewarded = QUERIES[:2]
     each = [_definition(q, text, rewarded, 1.2, 0.75) for q in rewarded]
     other = _definition(QUERIES[2], text, rewarded, 1.2, 0.75)
-    (mean,) = score("val_bm25", [item], examples(QUERIES, withheld=1), Bm25Config())
-    (best,) = score("val_bm25", [item], examples(QUERIES, withheld=1), Bm25Config(aggregate="max"))
+    (mean,) = score("val_bm25", [item], examples(QUERIES, withheld=1), Bm25Settings())
+    (best,) = score("val_bm25", [item], examples(QUERIES, withheld=1), Bm25Settings(aggregate="max"))
     assert mean.value == pytest.approx(sum(each) / 2) and best.value == pytest.approx(max(each))
     assert mean.parts == pytest.approx({"mean": mean.value, "max": best.value, "withheld": other})
-    (without,) = score("val_bm25", [item], examples(rewarded), Bm25Config())
+    (without,) = score("val_bm25", [item], examples(rewarded), Bm25Settings())
     assert without.value == mean.value and "withheld" not in without.parts
 
 
@@ -102,8 +103,8 @@ def test_val_cosine_is_the_mean_cosine_of_embeddings() -> None:
     rows = open_embedder(EmbedderConfig()).embed(["Does aspirin lower fever?\nyes", "The court is bound by law."])
     cosines = rows @ open_embedder(EmbedderConfig()).embed(QUERIES).T
     validation = examples(QUERIES, withheld=1)
-    mean = score("val_cosine", items, validation, CosineConfig())
-    best = score("val_cosine", items, validation, CosineConfig(aggregate="max"))
+    mean = score("val_cosine", items, validation, SimilaritySettings())
+    best = score("val_cosine", items, validation, SimilaritySettings(aggregate="max"))
     assert [s.value for s in mean] == pytest.approx(cosines[:, :2].mean(axis=1).tolist(), abs=1e-6)
     assert [s.value for s in best] == pytest.approx(cosines[:, :2].max(axis=1).tolist(), abs=1e-6)
     assert [s.parts["withheld"] for s in mean] == pytest.approx(cosines[:, 2].tolist(), abs=1e-6)
@@ -111,13 +112,13 @@ def test_val_cosine_is_the_mean_cosine_of_embeddings() -> None:
 
 def test_scores_do_not_depend_on_what_is_scored_beside() -> None:
     items: list[Item] = [sample(i, f"Does aspirin lower fever {i}?", "no " * (i + 1)) for i in range(9)]
-    for name, settings in (("val_bm25", Bm25Config()), ("val_cosine", CosineConfig())):
+    for name, settings in (("val_bm25", Bm25Settings()), ("val_cosine", SimilaritySettings())):
         together = [s.value for s in score(name, items, examples(QUERIES), settings)]
         alone = [score(name, [item], examples(QUERIES), settings)[0].value for item in items]
         assert alone == pytest.approx(together, rel=1e-6) and len(set(together)) > 5
 
 
-@pytest.mark.parametrize(("name", "settings"), [("val_bm25", Bm25Config()), ("val_cosine", CosineConfig())])
+@pytest.mark.parametrize(("name", "settings"), [("val_bm25", Bm25Settings()), ("val_cosine", SimilaritySettings())])
 def test_what_cannot_be_compared_is_not_zero(name: str, settings: Any) -> None:
     items: list[Item] = [sample(0, " ", ""), sample(1, "fever", "yes")]
     empty, full = score(name, items, examples(QUERIES), settings)
@@ -128,8 +129,8 @@ def test_what_cannot_be_compared_is_not_zero(name: str, settings: Any) -> None:
 
 
 def test_what_a_run_says_of_val_cosine() -> None:
-    signal = make_signal("val_cosine")
-    context = SignalContext(seed=0, validation=examples(QUERIES, withheld=1), settings=CosineConfig())
+    signal = make_signal(SignalChoice.model_validate("val_cosine"))
+    context = SignalContext(seed=0, validation=examples(QUERIES, withheld=1))
     facts = signal.prepare(context, None)
     assert (facts["rewarded"], facts["withheld"]) == ({"validation_items": 2}, {"validation_items": 1})
     assert facts["dimension"] == 2048
@@ -149,8 +150,8 @@ def test_on_real_items_both_find_the_field(test_data: Path) -> None:
     other: list[Item] = [sample(100 + i, question, "yes") for i, question in enumerate(chat)]
     embedder = EmbedderConfig(id=str(minilm()))
     for name, settings, more, least in (
-        ("val_bm25", Bm25Config(), {}, 0.6),
-        ("val_cosine", CosineConfig(), {"embedder": embedder}, 0.9),
+        ("val_bm25", Bm25Settings(), {}, 0.6),
+        ("val_cosine", SimilaritySettings(), {"embedder": embedder}, 0.9),
     ):
         values = [s.value or 0.0 for s in score(name, [*medical, *other], validation, settings, **more)]
         auc = float(np.mean([m > o for m in values[:20] for o in values[20:]]))

@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from harness.config import RunConfig
+from harness.config import RunConfig, SignalChoice
 from harness.errors import ConfigError, HarnessError, InputError
 from harness.models.transformers_backend import load_causal_lm
 from harness.runtime import outputs
@@ -33,7 +33,7 @@ from harness.training.recipe import LoraSettings, Recipe, Tuned
 from harness.training.sft import finetune
 from harness.types import Message, Sample
 from methods.signals.base import Archive, SignalContext, TargetState, ValidationExample, WarmCheckpoint
-from methods.signals.catalogue import SIGNALS, make_signal
+from methods.signals.catalogue import make_signal
 from methods.stages.warmup import read_checkpoints, warmup
 from support.outside_trainer import Run, hugging_face, tiny_lora
 from support.store_worker import Watcher
@@ -222,11 +222,10 @@ class TestGiven:
         for name in ("influence", "local_influence"):
             config = settings(base_of(given), **{"warmup.adapter": str(given.checkpoint.parent)})
             checkpoints = prepare(config, tmp_path)
-            signal = make_signal(name)
+            signal = make_signal(SignalChoice.model_validate(name))
             guide = [ValidationExample(s.id, s.messages) for s in SAMPLES[:4]]
-            section = getattr(config, SIGNALS[name].section)
             facts = signal.prepare(
-                SignalContext(seed=0, validation=guide, settings=section),
+                SignalContext(seed=0, validation=guide),
                 TargetState(base_of(given), "rev", 96, checkpoints=checkpoints),
             )
             scores = signal.score(SAMPLES[4:], Archive())
@@ -363,7 +362,7 @@ def test_costs_follow_the_checkpoints_and_the_probes(target: Path) -> None:
 
     one = flops("influence")
     assert flops("influence", **{"warmup.keep": "epochs", "warmup.epochs": 4}) == pytest.approx(4 * one)
-    assert flops("local_influence", **{"local_influence.form": "first_order"}) == pytest.approx(one)
+    assert flops("local_influence", **{"signal.form": "first_order"}) == pytest.approx(one)
     # A probe reads every validation item: far more than the pair itself.
     assert flops("local_influence", **{"guide.n": 100}) > 10 * one
     assert flops("local_influence", **{"guide.n": 200}) > 1.8 * flops("local_influence", **{"guide.n": 100})

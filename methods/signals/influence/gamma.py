@@ -24,8 +24,8 @@ import torch
 from harness.errors import StageError
 
 if TYPE_CHECKING:
-    from harness.config import InfluenceConfig
     from harness.training.adam_state import AdamState
+    from methods.signals.influence.signal import InfluenceSettings
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class UpdateRule:
         return g.div_(denominator)
 
 
-def update_rule(state: AdamState | None, settings: InfluenceConfig) -> UpdateRule:
+def update_rule(state: AdamState | None, settings: InfluenceSettings) -> UpdateRule:
     """The update rule of `settings` at the moments `state`, whose tensors it takes over and overwrites.
 
     With `update == "sgd"` no state is needed. Without `momentum` the numerator is g alone; without
@@ -68,7 +68,7 @@ def update_rule(state: AdamState | None, settings: InfluenceConfig) -> UpdateRul
     if settings.update == "sgd":
         return UpdateRule(True, {}, {})
     if state is None:
-        raise StageError("influence under Adam needs the warm-up's moments; use them, or set influence.update=sgd")
+        raise StageError("influence under Adam needs the warm-up's moments; use them, or set signal.update=sgd")
     corrected = settings.bias_correction
     own = settings.own_second_moment
     first = 1.0 / (1.0 - state.beta1 ** (state.step + 1)) if corrected else 1.0

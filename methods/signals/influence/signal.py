@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
 
-from harness.config import InfluenceConfig
+from pydantic import Field
+
+from harness.config_models import Section
 from harness.errors import StageError
 from harness.training.chat import Encoded
 from harness.training.checks import require, to_rows
 from harness.types import Sample, Score, Usage
-from methods.signals.base import Archive, Item, SignalContext, TargetState, ValidationExample
+from methods.signals.base import Archive, Item, ModelUse, Signal, SignalContext, TargetState, ValidationExample
 
 if TYPE_CHECKING:
     import torch
@@ -28,10 +31,63 @@ if TYPE_CHECKING:
 _READINGS = {"value": ("a", "b"), "half_a": ("a",), "half_b": ("b",), "withheld": ("withheld",)}
 
 
-class InfluenceSignal:
-    """Adam-aware influence on the validation loss at the warm-up's checkpoints; higher is better."""
+class InfluenceSettings(Section):
+    """Which update direction Γ (`methods.signals.influence.gamma`) and which aggregate over validation items.
+
+    `update=sgd` takes the plain gradient for Γ. `max_subtask` is the best of the validation set's declared subtasks.
+    """
+
+    update: Literal["adam", "sgd"] = "adam"
+    eps: float = Field(1e-8, gt=0)
+    eps_mode: Literal["inside", "outside"] = "outside"
+    bias_correction: bool = True
+    momentum: bool = True
+    own_second_moment: bool = True
+    aggregate: Literal["mean_cosine", "cosine_of_mean", "max_subtask", "mean_dot"] = "mean_cosine"
+
+
+_RELEASED: Mapping[str, Any] = {
+    "update": "adam",
+    "eps": 1e-8,
+    "eps_mode": "inside",
+    "bias_correction": False,
+    "momentum": True,
+    "own_second_moment": True,
+}
+_PAPER: Mapping[str, Any] = {**_RELEASED, "eps_mode": "outside", "bias_correction": True, "aggregate": "mean_cosine"}
+
+
+class InfluenceSignal(Signal[InfluenceSettings]):
+    """Adam-aware influence on the validation loss at the warm-up's checkpoints; higher is better.
+
+    The presets are published choices: LESS's code (arXiv 2402.04333), OptimSyn's code, and OptimSyn's paper (App. B).
+    The two codes share Γ: ε inside the root, no bias correction. LESS takes the best subtask, OptimSyn's code has one.
+    """
 
     name = "influence"
+    summary = "Adam-aware influence of the pair on the target's validation loss (OptimSyn Eq. 1)"
+    range = (-1.0, 1.0)
+    reads_validation = True
+    student_aware = True
+    Settings = InfluenceSettings
+    presets = MappingProxyType(
+        {
+            "less": {**_RELEASED, "aggregate": "max_subtask"},
+            "optimsyn-code": {**_RELEASED, "aggregate": "mean_cosine"},
+            "optimsyn-paper": _PAPER,
+            "plain-gradient": {**_PAPER, "update": "sgd"},
+        }
+    )
+
+    @classmethod
+    def needs(cls, settings: InfluenceSettings) -> frozenset[str]:
+        """Warm-up checkpoints with Adam's moments."""
+        return frozenset({"warm_target"})
+
+    @classmethod
+    def uses(cls, settings: InfluenceSettings) -> tuple[ModelUse, ...]:
+        """A forward and backward pass at every checkpoint; the validation items were collapsed before."""
+        return (ModelUse("target", backward=1, every_checkpoint=True, hooks=True),)
 
     def prepare(self, context: SignalContext, target: TargetState | None) -> Mapping[str, Any]:
         """Load the target, check the engine on it, and build the validation directions of every checkpoint.
@@ -47,7 +103,6 @@ class InfluenceSignal:
             raise StageError("influence needs a warmed-up target with Adam's moments; the driver did not provide one")
         if not context.validation:
             raise StageError("influence needs validation items; name a validation set with --guide")
-        self._settings: InfluenceConfig = context.settings
         self._revision = target.revision
         self._warm = WarmTarget(target, context.batch_size, context.scoring)
         self._flops = 6.0 * self._warm.model.num_parameters()
@@ -98,13 +153,13 @@ class InfluenceSignal:
 
         self._warm.enter(index)
         parts = halves([i.id for i in items], [i.subtask for i in items], [i.withheld for i in items])
-        found = guidance(self._warm.gradients, encoded, parts, self._settings.aggregate)
+        found = guidance(self._warm.gradients, encoded, parts, self.settings.aggregate)
         self._guidance.append(found)
-        state = self._warm.adam_state(index) if self._settings.update == "adam" else None
+        state = self._warm.adam_state(index) if self.settings.update == "adam" else None
         below = total = 0
         for v in state.second.values() if state else ():
-            below, total = below + int((v < self._settings.eps).sum()), total + v.numel()
-        self._rules.append(update_rule(state, self._settings))
+            below, total = below + int((v < self.settings.eps).sum()), total + v.numel()
+        self._rules.append(update_rule(state, self.settings))
         norms = found.norms[found.norms.isfinite() & (found.norms > 0.0)]
         return {
             "weight": self._warm.target.checkpoints[index].weight,
@@ -134,7 +189,7 @@ class InfluenceSignal:
         from methods.signals.influence.directions import best
         from methods.signals.influence.engine import influence
 
-        aggregate = self._settings.aggregate
+        aggregate = self.settings.aggregate
         sums: dict[str, torch.Tensor] = {}
         norm = torch.zeros(len(codes), dtype=torch.float64)
         for index, checkpoint in enumerate(self._warm.target.checkpoints):

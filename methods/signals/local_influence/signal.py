@@ -8,27 +8,57 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import Field
+
+from harness.config_models import Section
 from harness.errors import StageError
 from harness.training.chat import Encoded, encode
 from harness.training.checks import require, to_rows
 from harness.training.layouts import check_layout
 from harness.types import Sample, Score, Usage
-from methods.signals.base import Archive, Item, SignalContext, TargetState
+from methods.signals.base import Archive, Item, ModelUse, Signal, SignalContext, TargetState
 
 if TYPE_CHECKING:
     import torch
 
-    from harness.config import LocalInfluenceConfig
     from methods.signals.local_influence.forms import Gradients
     from methods.signals.local_influence.warm import WarmPoint
 
 
-class LocalInfluenceSignal:
+class LocalInfluenceSettings(Section):
+    """By one real step on the sample (`exact`), or by its first-order form.
+
+    `learning_rate` is the step's; None: the peak of the warm-up's.
+    """
+
+    form: Literal["exact", "first_order"] = "exact"
+    learning_rate: float | None = Field(None, gt=0)
+
+
+class LocalInfluenceSignal(Signal[LocalInfluenceSettings]):
     """Reference loss before minus after one AdamW step on the sample; higher is better."""
 
     name = "local_influence"
+    summary = "how far one optimizer step on the pair lowers the target's validation loss (Montessori-Instruct)"
+    reads_validation = True
+    student_aware = True
+    Settings = LocalInfluenceSettings
+    presets = MappingProxyType({"exact": {"form": "exact"}, "first-order": {"form": "first_order"}})
+
+    @classmethod
+    def needs(cls, settings: LocalInfluenceSettings) -> frozenset[str]:
+        """Warm-up checkpoints with Adam's moments."""
+        return frozenset({"warm_target"})
+
+    @classmethod
+    def uses(cls, settings: LocalInfluenceSettings) -> tuple[ModelUse, ...]:
+        """The exact form reads all validation items again after every step, in float32."""
+        if settings.form == "exact":
+            return (ModelUse("target", backward=1, validation=1, every_checkpoint=True, dtype="float32"),)
+        return (ModelUse("target", backward=1, every_checkpoint=True),)
 
     def prepare(self, context: SignalContext, target: TargetState | None) -> Mapping[str, Any]:
         """Load the warmed-up target, and measure the reference items at every checkpoint."""
@@ -40,20 +70,19 @@ class LocalInfluenceSignal:
             raise StageError("local_influence needs a warmed-up target with Adam's moments; the driver provided none")
         if not any(not v.withheld for v in context.validation):
             raise StageError("local_influence needs validation items; name a validation set with --guide")
-        self._settings: LocalInfluenceConfig = context.settings
-        self._exact = self._settings.form == "exact"
+        self._exact = self.settings.form == "exact"
         self._context, self._max_length, self._revision = context, target.max_length, target.revision
         self._usage: list[Usage] = []
         dtype = "float32" if self._exact else target.dtype
         model, self._tokenizer = open_warm(target, dtype)
         self._parameters = float(model.num_parameters())
-        facts: dict[str, Any] = {"form": self._settings.form, "computed_in": dtype}
+        facts: dict[str, Any] = {"form": self.settings.form, "computed_in": dtype}
         groups = self._encode_validation(context, facts)
         self._sizes = [len(group) for group in groups]
         self._items = [item for group in groups for item in group]
         started = time.perf_counter()
         self._gradients = self._open_gradients(model, facts)
-        rate = self._settings.learning_rate
+        rate = self.settings.learning_rate
         self._points: list[WarmPoint] = [
             warm_point(model, c, self._gradients.modules, rate) for c in target.checkpoints
         ]

@@ -33,6 +33,6 @@ def warm_point(model: Any, checkpoint: WarmCheckpoint, trained: Mapping[str, Any
     rate = rate or state.learning_rate
     if not rate:
         raise StageError(
-            f"{checkpoint.adam} does not say which learning rate the warm-up had; set local_influence.learning_rate"
+            f"{checkpoint.adam} does not say which learning rate the warm-up had; set signal.learning_rate"
         )
     return WarmPoint(checkpoint.weight, adapter, state, rate)

@@ -1,0 +1,117 @@
+"""What is installed under a name: signals, drivers, methods and suites, the project's own and anybody else's.
+
+All register in the same entry-point groups. Reading them imports nothing; a class is imported when its name is used.
+In a checkout the project's own entries are read from its `pyproject.toml`: what an editable installation noted of them
+is as old as the installation. A plug-in that cannot be used is an error of the command that names it, and of no other.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from harness.errors import ConfigError, suggest
+
+SIGNALS, DRIVERS, METHODS, SUITES = (f"harness.{kind}" for kind in ("signals", "drivers", "methods", "suites"))
+GROUPS = (SIGNALS, DRIVERS, METHODS, SUITES)
+"""The entry-point groups that are read."""
+
+OWN = "harness"
+"""The name of this project's own distribution."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One registration: its group and name, what it points at (`module:attribute`), and the package that brings it."""
+
+    group: str
+    name: str
+    value: str
+    package: str
+
+    @property
+    def kind(self) -> str:
+        """What it registers, for messages: `signal`, `driver`, ..."""
+        return kind_of(self.group)
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, for messages."""
+        return f"{self.value} of package {self.package}"
+
+
+def kind_of(group: str) -> str:
+    """The word for one member of a group: `signal` for `harness.signals`."""
+    return group.removeprefix("harness.").removesuffix("s")
+
+
+def names(group: str) -> list[str]:
+    """The names that are registered in a group, in order of the alphabet."""
+    return sorted(_entries()[group])
+
+
+def find(group: str, name: str) -> Entry:
+    """The registration of `name`.
+
+    Raises `ConfigError` with the nearest name where there is none, and where two packages claim the name: which of them
+    is meant would be a guess.
+    """
+    known = _entries()[group]
+    if name not in known:
+        raise ConfigError(f"there is no {kind_of(group)} '{name}'{suggest(name, known)}")
+    first, *others = known[name]
+    if others:
+        both = " and by ".join(entry.source for entry in (first, *others))
+        raise ConfigError(f"{first.kind} '{name}' is registered by {both}; uninstall one of them, or rename its entry")
+    return first
+
+
+def load(entry: Entry) -> Any:
+    """What an entry points at. Raises `ConfigError` in one line where it cannot be imported, whatever was raised."""
+    try:
+        return EntryPoint(entry.name, entry.value, entry.group).load()
+    except (Exception, SystemExit) as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
+        raise ConfigError(
+            f"{entry.kind} '{entry.name}' ({entry.source}) cannot be imported: {said}; repair or uninstall the package"
+        ) from error
+
+
+def refresh() -> None:
+    """Forget what was read: packages may have come or gone since."""
+    _entries.cache_clear()
+
+
+@cache
+def _entries() -> Mapping[str, Mapping[str, tuple[Entry, ...]]]:
+    """By group and name the registrations, the project's own first."""
+    found: dict[str, dict[str, list[Entry]]] = {group: {} for group in GROUPS}
+    own = _checkout()
+    registered = [e for group in GROUPS for e in entry_points(group=group)]
+    others = [e for e in registered if not (own and e.dist and e.dist.name == OWN)]
+    foreign = [Entry(e.group, e.name, e.value, f"{e.dist.name} {e.dist.version}" if e.dist else "?") for e in others]
+    for entry in [*own, *sorted(foreign, key=lambda e: (e.package.split()[0] != OWN, e.package, e.name))]:
+        same = found[entry.group].setdefault(entry.name, [])
+        # A package that lies on the path twice is one package.
+        if entry not in same:
+            same.append(entry)
+    return MappingProxyType({g: {name: tuple(same) for name, same in known.items()} for g, known in found.items()})
+
+
+def _checkout() -> list[Entry]:
+    """The project's own entries by the `pyproject.toml` beside its packages; none where it is installed without one."""
+    path = Path(__file__).parents[1] / "pyproject.toml"
+    try:
+        project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+    except (OSError, KeyError, tomllib.TOMLDecodeError):
+        return []
+    if project.get("name") != OWN:
+        return []
+    groups: Mapping[str, Mapping[str, str]] = project.get("entry-points", {})
+    return [Entry(group, name, value, OWN) for group in GROUPS for name, value in groups.get(group, {}).items()]
