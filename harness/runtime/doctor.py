@@ -26,6 +26,7 @@ from harness.models.context import folder_config
 from harness.models.known import known_models
 from harness.models.rope import rope_switch
 from harness.runtime import checks, machine
+from harness.runtime.data_check import check_data
 from harness.runtime.findings import Finding, Problem, Report
 from harness.runtime.needs import GPU_FROM, loads
 from harness.runtime.role_models import RoleModel, embedder_model, role_models, trains_writer
@@ -223,12 +224,13 @@ def to_json(report: Report) -> dict[str, Any]:
 
 
 def check_prerequisites(config: RunConfig) -> list[Problem]:
-    """What this machine lacks for a run. Takes milliseconds, reads no weights and no network.
+    """What this machine lacks for a run. Reads the documents and items that are here, no weights and no network.
 
     A GGUF file that is to be converted has its architecture looked up in transformers, which takes seconds. Raises
-    `InputError` for files that the settings name and that are not there.
+    `InputError` for documents and items that a run could not use.
     """
     models, embedder = role_models(config), embedder_model(config)
+    check_data(config)
     return [
         *_missing_packages(embedder),
         *_missing_data(config),

@@ -66,7 +66,8 @@ def resolve_run(
         layers.append(Layer(f"preset {chosen}", {"preset": chosen, **preset_settings(info, chosen)}))
     documents = seeds_source(seeds) if seeds else None
     source = documents or sets.get("seeds.source") or _value([file], "seeds.source")
-    layers += _of_own_documents(_target_layers(aim, size, suite or file.values.get("suite"), source), source)
+    tested = suite or file.values.get("suite")
+    layers += _of_own(_target_layers(aim, size, tested, source), source, other_suite=tested not in (None, aim.suite))
     if file.values:
         layers.append(file)
     line = {
@@ -169,17 +170,20 @@ def _target_layers(aim: Any, size: str, suite: str | None, source: Any) -> list[
     return layers
 
 
-def _of_own_documents(layers: list[Layer], source: Any) -> list[Layer]:
-    """A target's layers, less what they say of its own documents where others are given: columns, domain, licence."""
+def _of_own(layers: list[Layer], source: Any, *, other_suite: bool) -> list[Layer]:
+    """A target's layers, less what they say of its own documents and suite where others are given.
+
+    Columns, domain, licence and limit are the documents'; validation sets are the suite's.
+    """
     from harness.settings import Layer, flatten, nest
 
     own = _value(layers, "seeds.source")
-    if source is None or own is None or source == own:
-        return layers
-    theirs = {f"seeds.{name}" for name in ("source", "text_field", "domain", "licence", "limit")}
-    return [
-        Layer(layer.name, nest({k: v for k, v in flatten(layer.values) if k not in theirs})) for layer in layers
-    ]
+    theirs: set[str] = set()
+    if source is not None and own not in (None, source):
+        theirs |= {f"seeds.{name}" for name in ("source", "text_field", "domain", "licence", "limit")}
+    if other_suite:
+        theirs |= {"guide.set", "guide.rendering"}
+    return [Layer(layer.name, nest({k: v for k, v in flatten(layer.values) if k not in theirs})) for layer in layers]
 
 
 def _with_models(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from harness.config import RunConfig
 from harness.estimate import gigabytes
 from harness.runtime.costs import estimate_stage
+from harness.runtime.data_check import LAB_TESTS
 from harness.runtime.doctor import check_prerequisites
 from harness.runtime.estimator import Cost, Estimator, make_estimator
 from harness.runtime.findings import Problem
@@ -187,6 +188,8 @@ def _meaning(config: RunConfig, suite: Suite, estimator: Estimator) -> list[tupl
         rows.append(("lab", f"world {config.lab.world}"))
     if config.models.target.id.startswith("lab:") and suite.name != "lab":
         rows.append(("rehearsal", "the target is the lab's tiny model: the loop is real, scores will be near chance"))
+    if config.seeds.source != "lab" and suite.name == "lab":
+        rows.append(("caution", LAB_TESTS))
     if config.writer_from:
         rows.append(("writer from", config.writer_from))
     rows.append(("budget", f"{config.budget:,.0f} {config.match}, the same line for every arm"))

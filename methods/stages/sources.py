@@ -56,7 +56,8 @@ def sources(plan: Plan) -> Stage:
     return Stage("sources", version, settings, inputs, lambda run: _work(run, plan))
 
 
-def _read_seeds(plan: Plan) -> SeedReport:
+def read_documents(plan: Plan) -> SeedReport:
+    """The run's documents, before any that overlap with tests or validation items go."""
     c = plan.config
     if c.seeds.source == "lab":
         from harness.lab.world import World
@@ -74,7 +75,7 @@ def _key_names(plan: Plan) -> tuple[str, ...]:
 
 def _work(run: StageRun, plan: Plan) -> Mapping[str, Any]:
     c = plan.config
-    report = _read_seeds(plan)
+    report = read_documents(plan)
     choice = guide_choice(run, plan)
     split = split_without_overlaps(
         plan.suite,

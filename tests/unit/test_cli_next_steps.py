@@ -40,8 +40,8 @@ def _store(runs: Path, name: str, record: RunRecord) -> Path:
 
 def test_the_first_run_is_sent_to_the_one_without_feedback(tmp_path: Path) -> None:
     text = next_steps(OPTIMSYN, _store(tmp_path, "a", OPTIMSYN))
-    assert "harness run --method static --target nano --scale smoke --seed 3" in text
-    assert "--signal oracle" in text
+    assert f"harness run {tmp_path / 'a'}/config.yaml --driver static\n" in text
+    assert f"harness run {tmp_path / 'a'}/config.yaml --signal oracle\n" in text
     assert f"harness export {tmp_path / 'a'}" in text
 
 
@@ -71,7 +71,8 @@ def test_outside_the_lab_there_is_no_oracle(tmp_path: Path) -> None:
     assert "--seed 4" in text
 
 
-def test_outside_the_lab_a_run_without_feedback_is_sent_to_one_with_it(tmp_path: Path) -> None:
-    record = replace(OPTIMSYN, lab_world=None, suite="pubmedqa", driver="static", signal="none")
-    folder = _store(tmp_path, "a", record)
-    assert f"harness run {folder}/config.yaml --driver grpo_rubric --signal influence\n" in next_steps(record, folder)
+def test_a_run_without_feedback_is_sent_to_one_with_it(tmp_path: Path) -> None:
+    record = replace(OPTIMSYN, driver="static", signal="none")
+    text = next_steps(record, _store(tmp_path, "a", record))
+    assert f"harness run {tmp_path / 'a'}/config.yaml --driver DRIVER --signal SIGNAL\n" in text
+    assert "oracle" not in text and "harness signals" in text
