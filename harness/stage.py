@@ -13,8 +13,9 @@ import shutil
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
 from harness.executor import Computed, Executor, Here, LocalExecutor, ShardWorker, Task, Work
 from harness.models.endpoint.calls import CallLog
@@ -33,6 +34,11 @@ from harness.shards import (
     write_shard,
 )
 from harness.types import Json, Usage, derive_seed, stable_hash
+
+if TYPE_CHECKING:
+    from harness.costs.estimator import Estimator
+    from harness.costs.records import Before, Cost, Load
+    from harness.costs.sizer import Sizer
 
 T = TypeVar("T")
 
@@ -58,11 +64,37 @@ class Observer(Protocol):
         """Where a stage's calls to endpoints are recorded."""
 
 
+Kind: TypeAlias = Literal[
+    "seeds",
+    "pairs",
+    "gated",
+    "dataset",
+    "scores",
+    "checkpoints",
+    "policy",
+    "model",
+    "guide_answers",
+    "base_answers",
+    "tuned_answers",
+    "measurement",
+]
+"""What a stage leaves, by which others find it: documents and validation items, pairs, pairs that passed the gate, what
+is trained on, scores of pairs, warm-up checkpoints of the target, a trained drafting model, the fine-tuned target, and
+answers of a target to validation items, to the tests before it is fine-tuned, and after. A `measurement` is read by
+whoever laid its stage out, by name."""
+
+WEIGHTS: tuple[Kind, ...] = ("checkpoints", "policy", "model")
+"""Kinds that are trained weights."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """A step of a run. `settings` are the configuration fields that change its rows; `work` does it.
 
-    Two stages with equal `name`, `version`, `settings` and input identities are the same stage.
+    It says of itself what it leaves (`kind`), what it would cost (`estimate`, from the run's facts and the estimates of
+    the stages before it; None where that is not known in advance) and what it holds in memory (`loads`), so that plans,
+    checks and outputs know no stage by its name. Two stages with equal `name`, `version`, `settings` and input
+    identities are the same stage.
     """
 
     name: str
@@ -70,9 +102,12 @@ class Stage:
     settings: Mapping[str, Json]
     inputs: tuple[Stage, ...]
     work: Callable[[StageRun], Mapping[str, Any] | None] = field(compare=False, repr=False)
+    kind: Kind = field(compare=False, kw_only=True)
+    estimate: Callable[[Estimator, Before], Cost | None] = field(compare=False, repr=False, kw_only=True)
+    loads: Callable[[Sizer], Load] = field(compare=False, repr=False, kw_only=True)
     signal: str = ""
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """Hash of name, version, settings and input identities."""
         return stable_hash(self.name, self.version, self.settings, [s.identity for s in self.inputs])

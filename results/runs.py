@@ -120,6 +120,17 @@ def missing_output(run: Run, name: str) -> str:
     return f"{name} of run {run.name} is missing from {run.folder}; put it back, or {again}"
 
 
+_KINDS_BEFORE = {"sources": "seeds", "warmup": "checkpoints", "grpo": "policy", "finetune": "model"}
+"""What stages left in runs of versions that did not say it in their manifest."""
+
+
+def stage_of(run: Run, kind: str) -> str | None:
+    """The store's folder of the (last) stage of a run that leaves an output of this kind; None where it has none."""
+    stages = run.manifest.get("stages", {})
+    kinds = run.manifest.get("kinds", _KINDS_BEFORE)
+    return next((str(stages[name]) for name in reversed(stages) if kinds.get(name) == kind), None)
+
+
 def output(run: Run, name: str) -> Path | None:
     """Where an output of a run lies; None where that is nowhere.
 
@@ -128,7 +139,7 @@ def output(run: Run, name: str) -> Path | None:
     if name != MODEL:
         return run.folder / name if (run.folder / name).exists() else None
     candidates = [run.folder / MODEL]
-    stage = run.manifest.get("stages", {}).get("finetune")
+    stage = stage_of(run, MODEL)
     if stage:
         # A run's folder may itself be a link; its name then still lies beside the store.
         candidates += [parent / STORE / stage / MODEL for parent in (run.folder.parent, run.folder.resolve().parent)]

@@ -126,9 +126,7 @@ def _lay_out(signal: str, steps: int, folder: Path) -> tuple[Plan, Stage]:
     sets = {"grpo.steps": steps, "runtime.runs": str(folder / "runs")}
     config = resolve_run(method="optimsyn", target="nano", signal=signal, sets=sets).config
     assembly = assemble(config)
-    stage = assembly.stage("grpo")
-    assert stage is not None
-    return assembly.plan, stage
+    return assembly.plan, assembly.only("policy")
 
 
 def _observer(folder: Path) -> RunObserver:

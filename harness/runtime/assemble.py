@@ -13,7 +13,7 @@ from harness.config import RunConfig
 from harness.errors import ConfigError, InputError
 from harness.record import Origin
 from harness.runtime.provenance import origins
-from harness.stage import Stage, ordered, read_summary, store_of
+from harness.stage import Kind, Stage, ordered, read_summary, store_of
 from methods.drivers.catalogue import DRIVERS, make_driver
 from methods.plan import Plan
 from methods.signals.catalogue import signal_class
@@ -34,6 +34,17 @@ class Assembly:
     def stage(self, name: str) -> Stage | None:
         """The stage called `name`, if the run has it."""
         return next((s for s in self.stages if s.name == name), None)
+
+    def last(self, kind: Kind) -> Stage | None:
+        """The last stage that leaves an output of this kind, if the run has one."""
+        return next((s for s in reversed(self.stages) if s.kind == kind), None)
+
+    def only(self, kind: Kind) -> Stage:
+        """As `last`, for what every run has. Raises `ConfigError` where the driver lays out none."""
+        stage = self.last(kind)
+        if stage is None:
+            raise ConfigError(f"driver '{self.plan.config.driver}' lays out no stage that leaves: {kind}")
+        return stage
 
     @property
     def reads_validation(self) -> bool:
@@ -79,10 +90,10 @@ def _writer(config: RunConfig) -> tuple[Path, Path] | None:
     """The run whose trained writer is started from: its folder, and that of the stage which trained the writer."""
     if config.writer_from is None:
         return None
-    from results.runs import find_run, load_run
+    from results.runs import find_run, load_run, stage_of
 
     folder = find_run(Path(config.runtime.runs), config.writer_from)
-    name = load_run(folder).manifest.get("stages", {}).get("grpo")
+    name = stage_of(load_run(folder), "policy")
     if name is None:
         raise InputError(f"run {folder.name} trained no writer; --writer-from needs a run of a driver that trains one")
     stage = store_of(folder.parent) / name

@@ -24,6 +24,7 @@ from harness.shards import read_rows, write_text
 from harness.stage import store_of
 from harness.types import Message
 from results.calibration import CalibrationRow, Expectation, calibration_table, write_calibration
+from results.runs import find_run, load_run, stage_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +105,10 @@ def _learning(work: Sequence[tuple[str, int]], records: Sequence[RunRecord], run
     ]
     head = len(lines)
     for (name, world), record in zip(work, records, strict=True):
-        identity = next((c.identity for c in record.counts if c.stage == "grpo"), None)
-        if identity is None:
+        stage = stage_of(load_run(find_run(Path(runs), record.run)), "policy")
+        if stage is None:
             continue
-        found = learning(read_rows(store_of(runs) / f"grpo-{identity}"), World(world))
+        found = learning(read_rows(store_of(runs) / stage), World(world))
         auc = "" if found.auc is None else f"{found.auc:.2f}"
         value, useful = found.value, found.useful
         lines.append(

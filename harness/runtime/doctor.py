@@ -24,18 +24,21 @@ from harness.estimate import gigabytes
 from harness.models import packaged
 from harness.models.context import folder_config
 from harness.models.known import known_models
+from harness.models.role_model import RoleModel
 from harness.models.rope import rope_switch
 from harness.runtime import checks, machine
 from harness.runtime.data_check import check_data
 from harness.runtime.findings import Finding, Problem, Report
 from harness.runtime.needs import GPU_FROM, loads
-from harness.runtime.role_models import RoleModel, embedder_model, role_models, trains_writer
+from harness.runtime.role_models import embedder_model, role_models, trains_writer
 from harness.runtime.weights import missing_weights, unreadable_weights
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
     from harness.config import RunConfig
+    from harness.costs.records import Load
+    from harness.stage import Stage
 
 OPTIONAL = ("vllm", "ray", "elasticsearch", "sentence-transformers")
 OWN_PACKAGES = ("harness", "methods", "evals", "decontam", "results")
@@ -223,8 +226,8 @@ def to_json(report: Report) -> dict[str, Any]:
     return {"ok": not report.problems, "findings": [asdict(f) for f in report.findings]}
 
 
-def check_prerequisites(config: RunConfig) -> list[Problem]:
-    """What this machine lacks for a run. Reads the documents and items that are here, no weights and no network.
+def check_prerequisites(config: RunConfig, stages: Sequence[Stage]) -> list[Problem]:
+    """What this machine lacks for a run of these stages. Reads the documents and items here, no weights and no network.
 
     A GGUF file that is to be converted has its architecture looked up in transformers, which takes seconds. Raises
     `InputError` for documents and items that a run could not use.
@@ -238,14 +241,14 @@ def check_prerequisites(config: RunConfig) -> list[Problem]:
         *missing_weights([*models, *([embedder] if embedder else [])]),
         *unreadable_weights(models),
         *_two_sides(config, models[1]),
-        *_missing_memory(config, models),
+        *_missing_memory(models, loads(config, stages)),
         *_missing_disk(config, models),
     ]
 
 
-def require_prerequisites(config: RunConfig) -> None:
+def require_prerequisites(config: RunConfig, stages: Sequence[Stage]) -> None:
     """Raise `PrerequisiteError` naming everything that `check_prerequisites` found."""
-    problems = check_prerequisites(config)
+    problems = check_prerequisites(config, stages)
     if problems:
         raise PrerequisiteError(describe(config, problems))
 
@@ -322,9 +325,9 @@ def _two_sides(config: RunConfig, writer: RoleModel) -> list[Problem]:
     return [Problem(f"RoPE of the writer ({switch.kind})", need, f"models.writer.max_length is {length}", fix)]
 
 
-def _missing_memory(config: RunConfig, models: Sequence[RoleModel]) -> list[Problem]:
+def _missing_memory(models: Sequence[RoleModel], needed: Sequence[Load]) -> list[Problem]:
     big = [m for m in models if m.shape and m.shape.parameters >= GPU_FROM]
-    peak = max(loads(config), key=lambda load: load.bytes, default=None)
+    peak = max(needed, key=lambda load: load.bytes, default=None)
     if peak is None:
         return []
     detail = " + ".join(f"{p.role} {p.what} {gigabytes(p.bytes)}" for p in peak.parts)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from harness.runtime.role_models import RoleModel, needs_of_signals, role_models, trains_writer
+from harness.models.role_model import RoleModel
+from harness.runtime.role_models import needs_of_signals, role_models, trains_writer
 from harness.training.lora_modules import adapted, count_parameters, meta_model, plain_names
 
 if TYPE_CHECKING:

@@ -15,28 +15,25 @@ from harness.record import ColumnScore, RunRecord, StageCost, StageCount
 from harness.runtime.assemble import Assembly
 from harness.runtime.clean import with_clean_scores
 from harness.shards import Summary, read_records, read_rows, write_table, write_text
-from harness.stage import Stage, stage_folder
+from harness.stage import Kind, Stage, stage_folder
 from harness.types import Sample, Seed, chat
 from results.contamination import contamination_lines
 
 
 def write_outputs(assembly: Assembly, store: Path, folder: Path, summaries: Mapping[str, Summary]) -> RunRecord:
     """Write everything; the record comes last, since its presence says that the run is complete."""
-    by_name = {stage.name: stage for stage in assembly.stages}
-    samples = read_records(stage_folder(store, by_name["dataset"]), Sample)
-    seeds = read_records(stage_folder(store, by_name["sources"]), Seed)
+    samples = read_records(stage_folder(store, assembly.only("dataset")), Sample)
+    seeds = read_records(stage_folder(store, assembly.only("seeds")), Seed)
     record = _record(assembly, store, folder, summaries, samples)
     lines = [json.dumps({"messages": chat(s.messages), "id": s.id}, ensure_ascii=False) for s in samples]
     write_text(folder / "dataset.jsonl", "\n".join(lines) + "\n")
-    write_text(folder / "README.md", _card(assembly, record, samples, seeds, by_name, summaries))
-    _write_items(store, folder, by_name)
-    _link_model(store, folder, by_name["finetune"])
-    if "grpo" in by_name:
+    write_text(folder / "README.md", _card(assembly, record, samples, seeds, summaries))
+    _write_items(store, folder, assembly)
+    _link_model(store, folder, assembly.only("model"))
+    if policy := assembly.last("policy"):
         from results.learning import plot_learning
 
-        plot_learning(
-            read_rows(stage_folder(store, by_name["grpo"])), assembly.plan.config.signal.name, folder / "learning.png"
-        )
+        plot_learning(read_rows(stage_folder(store, policy)), policy.signal, folder / "learning.png")
     record.write(folder / "record.json")
     return record
 
@@ -58,20 +55,25 @@ def _columns(assembly: Assembly, summary: Summary) -> list[ColumnScore]:
     ]
 
 
-def _scores(assembly: Assembly, store: Path, by_name: Mapping[str, Summary], stage: str) -> list[ColumnScore]:
+def _scores(assembly: Assembly, store: Path, summaries: Mapping[str, Summary], kind: Kind) -> list[ColumnScore]:
     """A model's columns, with their scores on clean items where the data were checked against these very tests."""
-    columns = _columns(assembly, by_name[stage])
+    stage = assembly.only(kind)
+    columns = _columns(assembly, summaries[stage.identity])
     if assembly.plan.other_tests is not None:
         return columns
-    found = next(s for s in assembly.stages if s.name == stage)
-    return with_clean_scores(columns, read_rows(stage_folder(store, found)), by_name["decontaminate"].notes["touched"])
+    touched = _notes(assembly, summaries, "gated")["touched"]
+    return with_clean_scores(columns, read_rows(stage_folder(store, stage)), touched)
+
+
+def _notes(assembly: Assembly, summaries: Mapping[str, Summary], kind: Kind) -> Mapping[str, Any]:
+    """What the last stage that leaves this kind noted."""
+    return summaries[assembly.only(kind).identity].notes
 
 
 def _record(
     assembly: Assembly, store: Path, folder: Path, summaries: Mapping[str, Summary], samples: Sequence[Sample]
 ) -> RunRecord:
     c = assembly.plan.config
-    by_name = {stage.name: summaries[stage.identity] for stage in assembly.stages}
     cost = [
         StageCost(stage.name, u.role, u.model, u.prompt_tokens, u.completion_tokens, u.calls, u.seconds, u.flops)
         for stage in assembly.stages
@@ -97,19 +99,19 @@ def _record(
         budget=c.budget,
         reads_validation=assembly.reads_validation,
         guided_columns=assembly.guided_columns,
-        columns=_scores(assembly, store, by_name, "evaluate"),
-        base_columns=_scores(assembly, store, by_name, "evaluate_base"),
+        columns=_scores(assembly, store, summaries, "tuned_answers"),
+        base_columns=_scores(assembly, store, summaries, "base_answers"),
         cost=cost,
         counts=counts,
-        validity_flags=_flags(assembly, by_name),
+        validity_flags=_flags(assembly, summaries),
         data_metrics=_data_metrics(samples),
-        contamination=by_name["decontaminate"].notes["contamination"],
+        contamination=_notes(assembly, summaries, "gated")["contamination"],
         upstream=assembly.upstream,
         reads_itself=assembly.reads_itself,
     )
 
 
-def _flags(assembly: Assembly, by_name: Mapping[str, Summary]) -> list[str]:
+def _flags(assembly: Assembly, summaries: Mapping[str, Summary]) -> list[str]:
     c = assembly.plan.config
     flags = []
     if c.models.target.id.startswith("lab:") and assembly.plan.tests.name != "lab":
@@ -123,12 +125,13 @@ def _flags(assembly: Assembly, by_name: Mapping[str, Summary]) -> list[str]:
             f"leaks unchecked: the data were checked against suite {assembly.suite.name}, and scored on "
             f"{assembly.plan.tests.name}"
         )
-    given = by_name["warmup"].notes.get("given") if "warmup" in by_name else None
-    if given:
+    noted = [summaries[stage.identity].notes for stage in assembly.stages]
+    for given in (notes["given"] for notes in noted if notes.get("given")):
         flags.append(f"own warm-up: the signal read {', '.join(given)}, whose training is in no cost of this run")
-    flags += _cut_texts(assembly, by_name)
-    flags += _partial(assembly, by_name)
-    shortfall = by_name["dataset"].notes.get("shortfall", by_name["regenerate"].notes.get("shortfall"))
+    flags += _cut_texts(assembly, summaries)
+    flags += _partial(assembly, summaries)
+    # The last stage that fell short is nearest to the data set.
+    shortfall = next((notes["shortfall"] for notes in reversed(noted) if "shortfall" in notes), None)
     if shortfall is not None:
         flags.append(f"shortfall: the data set is {shortfall:.0%} below the declared line")
     if c.scale == "smoke":
@@ -136,13 +139,13 @@ def _flags(assembly: Assembly, by_name: Mapping[str, Summary]) -> list[str]:
     return flags
 
 
-def _partial(assembly: Assembly, by_name: Mapping[str, Summary]) -> list[str]:
+def _partial(assembly: Assembly, summaries: Mapping[str, Summary]) -> list[str]:
     """Which benchmarks were scored on their first items alone; a limit above a benchmark's size cuts nothing."""
     plan, cut = assembly.plan, []
     limit = plan.config.eval.limit
     if limit is None:
         return []
-    for column in by_name["evaluate"].notes["columns"]:
+    for column in _notes(assembly, summaries, "tuned_answers")["columns"]:
         # Fewer items than the limit are all that there are.
         if column["n"] == limit:
             total = len(load_items(plan.tests.benchmark(column["column"]), plan.data, plan.tests.folder))
@@ -150,21 +153,21 @@ def _partial(assembly: Assembly, by_name: Mapping[str, Summary]) -> list[str]:
     return [f"partial: only the first {', '.join(cut)} were scored"] if cut else []
 
 
-def _cut_texts(assembly: Assembly, by_name: Mapping[str, Summary]) -> list[str]:
+def _cut_texts(assembly: Assembly, summaries: Mapping[str, Summary]) -> list[str]:
     """What did not fit the target: test prompts that were cut, and validation items that therefore guided nothing."""
     flags = [
         f"truncated: {c['truncated']} of {c['n']} prompts of {c['column']} were cut from the left to fit the target"
-        for c in by_name["evaluate"].notes["columns"]
+        for c in _notes(assembly, summaries, "tuned_answers")["columns"]
         if c["truncated"]
     ]
-    for name in ("warmup", "finetune"):
-        notes = by_name[name].notes if name in by_name else {}
+    for stage in (s for s in assembly.stages if s.kind in ("checkpoints", "model")):
+        notes = summaries[stage.identity].notes
         if notes.get("truncated"):
             flags.append(
-                f"truncated: {notes['truncated']} pairs of stage {name} were cut at the end to fit the target, "
+                f"truncated: {notes['truncated']} pairs of stage {stage.name} were cut at the end to fit the target, "
                 f"{notes['unusable']} of them before their answer began"
             )
-    facts = {key: value for s in by_name.values() for key, value in s.notes.get("facts", {}).items()}
+    facts = {key: value for s in summaries.values() for key, value in s.notes.get("facts", {}).items()}
     room = assembly.plan.config.models.target.max_length
     for part in ("rewarded", "withheld"):
         lost = int(facts.get(part, {}).get("validation_unusable", 0))
@@ -188,10 +191,11 @@ def _data_metrics(samples: Sequence[Sample]) -> dict[str, Any]:
     }
 
 
-def _write_items(store: Path, folder: Path, by_name: Mapping[str, Stage]) -> None:
+def _write_items(store: Path, folder: Path, assembly: Assembly) -> None:
     rows = []
-    for name, model in (("evaluate_base", "base"), ("evaluate", "tuned")):
-        rows += [{**row, "model": model} for row in read_rows(stage_folder(store, by_name[name]))]
+    kinds: tuple[tuple[Kind, str], ...] = (("base_answers", "base"), ("tuned_answers", "tuned"))
+    for kind, model in kinds:
+        rows += [{**row, "model": model} for row in read_rows(stage_folder(store, assembly.only(kind)))]
     write_table(folder / "items.parquet", rows)
 
 
@@ -209,7 +213,6 @@ def _card(
     record: RunRecord,
     samples: Sequence[Sample],
     seeds: Sequence[Seed],
-    by_name: Mapping[str, Stage],
     summaries: Mapping[str, Summary],
 ) -> str:
     c = assembly.plan.config
@@ -223,7 +226,7 @@ def _card(
         f"for the target `{c.models.target.id}`.",
         "",
         *[f"- Note: {line}" for line in copies(c.models)],
-        f"- Writer: `{c.models.writer.id}`{' (trained in this run)' if 'grpo' in by_name else ''}; generator: "
+        f"- Writer: `{c.models.writer.id}`{' (trained in this run)' if assembly.last('policy') else ''}; generator: "
         f"`{c.models.generator.id}`",
         f"- Seeds: {len(seeds)} documents; sources: {_tally(sources)}; licences: {_tally(licences)}",
         "- The documents themselves are not included. Answers repeat facts from them; the seeds' licences apply.",
@@ -235,9 +238,8 @@ def _card(
         "## Filters",
         "",
     ]
-    for name in ("sources", "initial", "regenerate", "decontaminate", "dataset"):
-        if name in by_name:
-            lines.append(f"- {name}: {summaries[by_name[name].identity].line()}")
+    filters = ("seeds", "pairs", "gated", "dataset")
+    lines += [f"- {s.name}: {summaries[s.identity].line()}" for s in assembly.stages if s.kind in filters]
     lines += [
         "",
         "## Contamination",

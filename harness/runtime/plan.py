@@ -11,17 +11,20 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.config import RunConfig
+from harness.costs.estimator import Estimator
+from harness.costs.records import Cost, Load
 from harness.estimate import gigabytes
-from harness.runtime.costs import estimate_stage
+from harness.models.role_model import RoleModel
+from harness.runtime.costs import estimates
 from harness.runtime.data_check import LAB_TESTS
 from harness.runtime.doctor import check_prerequisites
-from harness.runtime.estimator import Cost, Estimator, make_estimator
+from harness.runtime.estimator import make_estimator
 from harness.runtime.findings import Problem
 from harness.runtime.here import Here, measure
 from harness.runtime.lora_lines import lora_lines
-from harness.runtime.needs import Load, loads, runs_on_gpu
+from harness.runtime.needs import loads, runs_on_gpu
 from harness.runtime.revisions import pin_revisions
-from harness.runtime.role_models import RoleModel, decoding_set_aside, role_models
+from harness.runtime.role_models import decoding_set_aside, role_models
 from harness.runtime.sizing import (
     Detectable,
     DeviceLine,
@@ -38,13 +41,15 @@ from harness.settings import Resolved, flatten
 
 if TYPE_CHECKING:
     from evals.suite import Suite
+    from harness.stage import Kind
 
 
 @dataclass(frozen=True, slots=True)
 class StageLine:
-    """One stage: its identity, its estimated cost, and whether the store has it already."""
+    """One stage: its identity, what it leaves, its estimated cost, and whether the store has it already."""
 
     name: str
+    kind: Kind
     identity: str
     cost: Cost | None
     stored: bool
@@ -104,13 +109,15 @@ def make_plan(resolved: Resolved, replicates: int | None = None) -> Plan:
     assembly = assemble(config)
     suite, stages = assembly.suite, assembly.stages
     here = _here(config)
-    estimator = make_estimator(config, suite, frozenset(stage.name for stage in stages), here)
+    estimator = make_estimator(config, here)
+    costs = estimates(stages, estimator)
     store = store_of(config.runtime.runs)
     lines = tuple(
         StageLine(
             stage.name,
+            stage.kind,
             stage.identity,
-            estimate_stage(estimator, stage.name),
+            costs[stage.identity],
             read_summary(stage_folder(store, stage)) is not None,
         )
         for stage in stages
@@ -121,9 +128,8 @@ def make_plan(resolved: Resolved, replicates: int | None = None) -> Plan:
     if config.warmup.adapter:
         deviations = tuple(d for d in deviations if not d.key.startswith("warmup."))
     to_do = [line.cost for line in lines if not line.stored]
-    costs = {line.name: line.cost for line in lines if line.cost}
     known = [cost for cost in to_do if cost]
-    needed = loads(config)
+    needed = loads(config, stages)
     return Plan(
         config,
         (*_meaning(config, suite, estimator), *(("made from", origin.line()) for origin in assembly.upstream)),
@@ -132,13 +138,13 @@ def make_plan(resolved: Resolved, replicates: int | None = None) -> Plan:
         deviations,
         notes,
         settings,
-        tuple(check_prerequisites(config)),
+        tuple(check_prerequisites(config, stages)),
         tokens_by_model(known),
         dollars(known) if len(known) == len(to_do) else None,
         here,
         device_lines(to_do, needed, here),
         detectable(config, suite, assembly.guided_columns, replicates or find_target(config.target).replicates),
-        tuple(published(_reference(config.method).get("costs", ()), config, costs)),
+        tuple(published(_reference(config.method).get("costs", ()), {x.kind: x.cost for x in lines if x.cost})),
     )
 
 

@@ -6,10 +6,10 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from harness.costs.estimator import SURVIVE
+from harness.costs.lengths import lengths
 from harness.devices import BANDWIDTH_SHARE, COMPUTE_SHARE, REFERENCE
 from harness.estimate import gigabytes
-from harness.runtime.costs import SURVIVE
-from harness.runtime.needs import lengths
 from harness.runtime.plan import Plan, Setting
 
 WIDTH = 100
@@ -168,16 +168,8 @@ def _divided(plan: Plan) -> list[str]:
             devices = REFERENCE.needed(part.bytes)
             if devices == 1:
                 continue
-            if part.role in ("generator", "embedder"):
-                scheme = "by a vLLM server over them"
-            elif load.name == "fine-tuning":
-                scheme = "by FSDP (runtime.training.accelerate_config), or sft.tune=lora for one"
-            elif load.name == "GRPO" and part.role == "writer":
-                scheme = "which GRPO does not divide: set grpo.tune=lora with grpo.rollouts=server"
-            else:
-                scheme = "which is not divided: choose a smaller model or batch"
             size = f"{gigabytes(part.bytes)}: {devices} x {REFERENCE.name}"
-            found[part.role, part.what] = f"{part.role} {part.what} ({load.name}), {size}, {scheme}"
+            found[part.role, part.what] = f"{part.role} {part.what} ({load.name}), {size}, {part.divided}"
     return [*found.values(), f"every other part fits on one {REFERENCE.name} by itself"] if found else []
 
 

@@ -20,15 +20,13 @@ from harness.config import RunConfig
 from harness.errors import HarnessError
 from harness.record import Origin
 from harness.shards import write_json
-from harness.stage import Stage, store_of
+from harness.stage import WEIGHTS, Kind, Stage, store_of
 from harness.synthesis.tables import find_tables
 from methods.drivers.catalogue import DRIVERS
 from methods.signals.catalogue import signal_class
 from results.runs import MANIFEST, RECORD, Run, find_run, load_run, run_folders
 
 FILE = "origin.json"
-TRAINED = ("warmup", "grpo", "finetune")
-"""Stages that leave weights."""
 
 
 def origins(config: RunConfig, writer: tuple[Path, Path] | None) -> tuple[Origin, ...]:
@@ -53,22 +51,22 @@ def note_origins(stages: Sequence[Stage], store: Path, run: str, config: RunConf
     """Say beside the weights of every stage that trains where they come from, unless an earlier run has said so."""
     for stage in stages:
         path = store / stage.folder_name / FILE
-        if stage.name in TRAINED and not path.exists():
-            own = _own(run, config.model_dump(mode="json"), stage.name)
+        if stage.kind in WEIGHTS and not path.exists():
+            own = _own(run, config.model_dump(mode="json"), stage.kind)
             write_json(path, [asdict(origin) for origin in (own, *upstream)])
 
 
-def _own(run: str, settings: Mapping[str, Any], stage: str = "finetune") -> Origin:
-    """A run as the origin of what its `stage` made.
+def _own(run: str, settings: Mapping[str, Any], kind: Kind = "model") -> Origin:
+    """A run as the origin of the weights of this kind that it made.
 
     The warm-up trains on pairs that no feedback has touched, the writer on its driver's signal, and the target on pairs
     that another signal may have selected.
     """
     select, guide = settings.get("select") or {}, settings["guide"]["set"]
     driver = DRIVERS.get(settings["driver"])
-    used = stage != "warmup" and driver is not None and driver.uses_signal
+    used = kind != "checkpoints" and driver is not None and driver.uses_signal
     signal = stored_name(settings["signal"]) if used else NONE
-    names = {signal, stored_name(select.get("signal")) or signal} if stage == "finetune" else {signal}
+    names = {signal, stored_name(select.get("signal")) or signal} if kind == "model" else {signal}
     read = _read_by(names - {NONE})
     suite, guided = str(settings["suite"]), tuple[str, ...]()
     try:

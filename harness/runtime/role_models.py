@@ -5,7 +5,6 @@ Read from settings, the hub cache and the table of known models alone: nothing i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from harness.models.decoding import set_aside
 from harness.models.gguf import read_header
 from harness.models.known import known_shape
 from harness.models.packaged import entry_of, gguf_path, is_gguf
+from harness.models.role_model import RoleModel
 from harness.runtime import machine
 
 if TYPE_CHECKING:
@@ -23,23 +23,6 @@ if TYPE_CHECKING:
 
 LAB_VOCABULARY = 1500
 """About how many tokens the lab's tokenizer has, for estimates before it is built."""
-
-
-@dataclass(frozen=True, slots=True)
-class RoleModel:
-    """A role's model: `folder` where its weights are here, `shape` where its architecture is known."""
-
-    role: str
-    id: str
-    dtype: str
-    kind: str
-    folder: Path | None
-    shape: ModelShape | None
-
-    @property
-    def weight_bytes(self) -> int | None:
-        """Size of the weights, where the architecture is known."""
-        return estimate.weight_bytes(self.shape, self.dtype) if self.shape else None
 
 
 def locate(role: str, model: ModelConfig, world: int, *, trained: bool = False) -> RoleModel:
@@ -142,7 +125,9 @@ def trains_writer(config: RunConfig) -> bool:
 
 def used_signals(config: RunConfig) -> list[SignalChoice]:
     """The signals that the run scores with."""
-    used = [config.signal] if trains_writer(config) or config.driver == "best_of_n" else []
+    from methods.drivers.catalogue import DRIVERS
+
+    used = [config.signal] if DRIVERS[config.driver].uses_signal else []
     if config.select:
         used.append(config.select.signal or config.signal)
     return [signal for at, signal in enumerate(used) if signal.chosen and signal not in used[:at]]

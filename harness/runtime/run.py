@@ -158,14 +158,14 @@ def create_run(resolved: Resolved, argv: Sequence[str]) -> RunFolder:
     The folder's name follows from the settings as they were given; its settings name the commits of hub models.
     """
     config = resolved.config
-    require_prerequisites(config)
+    pinned = pin_revisions(config)
+    assembly = assemble(pinned)
+    require_prerequisites(pinned, assembly.stages)
     path = Path(config.runtime.runs) / run_name(config)
     if (path / MANIFEST).exists():
         stored = open_run(path.name, config.runtime.runs).config
         return RunFolder(path, stored.model_copy(update={"runtime": config.runtime}))
-    config = pin_revisions(config)
-    assembly = assemble(config)
-    write_text(path / "config.yaml", dump_yaml(config))
+    write_text(path / "config.yaml", dump_yaml(pinned))
     update(
         path / MANIFEST,
         {},
@@ -173,12 +173,12 @@ def create_run(resolved: Resolved, argv: Sequence[str]) -> RunFolder:
         status="created",
         created=now(),
         argv=[well_formed(argument) for argument in argv],
-        settings=identity_settings(config),
+        settings=identity_settings(pinned),
         models=_models(assembly),
         prompts=assembly.plan.prompting.hash,
-        stages={stage.name: stage.folder_name for stage in assembly.stages},
+        **_stages(assembly),
     )
-    return RunFolder(path, config)
+    return RunFolder(path, pinned)
 
 
 def open_run(name: str, runs: str | Path) -> RunFolder:
@@ -230,7 +230,7 @@ def _carry_out(run: RunFolder, assembly: Assembly, observer: RunObserver) -> Run
         versions=versions(),
         hardware=hardware(),
         decoding=_decoding(run.config),
-        stages={stage.name: stage.folder_name for stage in assembly.stages},
+        **_stages(assembly),
         **code_state(),
     )
     observer.event("run_started", stages=[stage.name for stage in assembly.stages])
@@ -323,6 +323,14 @@ def _prepare_libraries(config: RunConfig) -> None:
 
     if config.runtime.threads:
         torch.set_num_threads(config.runtime.threads)
+
+
+def _stages(assembly: Assembly) -> dict[str, Any]:
+    """Where each stage's output lies, and what it is."""
+    return {
+        "stages": {stage.name: stage.folder_name for stage in assembly.stages},
+        "kinds": {stage.name: stage.kind for stage in assembly.stages},
+    }
 
 
 def _models(assembly: Assembly) -> Mapping[str, Any]:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import ConfigError, PrerequisiteError
 from harness.models.open import model_path
-from harness.runtime.doctor import check_prerequisites
+from harness.runtime.role_models import role_models
+from harness.runtime.weights import missing_weights, unreadable_weights
 from harness.types import Message
 
 if TYPE_CHECKING:
@@ -83,8 +84,8 @@ def check_training(config: RunConfig) -> list[Check]:
 
 def _ready(config: RunConfig) -> int | None:
     """The lab's world, with its models built, where the target is one of the lab's; any other target has to be here."""
-    missing = [p for p in check_prerequisites(config) if p.what.startswith("weights") and "target" in p.what]
-    if missing:
+    target = role_models(config)[:1]
+    if missing := [p for p in (*missing_weights(target), *unreadable_weights(target)) if p.what.startswith("weights")]:
         raise PrerequisiteError(f"the check computes with the target, and it is not here: {missing[0]}")
     if not config.models.target.id.startswith("lab:"):
         return None

@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from harness.costs.records import Cost, Load
 from harness.devices import DEVICES, device
-from harness.runtime.estimator import Cost
 
 if TYPE_CHECKING:
     from evals.suite import Suite
     from harness.config import RunConfig
     from harness.runtime.here import Here
-    from harness.runtime.needs import Load
+    from harness.stage import Kind
 
 RUN_SD, LAB_RUN_SD = 1.4, 8.9
 """Standard deviation between runs of one arm, in points. Real targets: assumed, no such runs have been made. Lab: the
@@ -131,18 +131,18 @@ def _noncentral(df: int, alpha: float = 0.05, power: float = 0.8) -> float:
     return float(brentq(lambda d: nct.sf(critical, df, d) - power, 1.0, 20.0))
 
 
-def published(entries: Sequence[Mapping[str, Any]], config: RunConfig, costs: Mapping[str, Cost]) -> list[Published]:
-    """The method's published costs beside this plan's, brought to the same number of samples."""
+def published(entries: Sequence[Mapping[str, Any]], costs: Mapping[Kind, Cost]) -> list[Published]:
+    """The method's published costs beside this plan's by the kind of stage, brought to the same number of samples."""
     found = []
     for entry in entries:
         kind, theirs = device(entry["device"]), float(entry["devices"]) * float(entry["hours"])
-        cost = costs.get(entry["stage"])
+        cost = costs.get(entry["kind"])
         here, basis = None, "not estimated here"
         if cost is not None and cost.rows and cost.seconds is not None:
-            samples = cost.rows / (config.grpo.group_size if entry["stage"] == "grpo" else 1)
+            samples = cost.rows / cost.group
             here = kind.seconds(cost.compute, cost.moved) / 3600 * entry["samples"] / samples
             basis = (
-                f"this plan's {entry['stage']} of {samples:,.0f} documents, brought to {entry['samples']:,}; models "
+                f"this plan's {entry['kind']} of {samples:,.0f} documents, brought to {entry['samples']:,}; models "
                 "that a server elsewhere answers for are left out, and so is all waiting"
             )
         what = f"{entry['what']}: {entry['devices']} x {kind.name} for {entry['hours']} h"

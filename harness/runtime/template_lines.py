@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import PrerequisiteError
-from harness.runtime.role_models import RoleModel, role_models, trains_writer
+from harness.models.role_model import RoleModel
+from harness.runtime.role_models import role_models, trains_writer
 
 if TYPE_CHECKING:
     from harness.config import RunConfig

@@ -8,9 +8,9 @@ from harness.errors import PrerequisiteError
 from harness.estimate import gigabytes
 from harness.models import packaged
 from harness.models.known import by_id
+from harness.models.role_model import RoleModel
 from harness.runtime import machine
 from harness.runtime.findings import Problem
-from harness.runtime.role_models import RoleModel
 
 
 def missing_weights(models: Sequence[RoleModel]) -> list[Problem]:

@@ -10,9 +10,10 @@ from harness.errors import ConfigError
 from harness.stage import Stage
 from methods.plan import Plan
 from methods.signals.catalogue import signal_needs
-from methods.stages.dataset import Selection, dataset
+from methods.stages.dataset import dataset
 from methods.stages.decontaminate import decontaminate
 from methods.stages.scoring import score_stage
+from methods.stages.selection import Selection
 from methods.stages.sources import sources
 from methods.stages.synthesis import initial, regenerate
 from methods.stages.target import evaluate_stage, finetune_stage
@@ -44,24 +45,22 @@ def common(plan: Plan, signal: SignalChoice | None, first: Stage | None = None) 
     return Common(source, (source,))
 
 
-def finish(
-    plan: Plan, base: Common, signal: SignalChoice, policy: Stage | None, *, per_seed: int, best: bool
-) -> list[Stage]:
-    """Regenerate, gate, select where asked, fine-tune and evaluate: the tail that all drivers share."""
-    select = plan.config.select
-    if select and best:
-        raise ConfigError(f"driver '{plan.config.driver}' selects already; drop select, or use another driver")
-    keep = select.keep if select else 1.0
-    generated = regenerate(plan, base.source, policy, per_seed=per_seed, keep=keep, best=best)
-    samples = decontaminate(plan, generated, base.source)
+def finish(plan: Plan, base: Common, policy: Stage | None, selection: Selection) -> list[Stage]:
+    """Regenerate, gate, select, fine-tune and evaluate: the tail that all drivers share."""
+    samples = decontaminate(plan, regenerate(plan, base.source, policy, selection), base.source)
     scores: Stage | None = None
-    selection: Selection = "none"
-    if best or select:
-        own = select.signal if select and select.signal else signal
-        if not own.chosen:
-            raise ConfigError("select keeps the best-scored pairs and this run has no signal; set select.signal=NAME")
-        inputs = common(plan, own).signal_inputs
-        scores = score_stage(plan, own, samples, inputs)
-        selection = "best_of_seed" if best else "top_share"
+    if selection.signal is not None:
+        scores = score_stage(plan, selection.signal, samples, common(plan, selection.signal).signal_inputs)
     tuned = finetune_stage(plan, dataset(plan, samples, scores, selection))
     return [evaluate_stage(plan, tuned), evaluate_stage(plan, None)]
+
+
+def optional_selection(plan: Plan, signal: SignalChoice) -> Selection:
+    """What section `select` asks for after regeneration: the best share by its signal, or by the run's; else all."""
+    per_seed, select = plan.config.synthesis.samples_per_seed, plan.config.select
+    if select is None:
+        return Selection(per_seed=per_seed)
+    own = select.signal or signal
+    if not own.chosen:
+        raise ConfigError("select keeps the best-scored pairs and this run has no signal; set select.signal=NAME")
+    return Selection(per_seed=per_seed, rule="top_share", keep=select.keep, signal=own)

@@ -6,9 +6,11 @@ The control for every training driver: it spends the signal on choosing instead 
 from __future__ import annotations
 
 from harness.config import SignalChoice
+from harness.errors import ConfigError
 from harness.stage import Stage
 from methods.drivers.base import common, finish
 from methods.plan import Plan
+from methods.stages.selection import Selection
 
 
 class BestOfN:
@@ -16,4 +18,7 @@ class BestOfN:
 
     def stages(self, plan: Plan, signal: SignalChoice) -> list[Stage]:
         """The shared tail with `best_of` draws a seed and a selection."""
-        return finish(plan, common(plan, signal), signal, None, per_seed=plan.config.best_of, best=True)
+        if plan.config.select:
+            raise ConfigError("driver 'best_of_n' selects already; drop select, or use another driver")
+        selection = Selection(per_seed=plan.config.best_of, rule="best_of_seed", signal=signal)
+        return finish(plan, common(plan, signal), None, selection)

@@ -10,10 +10,14 @@ from __future__ import annotations
 import time
 from collections import Counter as Tally
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from harness import memory
 from harness.config import GrpoConfig, SignalChoice
+from harness.costs.estimator import LAB_RATES, AtOnce, Estimator
+from harness.costs.records import Cost, Load, Part
+from harness.costs.sizer import Sizer
 from harness.errors import BudgetError, StageError
 from harness.models.access import access, connect
 from harness.models.backend import Sampling
@@ -23,21 +27,26 @@ from harness.shards import ShardOutput, parts, read_metadata, summarise, write_s
 from harness.stage import SCRATCH, Stage, StageRun
 from harness.synthesis.forms import RUBRIC_FORM
 from harness.synthesis.synthesize import Attempt, Counter, Draft, Draw, Synthesizer
-from harness.training.grpo import PolicyPrompt, RolloutBatch, train_policy
-from harness.training.lora_modules import settled_names
+from harness.training.grpo import PolicyPrompt, RolloutBatch, rollout_steps, train_policy
+from harness.training.lora_modules import plain_names, settled_names
+from harness.training.recipe import largest_divisor
 from harness.training.trainer import checkpoint_step, last_checkpoint
 from harness.types import Reject, Sample, Score, Seed, Usage, derive_seed
-from methods.drivers.base import common, finish
+from methods.drivers.base import common, finish, optional_selection
 from methods.drivers.shaping import shape
 from methods.plan import Plan
 from methods.signals.base import Archive, Signal
 from methods.signals.catalogue import sign
 from methods.signals.diagnostics import diagnose
 from methods.stages.scoring import prepare_signal, signal_settings
+from methods.stages.signal_cost import scoring_cost, scoring_parts
 from methods.stages.synthesis import add_usage, sampling_of, synthesizer, upstream_usage
 
 COLOCATED_GAP = "sampling/sampling_logp_difference/mean"
 """TRL's name for the difference of log-probabilities between its own vLLM and the trainer."""
+
+DIVIDED = "which GRPO does not divide: set grpo.tune=lora with grpo.rollouts=server"
+"""How a writer in training that is too large for a device goes on several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +78,7 @@ class GrpoRubric:
         """Common stages, GRPO, and the shared tail with the trained writer."""
         base = common(plan, signal)
         policy = grpo_stage(plan, signal, base.signal_inputs)
-        return finish(plan, base, signal, policy, per_seed=plan.config.synthesis.samples_per_seed, best=False)
+        return finish(plan, base, policy, optional_selection(plan, signal))
 
 
 def grpo_stage(plan: Plan, signal: SignalChoice, inputs: tuple[Stage, ...]) -> Stage:
@@ -85,7 +94,90 @@ def grpo_stage(plan: Plan, signal: SignalChoice, inputs: tuple[Stage, ...]) -> S
             "lora_modules": list(settled_names(c.grpo.lora_modules, c.models.writer.id)),
         },
     }
-    return Stage("grpo", 5, settings, inputs, lambda run: _Training(run, plan, signal).go(), signal=signal.name)
+    return Stage(
+        "grpo",
+        5,
+        settings,
+        inputs,
+        lambda run: _Training(run, plan, signal).go(),
+        kind="policy",
+        estimate=lambda e, before: _estimate(e, plan, signal),
+        loads=lambda sizer: _load(sizer, plan, signal),
+        signal=signal.name,
+    )
+
+
+def _estimate(e: Estimator, plan: Plan, signal: SignalChoice) -> Cost | None:
+    """Rollouts, their scores and the updates; None where the number of seeds is not known."""
+    g, s = plan.config.grpo, e.sizes
+    if not g.steps and not e.seeds:
+        return None
+    steps = rollout_steps(g, e.seeds or 0)
+    batch = g.prompts_per_step * g.group_size
+    count = steps * batch
+    note = f"{steps} steps of {g.prompts_per_step} x {g.group_size}"
+    # A trainer that samples by itself draws all rollouts of a step in one call.
+    at_once = AtOnce(batch, g.tune == "full") if g.rollouts == "transformers" else None
+    made = e.trajectories(count, note, at_once)
+    # The update, and where there is a KL term one pass of the reference model.
+    learn = (e.passes + (g.kl_coefficient > 0)) * e.writer.flops(count * (s.writer_prompt + s.rubric))
+    score = scoring_cost(e, plan, signal, made.out or 0)
+    # A rollout's rate has one backward pass of the target in it.
+    lab = LAB_RATES.rollout * count + LAB_RATES.scored * count * (score.passes - 1)
+    extra = e.seconds(compute=learn + score.flops, known=score.known, lab=lab)
+    if made.seconds is not None and extra is not None and not e.lab:
+        extra += made.seconds
+    return replace(
+        made,
+        tokens_in=made.tokens_in + sum(tokens for tokens, _ in score.models.values()),
+        flops=made.flops + learn + score.flops,
+        seconds=None if made.seconds is None else extra,
+        compute=made.compute + learn + score.flops,
+        models={**made.models, **score.models},
+        usd=None if made.usd is None or score.usd is None else made.usd + score.usd,
+        group=g.group_size,
+    )
+
+
+def _load(sizer: Sizer, plan: Plan, signal: SignalChoice) -> Load:
+    """The writer in training, the generator and the scorer."""
+    return Load("GRPO", (*_policy(sizer, plan.config.grpo), *sizer.answers(), *scoring_parts(sizer, plan, signal)))
+
+
+def _policy(sizer: Sizer, g: GrpoConfig) -> list[Part]:
+    """The writer under GRPO: the larger of its update and of its rollouts, which transformers draws in one call.
+
+    A vLLM server of the writer is a part of its own: at least what its sequences take; it reserves what it is told.
+    """
+    writer, s = sizer.writer, sizer.sizes
+    if writer.shape is None:
+        return []
+    mini = (g.mini_batch_prompts or g.prompts_per_step) * g.group_size
+    rows = largest_divisor(mini, g.micro_batch)
+    modules = plain_names(g.lora_modules, writer.shape)
+    adapter = memory.Lora(g.lora_rank, modules) if g.tune == "lora" else None
+    update = memory.policy_training(
+        writer.shape,
+        writer.dtype,
+        memory.Batch(rows, s.writer_prompt + s.rubric, rows > 1),
+        adapter,
+        accumulate=rows < mini,
+        reference=g.kl_coefficient > 0,
+        entropy=g.entropy_coefficient > 0,
+        checkpointing=sizer.config.runtime.training.activation_checkpointing,
+        cuda=sizer.cuda,
+    )
+    training = Part("writer", f"{g.tune} training", update.bytes, DIVIDED)
+    if g.rollouts != "transformers":
+        return [training, *sizer.writes()]
+    count = g.prompts_per_step * g.group_size
+    size = (count, s.writer_prompt, s.rubric)
+    sampling = memory.generation(writer.shape, writer.dtype, *size, trained=adapter is None).bytes
+    held = sum(update.parts.get(name, 0) for name in ("Adam", "reference"))
+    if sampling + held > update.bytes:
+        what = f"sampling {count:,} rollouts at once, beside Adam's moments"
+        return [Part("writer", what, sampling + held, DIVIDED)]
+    return [training]
 
 
 class _Training:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.config import SignalChoice
 from harness.stage import Stage
-from methods.drivers.base import common, finish
+from methods.drivers.base import common, finish, optional_selection
 from methods.plan import Plan
 
 
@@ -13,6 +13,4 @@ class Static:
 
     def stages(self, plan: Plan, signal: SignalChoice) -> list[Stage]:
         """The shared tail on the untrained writer."""
-        return finish(
-            plan, common(plan, None), signal, None, per_seed=plan.config.synthesis.samples_per_seed, best=False
-        )
+        return finish(plan, common(plan, None), None, optional_selection(plan, signal))

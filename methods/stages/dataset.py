@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
+from harness.costs.estimator import SURVIVE, Estimator
+from harness.costs.records import Before, Cost
+from harness.costs.sizer import no_models
 from harness.errors import BudgetError
 from harness.shards import ShardOutput
 from harness.stage import Stage, StageRun
@@ -12,27 +15,22 @@ from harness.types import Reject, Sample, Score
 from methods.plan import Plan
 from methods.signals.catalogue import sign
 from methods.stages.lengths import Weigh, line_settings, weigher
-
-Selection = Literal["none", "top_share", "best_of_seed"]
+from methods.stages.selection import Selection
 
 
 def dataset(plan: Plan, samples: Stage, scores: Stage | None, selection: Selection) -> Stage:
     """The final samples as main table; with `scores`, chosen by them in the direction of their signal."""
     c = plan.config
-    settings = {
-        "selection": selection,
-        "keep": c.select.keep if c.select and selection == "top_share" else None,
-        **line_settings(plan),
-    }
+    settings = {**selection.choice_settings, **line_settings(plan)}
 
     def work(run: StageRun) -> Mapping[str, Any]:
         pool = run.records(samples.name, Sample)
         values: dict[str, float | None] = {}
         if scores:
             better = sign(scores.signal)
-            found = run.records("score", Score)
+            found = run.records(scores.name, Score)
             values = {s.item_id: None if s.value is None else better * s.value for s in found}
-        chosen, dropped = choose(pool, values, selection, c.select.keep if c.select else 1.0)
+        chosen, dropped = selection.choose(pool, values)
         weigh = weigher(plan)
         kept, beyond = trim(chosen, weigh, c.budget)
         if chosen and not kept and weigh is not None:
@@ -57,33 +55,17 @@ def dataset(plan: Plan, samples: Stage, scores: Stage | None, selection: Selecti
         run.write(0, ShardOutput(kept, [*dropped, *beyond], rows_in=len(pool)), 0.0)
         return notes
 
-    return Stage("dataset", 2, settings, (samples, scores) if scores else (samples,), work)
+    def estimate(e: Estimator, before: Before) -> Cost | None:
+        made = before[samples.name]
+        if made is None or made.out is None:
+            return None
+        kept = int(c.budget) if c.match == "samples" else round(made.out / SURVIVE * selection.kept_share(SURVIVE))
+        return Cost(rows=made.out, out=kept, note="the checked, up to the budget")
 
-
-def choose(
-    samples: Sequence[Sample], values: Mapping[str, float | None], selection: Selection, keep: float
-) -> tuple[list[Sample], list[Reject]]:
-    """Apply a selection. Samples without a value are excluded, never taken for 0; ties go to the earlier sample."""
-    if selection == "none":
-        return list(samples), []
-    scored = [s for s in samples if values.get(s.id) is not None]
-    rejects = [Reject(s.id, "unscored", s.raw) for s in samples if values.get(s.id) is None]
-    order = {s.id: i for i, s in enumerate(scored)}
-    ranked = sorted(scored, key=lambda s: (-float(values[s.id] or 0.0), order[s.id]))
-    if selection == "top_share":
-        taken = {s.id for s in ranked[: kept_count(len(ranked), keep)]}
-    else:
-        best: dict[tuple[str, ...], str] = {}
-        for s in ranked:
-            best.setdefault(s.seed_ids, s.id)
-        taken = set(best.values())
-    rejects += [Reject(s.id, "not_selected", s.raw) for s in scored if s.id not in taken]
-    return [s for s in scored if s.id in taken], rejects
-
-
-def kept_count(count: int, keep: float) -> int:
-    """How many of `count` samples the share `keep` is, to the nearest."""
-    return round(count * keep)
+    inputs = (samples, scores) if scores else (samples,)
+    return Stage(
+        "dataset", 2, settings, inputs, work, kind="dataset", estimate=estimate, loads=no_models
+    )
 
 
 def trim(samples: Sequence[Sample], weigh: Weigh | None, budget: float) -> tuple[list[Sample], list[Reject]]:

@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from decontam.engines import open_backend
+from harness.costs.estimator import Estimator
+from harness.costs.lengths import TEST_PROMPT
+from harness.costs.records import Before, Cost, Load
 from harness.shards import ShardOutput
 from harness.stage import Stage, StageRun
 from harness.types import Sample
@@ -47,4 +50,24 @@ def decontaminate(plan: Plan, samples: Stage, source: Stage) -> Stage:
             "touched": {name: sorted(items) for name, items in touched.items()},
         }
 
-    return Stage("decontaminate", 1, gate_settings(plan), (samples, source), work)
+    def estimate(e: Estimator, before: Before) -> Cost | None:
+        made = before[samples.name]
+        if made is None:
+            return None
+        note = f"duplicates and test text ({', '.join(plan.config.decontam.modes)}) go"
+        if "embedding" not in plan.config.decontam.modes:
+            return Cost(rows=made.out, out=made.out, note=note)
+        # Test items of benchmarks that do not declare their number are left out.
+        items = sum(benchmark.rows.expected_count or 0 for benchmark in plan.suite.benchmarks)
+        return e.embedded(made.out, (made.out or 0) * e.sizes.pair + items * TEST_PROMPT, note)
+
+    return Stage(
+        "decontaminate",
+        1,
+        gate_settings(plan),
+        (samples, source),
+        work,
+        kind="gated",
+        estimate=estimate,
+        loads=lambda sizer: Load("decontamination", tuple(sizer.gates())),
+    )

@@ -18,6 +18,10 @@ from evals.evaluate import ItemResult, evaluate_validation
 from evals.suite import Benchmark
 from harness import estimate
 from harness.config import GuideConfig
+from harness.costs.estimator import LAB_RATES, Estimator
+from harness.costs.lengths import LAB_LENGTHS
+from harness.costs.records import Before, Cost, Load, Part
+from harness.costs.sizer import Sizer
 from harness.errors import ConfigError
 from harness.models.embedder import Embedder
 from harness.models.known import known_shape
@@ -27,6 +31,9 @@ from harness.stage import Stage, StageRun
 from harness.types import Usage, conversation_text
 from methods.plan import Plan
 from methods.stages.embedding import stage_embedder
+
+EVAL_TOKENS = (1500, 1024)
+"""Typical prompt of a test item with its demonstrations, and half of the longest answer that suites allow."""
 
 
 def check_guide(plan: Plan) -> None:
@@ -80,7 +87,41 @@ def guide_answers(plan: Plan) -> Stage:
         run.write(0, ShardOutput(items, usage=usage, rows_in=len(items)), seconds)
         return {"correct": sum(item.correct is True for item in items), "of": len(items)}
 
-    return Stage("evaluate_guide", 5, settings, (), work)
+    def cost(e: Estimator, before: Before) -> Cost | None:
+        count = candidate_items(plan)
+        if count is None:
+            return None
+        note = "validation items, to choose among"
+        return e.read_by_target(count, count * e.test_prompt, LAB_RATES.tested * count, note)
+
+    return Stage(
+        "evaluate_guide",
+        5,
+        settings,
+        (),
+        work,
+        kind="guide_answers",
+        estimate=cost,
+        loads=lambda sizer: Load("answering validation items", tuple(answering(sizer))),
+    )
+
+
+def candidate_items(plan: Plan) -> int | None:
+    """Items of the validation set before any is chosen; None where their number is not declared."""
+    declared = plan.suite.validation_set(plan.config.guide.set).rows.expected_count
+    return declared or (plan.config.lab.validation_items if plan.config.lab else None)
+
+
+def guide_items(plan: Plan) -> int | None:
+    """Validation items that guide; None where their number is not declared."""
+    return plan.config.guide.n or plan.suite.validation_set(plan.config.guide.set).count or candidate_items(plan)
+
+
+def answering(sizer: Sizer) -> list[Part]:
+    """The target answering items of a suite: prompts with demonstrations and half of the longest answer."""
+    lab = sizer.config.suite == "lab"
+    prompt, answer = (LAB_LENGTHS.writer_prompt, LAB_LENGTHS.pair) if lab else EVAL_TOKENS
+    return sizer.tests(prompt, answer)
 
 
 def _has_verdicts(benchmark: Benchmark) -> bool:

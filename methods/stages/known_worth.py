@@ -16,6 +16,9 @@ from typing import Any
 
 from evals.data import load_items
 from evals.render import render
+from harness.costs.estimator import Estimator
+from harness.costs.records import Before, Cost, Load
+from harness.costs.sizer import no_models
 from harness.errors import InputError
 from harness.models.open import model_path
 from harness.shards import ShardOutput
@@ -24,7 +27,7 @@ from harness.training.chat import Encoded, encode
 from harness.training.sft import finetune
 from harness.types import Json, Message, Sample, derive_seed, stable_hash
 from methods.plan import Plan
-from methods.stages.target import sft_recipe
+from methods.stages.target import finetuning, sft_recipe
 
 VERSION = 2
 
@@ -62,7 +65,16 @@ def pool_stage(plan: Plan, per_cell: int) -> Stage:
         run.write(0, ShardOutput([c.sample for c in pool], tables={"worth": worth}), 0.0)
         return {}
 
-    return Stage("pool", VERSION, {"world": plan.world, "per_cell": per_cell}, (), work)
+    return Stage(
+        "pool",
+        VERSION,
+        {"world": plan.world, "per_cell": per_cell},
+        (),
+        work,
+        kind="measurement",
+        estimate=lambda e, before: Cost(rows=None, out=None, note="worded by the lab"),
+        loads=no_models,
+    )
 
 
 def first_stage(plan: Plan, count: int) -> Stage:
@@ -76,7 +88,16 @@ def first_stage(plan: Plan, count: int) -> Stage:
         return {}
 
     settings = {"world": plan.world, "count": count, "seed": plan.config.synthesis_seed, "worded by": "lab"}
-    return Stage("initial", VERSION, settings, (), work)
+    return Stage(
+        "initial",
+        VERSION,
+        settings,
+        (),
+        work,
+        kind="pairs",
+        estimate=lambda e, before: Cost(rows=count, out=count, note="worded by the lab"),
+        loads=no_models,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +170,19 @@ def realised_stage(plan: Plan, pool: Stage, ids: Sequence[str], exam: Exam) -> S
         run.write(0, ShardOutput([row], usage=usage, rows_in=len(ids)), time.perf_counter() - started)
         return {}
 
-    return Stage("realised", VERSION, settings, (pool,), work)
+    def estimate(e: Estimator, before: Before) -> Cost:
+        return e.trained(len(ids), c.sft.epochs, f"trained on, then examined on {len(exam.right)} items")
+
+    return Stage(
+        "realised",
+        VERSION,
+        settings,
+        (pool,),
+        work,
+        kind="measurement",
+        estimate=estimate,
+        loads=lambda sizer: Load("fine-tuning", tuple(finetuning(sizer))),
+    )
 
 
 def examine(path: str | Path, exam: Exam, pairs: int, batch_tokens: int, dtype: str = "float32") -> Realised:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.config import SignalChoice
+from harness.costs.estimator import Estimator
+from harness.costs.records import Before, Cost, Load
 from harness.executor import Work
 from harness.models.embedder import embedder_identity
 from harness.models.open import model_path
@@ -17,6 +19,7 @@ from methods.plan import Plan
 from methods.signals.base import Archive, Signal, SignalContext, TargetState
 from methods.signals.catalogue import make_signal, signal_needs
 from methods.signals.diagnostics import diagnose
+from methods.stages.signal_cost import scoring_cost, scoring_parts
 from methods.stages.sources import GuideRow
 from methods.stages.warmup import read_checkpoints
 
@@ -99,4 +102,31 @@ def score_stage(plan: Plan, signal: SignalChoice, samples: Stage, inputs: Sequen
         run.event("signal_diagnostics", signal=signal.name, **diagnostics)
         return {"facts": dict(facts), "diagnostics": diagnostics}
 
-    return Stage("score", 3, settings, (samples, *inputs), work, signal=signal.name)
+    def estimate(e: Estimator, before: Before) -> Cost | None:
+        made = before[samples.name]
+        if made is None or made.out is None:
+            return None
+        own = scoring_cost(e, plan, signal, made.out)
+        return Cost(
+            rows=made.out,
+            out=made.out,
+            tokens_in=sum(tokens for tokens, _ in own.models.values()),
+            flops=own.flops,
+            seconds=e.seconds(compute=own.flops, known=own.known, lab=own.lab),
+            note=f"scored by {signal.name}",
+            compute=own.flops,
+            models=own.models,
+            usd=own.usd,
+        )
+
+    return Stage(
+        "score",
+        3,
+        settings,
+        (samples, *inputs),
+        work,
+        kind="scores",
+        estimate=estimate,
+        loads=lambda sizer: Load("scoring", tuple(scoring_parts(sizer, plan, signal))),
+        signal=signal.name,
+    )

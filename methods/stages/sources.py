@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from evals.overlap import split_without_overlaps
+from harness.costs.estimator import Estimator
+from harness.costs.records import Cost, Load
+from harness.costs.sizer import Sizer
 from harness.models.embedder import embedder_identity
 from harness.shards import ShardOutput
 from harness.stage import Stage, StageRun
@@ -16,7 +19,7 @@ from harness.types import Message, Reject
 from methods.plan import Plan
 from methods.signals.base import ValidationExample
 from methods.stages.gate import gate_settings, leaks
-from methods.stages.guide import check_guide, guide_answers, guide_choice
+from methods.stages.guide import candidate_items, check_guide, guide_answers, guide_choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,29 @@ def sources(plan: Plan) -> Stage:
     inputs = (guide_answers(plan),) if c.guide.strategy == "capability_tree" else ()
     # The lab's documents are read from no file, so what is read of files does not change them.
     version = 3 if c.seeds.source == "lab" else 4
-    return Stage("sources", version, settings, inputs, lambda run: _work(run, plan))
+    return Stage(
+        "sources",
+        version,
+        settings,
+        inputs,
+        lambda run: _work(run, plan),
+        kind="seeds",
+        estimate=lambda e, before: _estimate(e, plan),
+        loads=_loads,
+    )
+
+
+def _estimate(e: Estimator, plan: Plan) -> Cost:
+    count = candidate_items(plan)
+    if plan.config.guide.strategy == "random" or count is None:
+        return Cost(rows=e.seeds, out=e.seeds, note="documents, before overlaps go")
+    # Choosing compares the embeddings of all candidates.
+    return e.embedded(e.seeds, count * e.test_prompt, f"documents; {count:,} items embedded")
+
+
+def _loads(sizer: Sizer) -> Load:
+    chooses = sizer.config.guide.strategy != "random"
+    return Load("choosing validation items", tuple(sizer.embeds() if chooses else ()))
 
 
 def read_documents(plan: Plan) -> SeedReport:

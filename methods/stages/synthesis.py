@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.costs.estimator import SURVIVE, Estimator
+from harness.costs.records import Before, Cost, Load
 from harness.errors import BudgetError
 from harness.executor import Here, ShardWorker, Task, Work
 from harness.models.access import Access, access
@@ -25,10 +27,10 @@ from harness.stage import Stage, StageRun, ordered, read_summary, stage_folder
 from harness.synthesis.synthesize import Counter, Draw, Synthesizer, document_of
 from harness.types import Sample, Seed, Usage, derive_seed
 from methods.plan import Plan
-from methods.stages.dataset import kept_count
 from methods.stages.embedding import EmbeddingWorker, embedding_worker, with_vectors
 from methods.stages.gate import Gate, embedded_texts, gate_settings
-from methods.stages.lengths import Weigh, line_settings, weigher
+from methods.stages.lengths import line_settings, weigher
+from methods.stages.selection import Selection
 
 
 def draws_of_pass(seeds: Sequence[Seed], per_seed: int, seed: int, number: int) -> list[Draw]:
@@ -125,7 +127,7 @@ def initial(plan: Plan, source: Stage) -> Stage:
     }
 
     def work(run: StageRun) -> Mapping[str, Any]:
-        seeds = run.records("sources", Seed)
+        seeds = run.records(source.name, Seed)
         wanted = c.synthesis.initial_samples or len(seeds) * c.synthesis.samples_per_seed
         draws: list[Draw] = []
         number = 0
@@ -135,7 +137,20 @@ def initial(plan: Plan, source: Stage) -> Stage:
         run.map_shards(draws[:wanted], c.synthesis.shard_size, synthesis_worker(run, plan, seeds, None))
         return {}
 
-    return Stage("initial", 4, settings, (source,), work)
+    def estimate(e: Estimator, before: Before) -> Cost | None:
+        count = c.synthesis.initial_samples or (e.seeds or 0) * c.synthesis.samples_per_seed
+        return e.trajectories(count, "rubrics, then pairs") if count else None
+
+    return Stage(
+        "initial",
+        4,
+        settings,
+        (source,),
+        work,
+        kind="pairs",
+        estimate=estimate,
+        loads=lambda sizer: Load("synthesis", (*sizer.writes(), *sizer.answers())),
+    )
 
 
 def upstream_usage(run: StageRun, role: str | None) -> tuple[float, float]:
@@ -154,11 +169,8 @@ def add_usage(usage: Sequence[Usage], role: str | None) -> tuple[float, float]:
     return tokens, sum(u.flops for u in usage)
 
 
-def regenerate(plan: Plan, source: Stage, policy: Stage | None, *, per_seed: int, keep: float, best: bool) -> Stage:
-    """Pairs for the data set, `per_seed` draws of each seed in a pass.
-
-    A later selection keeps the share `keep` of them, or with `best` one of each seed.
-    """
+def regenerate(plan: Plan, source: Stage, policy: Stage | None, selection: Selection) -> Stage:
+    """Pairs for the data set, as many as `selection` needs to be left with the budget."""
     c = plan.config
     writer_identity = plan.identity(c.models.writer)
     if policy is None and plan.policy is not None:
@@ -167,9 +179,7 @@ def regenerate(plan: Plan, source: Stage, policy: Stage | None, *, per_seed: int
         **plan.synthesis_settings("writer", "generator"),
         "writer_model": "trained" if policy else writer_identity,
         **line_settings(plan),
-        "per_seed": per_seed,
-        "keep": keep,
-        **({"best": True} if best else {}),
+        **selection.draw_settings,
         "passes": c.synthesis.max_passes,
         "allow_shortfall": c.allow_shortfall,
         "shard": c.synthesis.shard_size,
@@ -182,8 +192,32 @@ def regenerate(plan: Plan, source: Stage, policy: Stage | None, *, per_seed: int
         5,
         settings,
         inputs,
-        lambda run: _regenerate(run, plan, policy, per_seed=per_seed, keep=keep, best=best),
+        lambda run: _regenerate(run, plan, source, policy, selection),
+        kind="pairs",
+        estimate=lambda e, before: _estimate(e, before, plan, selection),
+        loads=lambda sizer: Load("synthesis", (*sizer.writes(), *sizer.answers(), *sizer.gates())),
     )
+
+
+def _estimate(e: Estimator, before: Before, plan: Plan, selection: Selection) -> Cost | None:
+    """The draws that the declared budget takes, at the assumed surviving share."""
+    c, note = plan.config, "until the budget is met"
+    share = selection.kept_share(SURVIVE)
+    if c.match == "samples":
+        return e.trajectories(round(c.budget / share), note)
+    if c.match == "sft_tokens":
+        return e.trajectories(round(c.budget / e.sizes.pair / share), note)
+    # A line of spending counts what the stages before have spent.
+    spent = list(before.values())
+    if any(cost is None for cost in spent):
+        return None
+    if c.match == "flops":
+        one = e.trajectories(1, "").flops
+        left = c.budget - sum(cost.flops for cost in spent if cost)
+        return e.trajectories(max(0, round(left / one)), note) if one else None
+    teacher = sum(sum(cost.models.get("generator", (0, 0))) for cost in spent if cost)
+    each = e.sizes.generator_prompt + e.sizes.pair
+    return e.trajectories(max(0, round((c.budget - teacher) / each)), note)
 
 
 class _Line:
@@ -193,9 +227,8 @@ class _Line:
     reaches the line whatever it takes, and is cut there.
     """
 
-    def __init__(self, run: StageRun, plan: Plan, gate: Gate, *, keep: float, best: bool) -> None:
-        self.run, self.config, self.gate = run, plan.config, gate
-        self.keep, self.best = keep, best
+    def __init__(self, run: StageRun, plan: Plan, gate: Gate, selection: Selection) -> None:
+        self.run, self.config, self.gate, self.selection = run, plan.config, gate, selection
         self.base = upstream_usage(run, "generator")
         self.weigh = weigher(plan)
 
@@ -206,7 +239,7 @@ class _Line:
         """
         line = self.config.budget
         if self.weigh is not None:
-            size = self._surviving(self.weigh)
+            size = self.selection.least(self.gate.accept(read_records(self.run.folder, Sample)).kept, self.weigh)
             what = "samples survive" if self.config.match == "samples" else "fine-tuning tokens"
             return size / line, f"{int(size)} of {int(line)} {what}"
         spent = summarise(self.run.folder)
@@ -223,23 +256,13 @@ class _Line:
             )
         return done, note
 
-    def _surviving(self, weigh: Weigh) -> float:
-        accepted = self.gate.accept(read_records(self.run.folder, Sample)).kept
-        if self.best:
-            least: dict[tuple[str, ...], float] = {}
-            for s in accepted:
-                least[s.seed_ids] = min(weigh(s), least.get(s.seed_ids, weigh(s)))
-            return sum(least.values())
-        sizes = sorted(weigh(s) for s in accepted)
-        return sum(sizes[: kept_count(len(sizes), self.keep)])
-
 
 def _regenerate(
-    run: StageRun, plan: Plan, policy: Stage | None, *, per_seed: int, keep: float, best: bool
+    run: StageRun, plan: Plan, source: Stage, policy: Stage | None, selection: Selection
 ) -> Mapping[str, Any]:
-    c = plan.config
-    seeds = run.records("sources", Seed)
-    line = _Line(run, plan, Gate(run, plan), keep=keep, best=best)
+    c, per_seed = plan.config, selection.per_seed
+    seeds = run.records(source.name, Seed)
+    line = _Line(run, plan, Gate(run, plan), selection)
     if (line.base[0] >= c.budget and c.match == "teacher_tokens") or (line.base[1] >= c.budget and c.match == "flops"):
         raise BudgetError(
             f"the budget of {c.budget:g} {c.match} is spent before the data set is generated (training used "
@@ -257,7 +280,7 @@ def _regenerate(
             for computed in made:
                 run.write(computed.task.index, computed.output, computed.seconds, computed.place)
                 done, note = line.reached()
-                run.observer.progress("regenerate", min(100, int(100 * done)), 100, note)
+                run.observer.progress(run.stage.name, min(100, int(100 * done)), 100, note)
                 if done >= 1.0:
                     break
     if done >= 1.0:

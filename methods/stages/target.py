@@ -9,16 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from evals.evaluate import evaluate
+from harness import memory
 from harness.config import RunConfig
+from harness.costs.estimator import LAB_RATES, Estimator, times
+from harness.costs.records import Before, Cost, Load, Part
+from harness.costs.sizer import Sizer
 from harness.models.open import model_path
 from harness.shards import ShardOutput
 from harness.stage import Stage, StageRun
 from harness.training.launch import accelerate_settings, sharding
-from harness.training.lora_modules import settled_names
-from harness.training.recipe import LoraSettings, Recipe, Tuned
+from harness.training.lora_modules import plain_names, settled_names
+from harness.training.recipe import LoraSettings, Recipe, Tuned, largest_divisor
 from harness.training.sft import finetune
 from harness.types import Sample, derive_seed
 from methods.plan import Plan
+from methods.stages.guide import answering
 
 
 def tune(
@@ -101,11 +106,55 @@ def finetune_stage(plan: Plan, dataset: Stage) -> Stage:
         settings["lora_modules"] = list(settled_names(c.warmup.lora_modules, c.models.target.id))
 
     def work(run: StageRun) -> Mapping[str, Any]:
-        samples = run.records("dataset", Sample)
+        samples = run.records(dataset.name, Sample)
         tuned = tune(run, plan, samples, sft_recipe(c), seed=c.tuning_seed, output="model", adam=False)
         return notes(tuned)
 
-    return Stage("finetune", 4, settings, (dataset,), work)
+    def estimate(e: Estimator, before: Before) -> Cost | None:
+        made = before[dataset.name]
+        return e.trained(made.out, c.sft.epochs, f"{c.sft.tune}, {times(c.sft.epochs)}") if made and made.out else None
+
+    return Stage(
+        "finetune",
+        4,
+        settings,
+        (dataset,),
+        work,
+        kind="model",
+        estimate=estimate,
+        loads=lambda sizer: Load("fine-tuning", tuple(finetuning(sizer))),
+    )
+
+
+def finetuning(sizer: Sizer) -> list[Part]:
+    """The target in its final fine-tuning."""
+    c, target = sizer.config.sft, sizer.target
+    if target.shape is None:
+        return []
+    micro = largest_divisor(c.batch_size, c.micro_batch)
+    batch = memory.Batch(micro, sizer.row, micro > 1)
+    checkpointing = sizer.config.runtime.training.activation_checkpointing
+    if c.tune == "full":
+        peak = memory.full_training(
+            target.shape,
+            target.dtype,
+            batch,
+            accumulate=micro < c.batch_size,
+            checkpointing=checkpointing,
+            cuda=sizer.cuda,
+        )
+    else:
+        peak = memory.lora_training(
+            target.shape,
+            target.dtype,
+            batch,
+            memory.Lora(c.lora_rank, plain_names(sizer.config.warmup.lora_modules, target.shape)),
+            accumulate=micro < c.batch_size,
+            checkpointing=checkpointing,
+            cuda=sizer.cuda,
+        )
+    divided = "by FSDP (runtime.training.accelerate_config), or sft.tune=lora for one"
+    return [Part("target", f"{c.tune} training", peak.bytes, divided)]
 
 
 def notes(tuned: Tuned) -> dict[str, Any]:
@@ -130,7 +179,7 @@ def evaluate_stage(plan: Plan, tuned: Stage | None) -> Stage:
 
     def work(run: StageRun) -> Mapping[str, Any]:
         started = time.perf_counter()
-        path: Path | str = run.input("finetune") / "model" if tuned else model_path(c.models.target, plan.world)
+        path: Path | str = run.input(tuned.name) / "model" if tuned else model_path(c.models.target, plan.world)
         result = evaluate(
             path,
             plan.tests,
@@ -145,4 +194,47 @@ def evaluate_stage(plan: Plan, tuned: Stage | None) -> Stage:
         run.write(0, ShardOutput(result.items, rows_in=len(result.items)), time.perf_counter() - started)
         return {"columns": [asdict(column) for column in result.columns]}
 
-    return Stage("evaluate" if tuned else "evaluate_base", 5, settings, (tuned,) if tuned else (), work)
+    return Stage(
+        "evaluate" if tuned else "evaluate_base",
+        5,
+        settings,
+        (tuned,) if tuned else (),
+        work,
+        kind="tuned_answers" if tuned else "base_answers",
+        estimate=lambda e, before: _evaluation(e, plan),
+        loads=lambda sizer: Load("evaluation", tuple(answering(sizer))),
+    )
+
+
+def _evaluation(e: Estimator, plan: Plan) -> Cost | None:
+    """None where a benchmark does not declare how many items it has."""
+    c = plan.config
+    rows = tokens_in = tokens_out = 0
+    for benchmark in plan.tests.benchmarks:
+        if benchmark.scorer != "lm_eval":
+            continue
+        limit = c.eval.limit
+        declared = benchmark.rows.expected_count or (c.lab.test_items if c.lab else limit)
+        if declared is None:
+            return None
+        count = min(declared, limit or declared)
+        rows += count
+        tokens_in += count * e.test_prompt * (1 + benchmark.shots)
+        if benchmark.template.output == "generate_until":
+            tokens_out += count * benchmark.template.max_tokens // 2
+    compute, known = e.target.flops(tokens_in), e.target.shape is not None
+    moved = e.decoding(e.target, rows, tokens_in // max(1, rows), tokens_out // max(1, rows))
+    columns = sum(b.scorer == "lm_eval" for b in plan.tests.benchmarks)
+    return Cost(
+        rows=rows,
+        out=rows,
+        tokens_in=tokens_in,
+        tokens_out=tokens_out,
+        flops=compute + e.target.flops(tokens_out),
+        seconds=e.seconds(compute=compute, moved=moved, known=known, lab=LAB_RATES.tested * rows),
+        note=f"{columns} column{'s' if columns > 1 else ''}",
+        compute=compute,
+        moved=moved,
+        models={"target": (tokens_in, tokens_out)},
+        usd=0.0,
+    )

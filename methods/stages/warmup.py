@@ -10,16 +10,22 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness import memory
+from harness.config import RunConfig
+from harness.costs.estimator import SURVIVE, Estimator, times
+from harness.costs.records import Before, Cost, Load, Part
+from harness.costs.sizer import Sizer
 from harness.errors import StageError
 from harness.models.open import model_path
 from harness.shards import ShardOutput, write_json
 from harness.stage import Stage, StageRun
 from harness.training.adapters import FILES, GivenCheckpoint, given_checkpoints, load_adapter
-from harness.training.lora_modules import settled_names
-from harness.training.recipe import LoraSettings, Recipe
+from harness.training.lora_modules import plain_names, settled_names
+from harness.training.recipe import LoraSettings, Recipe, largest_divisor
 from harness.training.sft import epoch_name
 from harness.training.trainer import publish
 from harness.types import Sample
@@ -43,7 +49,7 @@ def warmup(plan: Plan, initial: Stage) -> Stage:
     }
 
     def work(run: StageRun) -> Mapping[str, Any]:
-        pool = run.records("initial", Sample)
+        pool = run.records(initial.name, Sample)
         share = pool[: max(1, round(len(pool) * w.share))]
         if not pool:
             raise StageError("no valid initial pair to warm the target up with; see the rejects of stage initial")
@@ -66,7 +72,51 @@ def warmup(plan: Plan, initial: Stage) -> Stage:
         kept = _list_checkpoints(run.folder, names, rates)
         return {"pairs": len(share), "of": len(pool), **notes(tuned), "checkpoints": kept}
 
-    return Stage("warmup", 4, settings, (initial,), work)
+    def estimate(e: Estimator, before: Before) -> Cost | None:
+        pairs = before[initial.name]
+        if pairs is None or not pairs.rows:
+            return None
+        count = max(1, round(pairs.rows * SURVIVE * w.share))
+        note = f"{times(w.epochs)} on {w.share:.0%} of the pairs" + (", each kept" if w.keep == "epochs" else "")
+        return e.trained(count, w.epochs, note)
+
+    return Stage("warmup", 4, settings, (initial,), work, kind="checkpoints", estimate=estimate, loads=_training)
+
+
+def _training(sizer: Sizer) -> Load:
+    """LoRA training of the target."""
+    w, target = sizer.config.warmup, sizer.target
+    if target.shape is None:
+        return Load("warm-up", ())
+    micro = largest_divisor(w.batch_size, sizer.config.sft.micro_batch)
+    peak = memory.lora_training(
+        target.shape,
+        target.dtype,
+        memory.Batch(micro, sizer.row, micro > 1),
+        memory.Lora(w.lora_rank, plain_names(w.lora_modules, target.shape), w.lora_dropout > 0),
+        accumulate=micro < w.batch_size,
+        checkpointing=sizer.config.runtime.training.activation_checkpointing,
+        cuda=sizer.cuda,
+    )
+    return Load("warm-up", (Part("target", "LoRA training", peak.bytes),))
+
+
+@dataclass(frozen=True, slots=True)
+class Warm:
+    """The warm-up's LoRA shape, and at how many checkpoints gradients are taken."""
+
+    rank: int
+    modules: tuple[str, ...]
+    checkpoints: int
+
+
+def warm(config: RunConfig) -> Warm:
+    """As the settings say, or as the user's own checkpoints are. Raises `InputError` where those are not there."""
+    w = config.warmup
+    if w.adapter:
+        given = given_checkpoints(w.adapter)
+        return Warm(given[0].rank, given[0].modules, len(given))
+    return Warm(w.lora_rank, w.lora_modules, w.epochs if w.keep == "epochs" else 1)
 
 
 def given_warmup(plan: Plan) -> Stage:
@@ -87,7 +137,17 @@ def given_warmup(plan: Plan) -> Stage:
         run.write(0, ShardOutput(rows), time.perf_counter() - started)
         return {"given": [str(g.folder.resolve()) for g in given], "checkpoints": kept}
 
-    return Stage("warmup", 3, settings, (), work)
+    note = "checkpoints of your own, checked and stored; nothing is trained"
+    return Stage(
+        "warmup",
+        3,
+        settings,
+        (),
+        work,
+        kind="checkpoints",
+        estimate=lambda e, before: Cost(rows=len(given), out=len(given), note=note),
+        loads=lambda sizer: Load("warm-up", tuple(sizer.reads())),
+    )
 
 
 def _store(run: StageRun, plan: Plan, given: Sequence[GivenCheckpoint], names: Sequence[str]) -> None:

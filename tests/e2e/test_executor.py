@@ -19,13 +19,14 @@ from harness.config import EmbedderConfig, RayConfig
 from harness.errors import PrerequisiteError, StageError
 from harness.executor import Here, LocalExecutor, ShardWorker, Task, Work
 from harness.shards import ShardOutput, read_records
-from harness.stage import Stage, StageRun
+from harness.stage import StageRun
 from harness.training.recipe import LoraSettings, Recipe
 from harness.training.sft import finetune
 from harness.types import Message, Sample, Score
 from methods.signals.base import Archive, SignalContext, TargetState, ValidationExample, WarmCheckpoint
 from support.commands import finished, rows, run_folders, stage_folder
 from support.minilm import minilm
+from support.plain_stage import plain_stage
 from support.tiny import make_tiny_model
 
 pytest.importorskip("ray", reason="needs the extra ray")
@@ -126,7 +127,7 @@ def scoring(tmp_path_factory: pytest.TempPathFactory) -> Scoring:
 
 def stage_run(store: Path, executor: Any) -> StageRun:
     """An execution of a stage that scores."""
-    stage = Stage("score", 1, {}, (), lambda run: None)
+    stage = plain_stage("score", 1, {}, (), lambda run: None)
     return StageRun(stage, store, SilentObserver(), executor)
 
 
@@ -336,7 +337,7 @@ def embedding(store: Path, how: Any, observer: Watching, texts: Sequence[str] = 
 
     torch.set_num_threads(1)
     module.SHARD = CUT
-    run = StageRun(Stage("sources", 1, {}, (), lambda run: None), store, observer, how)
+    run = StageRun(plain_stage("sources", 1, {}, (), lambda run: None), store, observer, how)
     embedder = module.stage_embedder(run, EmbedderConfig(id=str(minilm())))
     vectors = embedder.embed([*texts[: len(texts) // 2], " "]), embedder.embed(texts)
     run.write(0, ShardOutput([], rows_in=len(texts)), 0.0)

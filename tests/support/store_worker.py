@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.costs.records import Cost
+from harness.costs.sizer import no_models
 from harness.runtime.events import EventLog
 from harness.runtime.execute import execute
 from harness.shards import ShardOutput
@@ -50,7 +52,17 @@ def slow_stage(delay: float = 0.01) -> Stage:
     def work(run: StageRun) -> None:
         run.map_shards(list(range(ITEMS)), SHARD, shard)
 
-    return Stage("slow", 1, {"items": ITEMS, "shard": SHARD}, (), work)
+    # Written out: as a script this file sees none of the tests' helpers.
+    return Stage(
+        "slow",
+        1,
+        {"items": ITEMS, "shard": SHARD},
+        (),
+        work,
+        kind="pairs",
+        estimate=lambda estimator, before: Cost(rows=ITEMS, out=None),
+        loads=no_models,
+    )
 
 
 def main(store: str, events: str, delay: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from harness.config import RunConfig
 from harness.errors import HarnessError
+from harness.runtime.assemble import assemble
 from harness.runtime.data_check import check_data
 from harness.runtime.doctor import check_prerequisites
 from harness.runtime.layers import resolve_run
@@ -63,7 +64,7 @@ def test_a_suite_whose_data_are_not_as_declared(office: Path, file: str, old: st
     assert old in text
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(HarnessError, match=says) as caught:
-        check_prerequisites(config(office))
+        check_prerequisites(config(office), assemble(config(office)).stages)
     assert "\n" not in str(caught.value)
 
 

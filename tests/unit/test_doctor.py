@@ -15,6 +15,8 @@ from harness.config import RunConfig
 from harness.errors import InputError, PrerequisiteError
 from harness.estimate import gigabytes
 from harness.runtime import doctor, machine
+from harness.runtime.assemble import assemble
+from harness.runtime.findings import Problem
 from harness.runtime.layers import resolve_run
 from harness.runtime.needs import loads
 
@@ -143,6 +145,10 @@ def test_a_package_that_shadows_ours_is_a_problem(tmp_path: Path) -> None:
     assert f"results is {tmp_path / 'results'}" in done.stdout
 
 
+def _problems(config: RunConfig) -> list[Problem]:
+    return doctor.check_prerequisites(config, assemble(config).stages)
+
+
 def test_weights_count_only_when_complete(tmp_path: Path) -> None:
     _cache_model(tmp_path, "Qwen/Qwen3-8B")
     _cache_model(tmp_path, "Qwen/Qwen3-4B", complete=False)
@@ -152,7 +158,7 @@ def test_weights_count_only_when_complete(tmp_path: Path) -> None:
 
 
 def test_a_lab_run_lacks_nothing(tmp_path: Path) -> None:
-    assert doctor.check_prerequisites(_config(tmp_path, target="nano")) == []
+    assert _problems(_config(tmp_path, target="nano")) == []
 
 
 def test_a_large_run_says_all_that_it_needs_at_once(
@@ -166,7 +172,8 @@ def test_a_large_run_says_all_that_it_needs_at_once(
     assert "weights of the writer, Qwen/Qwen3-8B: 16.4 GB needed" in said
     assert "Qwen3-235B-A22B-Instruct-2507: 470 GB needed" in said
     assert "hf download Qwen/Qwen3-8B-Base" in said
-    peak = max(load.bytes for load in loads(_config(tmp_path)))
+    config = _config(tmp_path)
+    peak = max(load.bytes for load in loads(config, assemble(config).stages))
     assert peak > 500e9
     assert f"GPU memory: {gigabytes(peak)} on one GPU in GRPO" in said and "no GPU here" in said
     assert "Traceback" not in said
@@ -180,12 +187,12 @@ def test_a_gpu_that_is_large_enough_satisfies(tmp_path: Path, monkeypatch: pytes
     sets = {"models.generator.id": "Qwen/Qwen3-8B"}
     static = _config(tmp_path, method="static", sets=sets)
     _with_gpus(monkeypatch, SMI)
-    assert doctor.check_prerequisites(static) == []
+    assert _problems(static) == []
     _with_gpus(monkeypatch, "0, GPU-aa, NVIDIA T4, 15360, 15000\n")
-    (problem,) = doctor.check_prerequisites(static)
+    (problem,) = _problems(static)
     assert problem.what == "GPU memory" and "NVIDIA T4 with 15.7 GB free" in problem.have
     _with_gpus(monkeypatch, SMI, cuda=None)
-    (problem,) = doctor.check_prerequisites(static)
+    (problem,) = _problems(static)
     assert "CPU build of torch" in problem.have
 
 
@@ -195,9 +202,9 @@ def test_small_models_are_checked_against_memory(tmp_path: Path, monkeypatch: py
     sets = {f"models.{role}.id": "Qwen/Qwen3-0.6B" for role in ("target", "writer", "generator")}
     config = _config(tmp_path, method="static", sets=sets)
     monkeypatch.setattr(machine, "memory", lambda: (64 << 30, 64 << 30))
-    assert doctor.check_prerequisites(config) == []
+    assert _problems(config) == []
     monkeypatch.setattr(machine, "memory", lambda: (8 << 30, 1 << 30))
-    (problem,) = doctor.check_prerequisites(config)
+    (problem,) = _problems(config)
     assert problem.what == "memory" and problem.have == "1.1 GB free"
 
 
@@ -205,31 +212,31 @@ def test_disk_and_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     config = _config(tmp_path, target="nano")
     monkeypatch.setattr(machine, "disk_free", lambda path: 1000)
     monkeypatch.setattr(machine, "writable", lambda path: False)
-    problems = doctor.check_prerequisites(config)
+    problems = _problems(config)
     assert [p.what.split()[0] for p in problems] == ["runs", "disk"]
     with pytest.raises(PrerequisiteError, match="nothing was started"):
-        doctor.require_prerequisites(config)
+        doctor.require_prerequisites(config, assemble(config).stages)
 
 
 def test_a_model_folder_without_weights(tmp_path: Path) -> None:
     config = _config(tmp_path, target="nano", sets={"models.writer.id": str(tmp_path / "no-model")})
-    (problem,) = doctor.check_prerequisites(config)
+    (problem,) = _problems(config)
     assert "weights of the writer" in problem.what and problem.fix == "correct the path"
 
 
 def test_offline_data_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = _config(tmp_path)
-    named = [p for p in doctor.check_prerequisites(config) if p.what.startswith("data of")]
+    named = [p for p in _problems(config) if p.what.startswith("data of")]
     assert named == []
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    named = [p for p in doctor.check_prerequisites(config) if p.what.startswith("data of")]
+    named = [p for p in _problems(config) if p.what.startswith("data of")]
     assert "epfl-llm/guidelines" in {p.need for p in named}
     (tmp_path / "hf" / "hub" / "datasets--epfl-llm--guidelines").mkdir(parents=True)
-    named = [p for p in doctor.check_prerequisites(config) if p.what.startswith("data of")]
+    named = [p for p in _problems(config) if p.what.startswith("data of")]
     assert "epfl-llm/guidelines" not in {p.need for p in named}
 
 
 def test_a_seed_file_that_is_not_there(tmp_path: Path) -> None:
     config = _config(tmp_path, seeds=str(tmp_path / "no.jsonl"))
     with pytest.raises(InputError, match="does not exist"):
-        doctor.check_prerequisites(config)
+        _problems(config)

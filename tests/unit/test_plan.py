@@ -14,13 +14,15 @@ from evals.suite import load_suite
 from harness.cli import main as cli
 from harness.errors import ConfigError, InputError
 from harness.runtime.assemble import assemble, store_of
-from harness.runtime.costs import estimate_stage
+from harness.runtime.costs import estimates
 from harness.runtime.estimator import make_estimator
 from harness.runtime.layers import resolve_run
 from harness.runtime.plan import make_plan, same, to_json
 from harness.runtime.plan_text import count, duration, render
 from harness.settings import Resolved, flatten
 from harness.stage import DONE
+from methods.plan import Plan
+from methods.stages.target import evaluate_stage
 from support.tiny import make_architecture, make_family
 
 
@@ -295,7 +297,8 @@ def test_a_benchmark_of_unknown_size_makes_the_evaluation_unknown(tmp_path: Path
         first, *others = suite.benchmarks
         unknown = replace(first, rows=replace(first.rows, expected_count=None))
         suite = replace(suite, benchmarks=(unknown, *others))
-        return estimate_stage(make_estimator(config, suite, frozenset({"evaluate"})), "evaluate")
+        stage = evaluate_stage(Plan(config, suite), None)
+        return estimates([stage], make_estimator(config))[stage.identity]
 
     assert estimate() is None
     assert estimate(**{"eval.limit": 50}).rows == 50 * 4

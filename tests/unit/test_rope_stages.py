@@ -15,6 +15,7 @@ from harness.config import GrpoConfig
 from harness.errors import ConfigError, PrerequisiteError
 from harness.models.backend import PromptRequest, Sampling
 from harness.models.transformers_backend import TransformersBackend, load_causal_lm
+from harness.runtime.assemble import assemble
 from harness.runtime.doctor import check_prerequisites, require_prerequisites
 from harness.runtime.layers import resolve_run
 from harness.training import sft
@@ -100,14 +101,14 @@ def test_a_run_that_would_mix_sides_is_refused_before_any_work(model: Path) -> N
         return resolve_run(method=method, signal="length" if method == "optimsyn" else None, target="nano", sets=sets)
 
     def problems(config: Any) -> list[str]:
-        return [str(p) for p in check_prerequisites(config) if p.what.startswith("RoPE")]
+        return [str(p) for p in check_prerequisites(config, assemble(config).stages) if p.what.startswith("RoPE")]
 
     mixed = resolved("optimsyn", max_length=64).config
     (problem,) = problems(mixed)
     assert "prompt and completion within 32 tokens" in problem and "max_length is 64" in problem
     assert "--set models.writer.max_length=32, which shortens longer documents" in problem
     with pytest.raises(PrerequisiteError, match="RoPE of the writer"):
-        require_prerequisites(mixed)
+        require_prerequisites(mixed, assemble(mixed).stages)
     assert not problems(resolved("optimsyn", max_length=32).config)
     assert not problems(resolved("static", max_length=64).config)
 

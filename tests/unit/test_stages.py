@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,8 +18,9 @@ from harness.runtime.layers import resolve_run
 from harness.stage import Stage
 from harness.synthesis.synthesize import document_of, fit
 from harness.types import Message, Sample, Seed
-from methods.stages.dataset import choose, kept_count, trim
-from methods.stages.synthesis import _Line, draws_of_pass
+from methods.stages.dataset import trim
+from methods.stages.selection import Rule, Selection
+from methods.stages.synthesis import draws_of_pass
 from support.tiny import make_tiny_model
 
 
@@ -40,13 +41,17 @@ def ids(samples: Sequence[Any]) -> list[str]:
     return [getattr(s, "item_id", None) or s.id for s in samples]
 
 
+def selection(rule: Rule, keep: float = 1.0) -> Selection:
+    return Selection(per_seed=3, rule=rule, keep=keep)
+
+
 class TestSelection:
     def test_none_keeps_everything(self) -> None:
-        assert choose(SAMPLES, {}, "none", 0.1) == (SAMPLES, [])
+        assert selection("none", 0.1).choose(SAMPLES, {}) == (SAMPLES, [])
 
     def test_the_best_of_each_seed_and_nothing_unscored(self) -> None:
         """A tie goes to the earlier sample, a negative score beats none, and a seed without scores gives nothing."""
-        kept, rejects = choose(SAMPLES, VALUES, "best_of_seed", 1.0)
+        kept, rejects = selection("best_of_seed").choose(SAMPLES, VALUES)
         assert ids(kept) == ["s1", "s4"]
         reasons = {r.item_id: r.reason for r in rejects}
         assert {k for k, v in reasons.items() if v == "unscored"} == {"s3", "s6", "s7", "s8"}
@@ -55,12 +60,12 @@ class TestSelection:
 
     @pytest.mark.parametrize("keep, wanted", [(0.2, ["s1"]), (0.4, ["s1", "s2"]), (0.8, ["s0", "s1", "s2", "s4"])])
     def test_the_best_share_in_generation_order(self, keep: float, wanted: list[str]) -> None:
-        kept, rejects = choose(SAMPLES, VALUES, "top_share", keep)
+        kept, rejects = selection("top_share", keep).choose(SAMPLES, VALUES)
         assert ids(kept) == wanted
         assert len(kept) + len(rejects) == len(SAMPLES)
 
     def test_zero_is_a_score(self) -> None:
-        kept, rejects = choose(SAMPLES[:2], {"s0": 0.0, "s1": None}, "top_share", 0.99)
+        kept, rejects = selection("top_share", 0.99).choose(SAMPLES[:2], {"s0": 0.0, "s1": None})
         assert ids(kept) == ["s0"] and [r.reason for r in rejects] == ["unscored"]
 
 
@@ -82,36 +87,29 @@ class TestTrim:
 class TestLine:
     """Regeneration stops when even the least that a later selection can take reaches the line."""
 
-    def line(self, keep: float, best: bool, pool: list[Sample]) -> Any:
-        line: Any = _Line.__new__(_Line)
-        line.run, line.keep, line.best = SimpleNamespace(folder=None), keep, best
-        line.gate = SimpleNamespace(accept=lambda samples: SimpleNamespace(kept=tuple(pool)))
-        return line
-
-    @pytest.mark.parametrize("keep, best", [(1.0, False), (0.5, False), (0.3, False), (1.0, True)])
-    def test_what_is_counted_is_the_least_that_can_be_chosen(
-        self, keep: float, best: bool, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        import random
-
-        monkeypatch.setattr("methods.stages.synthesis.read_records", lambda folder, cls: [])
+    @pytest.mark.parametrize(
+        "rule, keep", [("none", 1.0), ("top_share", 0.5), ("top_share", 0.3), ("best_of_seed", 1.0)]
+    )
+    def test_what_is_counted_is_the_least_that_can_be_chosen(self, rule: Rule, keep: float) -> None:
         draw = random.Random(5)
         pool = [sample(i, seed=f"d{draw.randrange(5)}", words=draw.randint(1, 9)) for i in range(17)]
-        line = self.line(keep, best, pool)
+        chosen_by = selection(rule, keep)
         for weigh in (lambda s: 1.0, lambda s: float(s.completion_tokens)):
-            counted = line._surviving(weigh)
-            least = float("inf")
+            counted = chosen_by.least(pool, weigh)
             for _ in range(300):
-                values = {s.id: draw.random() for s in pool}
-                chosen, _rejects = choose(pool, values, "best_of_seed" if best else "top_share", keep)
-                least = min(least, sum(map(weigh, chosen)))
-                assert counted <= least
-            values = {s.id: -weigh(s) for s in pool}
-            chosen, _rejects = choose(pool, values, "best_of_seed" if best else "top_share", keep)
+                chosen, _rejects = chosen_by.choose(pool, {s.id: draw.random() for s in pool})
+                assert counted <= sum(map(weigh, chosen))
+            chosen, _rejects = chosen_by.choose(pool, {s.id: -weigh(s) for s in pool})
             assert counted == sum(map(weigh, chosen))
 
     def test_a_share_is_to_the_nearest(self) -> None:
-        assert [kept_count(n, 0.5) for n in (0, 2, 10, 48)] == [0, 1, 5, 24]
+        half = selection("top_share", 0.5)
+        assert [half.least([sample(i) for i in range(n)], lambda s: 1.0) for n in (0, 2, 9, 10)] == [0, 1, 4, 5]
+
+    def test_draws_that_a_budget_takes(self) -> None:
+        assert selection("best_of_seed").kept_share(0.75) == pytest.approx(1 / 3)
+        assert selection("top_share", 0.5).kept_share(0.75) == 0.375
+        assert selection("none").kept_share(0.75) == 0.75
 
 
 def test_a_pass_draws_every_seed_in_an_order_of_its_own() -> None:

@@ -32,6 +32,7 @@ from harness.shards import (
 )
 from harness.stage import DONE, Stage, StageRun, ordered, read_summary, stage_folder
 from harness.types import Message, Reject, Sample, Seed, Usage, from_row, to_row
+from support.plain_stage import plain_stage
 from support.store_worker import Watcher
 
 SEED = Seed("s1", "text — ü", None, "med", "file", "CC0", {"pmid": "12"})
@@ -47,7 +48,7 @@ def counting_stage(calls: list[int], items: int, **settings: Any) -> Stage:
         run.map_shards(list(range(items)), 3, shard)
         return {"note": 1}
 
-    return Stage("count", 1, {"items": items, **settings}, (), work)
+    return plain_stage("count", 1, {"items": items, **settings}, (), work)
 
 
 def test_records_survive_a_table(tmp_path: Path) -> None:
@@ -126,11 +127,11 @@ def test_leftovers_of_a_kill_are_removed_before_work_goes_on(tmp_path: Path) -> 
 
 def test_identity_follows_what_changes_rows_and_nothing_else() -> None:
     def stage(name: str = "a", version: int = 1, inputs: tuple[Stage, ...] = (), **settings: Any) -> Stage:
-        return Stage(name, version, settings, inputs, lambda run: None)
+        return plain_stage(name, version, settings, inputs, lambda run: None)
 
     base = stage(x=1, y={"b": 2, "a": [1]})
     assert base.identity == stage(y={"a": [1], "b": 2}, x=1).identity
-    assert Stage("a", 1, {"x": 1, "y": {"a": [1], "b": 2}}, (), print, signal="s").identity == base.identity
+    assert plain_stage("a", 1, {"x": 1, "y": {"a": [1], "b": 2}}, (), print, signal="s").identity == base.identity
     others = [stage(x=1), stage("b", x=1, y={"b": 2, "a": [1]}), stage(version=2, x=1, y={"b": 2, "a": [1]})]
     others.append(stage(inputs=(base,), x=1, y={"b": 2, "a": [1]}))
     assert len({base.identity, *[s.identity for s in others]}) == 5
@@ -139,14 +140,15 @@ def test_identity_follows_what_changes_rows_and_nothing_else() -> None:
 
 
 def test_ordered_puts_inputs_first_and_each_stage_once() -> None:
-    a = Stage("a", 1, {}, (), lambda run: None)
-    b = Stage("b", 1, {}, (a,), lambda run: None)
-    c = Stage("c", 1, {}, (b, a), lambda run: None)
+    a = plain_stage("a", 1, {}, (), lambda run: None)
+    b = plain_stage("b", 1, {}, (a,), lambda run: None)
+    c = plain_stage("c", 1, {}, (b, a), lambda run: None)
     assert [s.name for s in ordered([c, b, a])] == ["a", "b", "c"]
 
 
 def test_a_stage_reads_its_inputs(tmp_path: Path) -> None:
-    source = Stage("source", 1, {}, (), lambda run: run.write(0, ShardOutput([SEED], [Reject("x", "bad", "r")]), 0.0))
+    output = ShardOutput([SEED], [Reject("x", "bad", "r")])
+    source = plain_stage("source", 1, {}, (), lambda run: run.write(0, output, 0.0))
     seen: list[Any] = []
 
     def work(run: StageRun) -> None:
@@ -154,7 +156,7 @@ def test_a_stage_reads_its_inputs(tmp_path: Path) -> None:
         with pytest.raises(KeyError, match="no input other"):
             run.input("other")
 
-    execute([Stage("user", 1, {}, (source,), work)], tmp_path, Watcher(tmp_path / "e.jsonl"))
+    execute([plain_stage("user", 1, {}, (source,), work)], tmp_path, Watcher(tmp_path / "e.jsonl"))
     assert seen == [SEED, Reject("x", "bad", "r")]
 
 
@@ -166,7 +168,7 @@ def test_a_failing_stage_is_not_marked_done_and_frees_its_lock(tmp_path: Path) -
         if len(attempts) == 1:
             raise StageError("service down")
 
-    stage = Stage("s", 1, {}, (), work)
+    stage = plain_stage("s", 1, {}, (), work)
     with pytest.raises(StageError, match="service down"):
         execute([stage], tmp_path, Watcher(tmp_path / "e.jsonl"))
     assert read_summary(stage_folder(tmp_path, stage)) is None
@@ -250,9 +252,9 @@ def test_a_full_disk_is_a_clear_error_when_a_library_writes(tmp_path: Path) -> N
 
     for work in (text, weights, archive):
         with pytest.raises(DiskFullError, match="the disk is full while writing"):
-            execute([Stage(work.__name__, 1, {}, (), work)], tmp_path, Watcher(tmp_path / "e.jsonl"))
+            execute([plain_stage(work.__name__, 1, {}, (), work)], tmp_path, Watcher(tmp_path / "e.jsonl"))
     with pytest.raises(OSError, match="Bad file descriptor"):
-        execute([Stage("defect", 1, {}, (), defect)], tmp_path, Watcher(tmp_path / "e.jsonl"))
+        execute([plain_stage("defect", 1, {}, (), defect)], tmp_path, Watcher(tmp_path / "e.jsonl"))
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

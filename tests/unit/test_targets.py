@@ -11,6 +11,7 @@ from harness.cli import main as cli
 from harness.config import ModelConfig
 from harness.errors import ConfigError, InputError
 from harness.models.open import model_identity
+from harness.runtime.assemble import assemble
 from harness.runtime.layers import resolve_run
 from harness.runtime.needs import loads
 from harness.runtime.revisions import pin_revisions
@@ -120,7 +121,7 @@ def test_the_listing_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_small_track_fits_one_gpu() -> None:
     config = resolve_run(method="optimsyn", target="small").config
-    assert max(load.bytes for load in loads(config)) < 0.92 * 80e9
+    assert max(load.bytes for load in loads(config, assemble(config).stages)) < 0.92 * 80e9
 
 
 def test_settings_of_a_track_are_checked() -> None:

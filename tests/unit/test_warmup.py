@@ -18,14 +18,14 @@ from harness.errors import ConfigError, HarnessError, InputError
 from harness.models.transformers_backend import load_causal_lm
 from harness.runtime import outputs
 from harness.runtime.assemble import assemble
-from harness.runtime.costs import estimate_stage
+from harness.runtime.costs import estimates
 from harness.runtime.estimator import make_estimator
 from harness.runtime.execute import execute
 from harness.runtime.layers import resolve_run
 from harness.runtime.plan import make_plan
 from harness.runtime.plan_text import render
 from harness.shards import ShardOutput, Summary
-from harness.stage import Stage, stage_folder
+from harness.stage import StageRun, stage_folder
 from harness.training import sft, trainer
 from harness.training.adam_state import AdamState, load_adam_state
 from harness.training.adapters import UNKNOWN_RATES, given_checkpoints, load_adapter
@@ -36,6 +36,7 @@ from methods.signals.base import Archive, SignalContext, TargetState, Validation
 from methods.signals.catalogue import make_signal
 from methods.stages.warmup import read_checkpoints, warmup
 from support.outside_trainer import Run, hugging_face, tiny_lora
+from support.plain_stage import plain_stage
 from support.store_worker import Watcher
 from support.tiny import make_tiny_model
 
@@ -160,7 +161,10 @@ class TestEpochs:
         assert_same_folders(folder, tmp_path / "cut")
 
     def test_the_stage_lists_them_with_weights_that_sum_to_one(self, target: Path, tmp_path: Path) -> None:
-        pairs = Stage("initial", 1, {}, (), lambda run: run.map_shards(SAMPLES, 8, lambda part, *_: ShardOutput(part)))
+        def write(run: StageRun) -> None:
+            run.map_shards(SAMPLES, 8, lambda part, *_: ShardOutput(part))
+
+        pairs = plain_stage("initial", 1, {}, (), write)
         for keep, count in (("epochs", 3), ("last", 1)):
             sets = {"warmup.keep": keep, "warmup.epochs": 3, "warmup.schedule": "linear", "warmup.share": 1.0}
             plan = assemble(settings(target, **sets)).plan
@@ -311,8 +315,8 @@ class TestGiven:
 
     def test_the_record_says_that_its_training_is_uncounted(self, given: Run) -> None:
         assembly = assemble(settings(base_of(given), **{"warmup.adapter": str(given.checkpoint)}))
-        done = {name: Summary(1, 1, {}, [], 0.0, {"columns": []}) for name in ("evaluate", "dataset", "regenerate")}
-        own = {"warmup": Summary(1, 1, {}, [], 0.0, {"given": ["/my/checkpoint-6"]})}
+        done = {stage.identity: Summary(1, 1, {}, [], 0.0, {"columns": []}) for stage in assembly.stages}
+        own = {assembly.only("checkpoints").identity: Summary(1, 1, {}, [], 0.0, {"given": ["/my/checkpoint-6"]})}
         said = "own warm-up: the signal read /my/checkpoint-6, whose training is in no cost of this run"
         assert said in outputs._flags(assembly, {**done, **own})
         assert not any(flag.startswith("own") for flag in outputs._flags(assembly, done))
@@ -355,8 +359,7 @@ def test_costs_follow_the_checkpoints_and_the_probes(target: Path) -> None:
             method="optimsyn", driver="best_of_n", signal=signal, target="qwen3-8b", sets=sets
         ).config
         assembly = assemble(config)
-        estimator = make_estimator(config, assembly.suite, frozenset(s.name for s in assembly.stages))
-        cost = estimate_stage(estimator, "score")
+        cost = estimates(assembly.stages, make_estimator(config))[assembly.only("scores").identity]
         assert cost is not None
         return cost.flops
 

@@ -1,0 +1,58 @@
+"""Typical lengths of a run's texts in tokens, for estimates of its cost and memory.
+
+Lengths of real text are typical values, named in `LENGTHS`; a lab model's are in `LAB_LENGTHS`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.config import RunConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Typical tokens: a document, a rubric (with its deliberation), a pair, each prompt, and a training row's frame."""
+
+    document: int
+    rubric: int
+    pair: int
+    writer_prompt: int
+    generator_prompt: int
+    template: int = 20
+
+    @property
+    def row(self) -> int:
+        """A training row: the pair in the target's chat template."""
+        return self.pair + self.template
+
+
+LENGTHS = Lengths(document=1500, rubric=600, pair=800, writer_prompt=2150, generator_prompt=2400)
+"""Real text: an abstract or a page, and the packaged prompts."""
+
+COMPACT_LENGTHS = Lengths(document=320, rubric=20, pair=70, writer_prompt=600, generator_prompt=760, template=30)
+"""An abstract and the packaged compact prompts, measured with SmolLM2's tokenizer."""
+
+LAB_LENGTHS = Lengths(document=46, rubric=28, pair=28, writer_prompt=130, generator_prompt=86, template=12)
+"""Measured on the lab's documents and models."""
+
+TEST_PROMPT, LAB_TEST_PROMPT = 400, 40
+"""Typical prompt tokens of a test item, of real suites and of the lab's."""
+
+
+def lengths(config: RunConfig) -> Lengths:
+    """Typical lengths of the run's texts, within what its models take and its decoding allows."""
+    size = COMPACT_LENGTHS if config.synthesis.prompts == "compact" else LENGTHS
+    size = LAB_LENGTHS if config.seeds.source == "lab" else size
+    writer, generator = config.synthesis.writer, config.synthesis.generator
+    reads = config.models.writer.max_length - writer.max_tokens
+    generator_reads = config.models.generator.max_length - generator.max_tokens
+    return replace(
+        size,
+        rubric=min(size.rubric, writer.max_tokens),
+        pair=min(size.pair, generator.max_tokens),
+        writer_prompt=max(1, min(size.writer_prompt, reads)),
+        generator_prompt=max(1, min(size.generator_prompt, generator_reads)),
+    )

@@ -1,0 +1,86 @@
+"""What of the generated pairs a data set is made of: how many are drawn of each seed, which are kept, by which signal.
+
+One record serves everybody who has to know: regeneration, which draws until what is kept reaches the budget; the stage
+that scores; the data set, which chooses; and the estimate of how many draws that takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from harness.config import SignalChoice
+from harness.types import Reject, Sample
+
+Rule = Literal["none", "top_share", "best_of_seed"]
+"""Everything, the best share of all, or the best of every seed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """`per_seed` draws of each seed in a pass; of those that pass the gate, what `rule` keeps by `signal`.
+
+    `keep` is the share of `top_share`. There is a signal unless everything is kept.
+    """
+
+    per_seed: int
+    rule: Rule = "none"
+    keep: float = 1.0
+    signal: SignalChoice | None = None
+
+    @property
+    def best(self) -> bool:
+        """Whether one of every seed is kept."""
+        return self.rule == "best_of_seed"
+
+    @property
+    def draw_settings(self) -> dict[str, Any]:
+        """The settings that change how much is drawn."""
+        return {"per_seed": self.per_seed, "keep": self.keep, **({"best": True} if self.best else {})}
+
+    @property
+    def choice_settings(self) -> dict[str, Any]:
+        """The settings that change what is chosen of given pairs and scores."""
+        return {"selection": self.rule, "keep": self.keep if self.rule == "top_share" else None}
+
+    def least(self, samples: Sequence[Sample], weigh: Callable[[Sample], float]) -> float:
+        """The weight of what is kept of `samples` at its worst, as if it were what weighs least."""
+        if self.best:
+            lightest: dict[tuple[str, ...], float] = {}
+            for s in samples:
+                lightest[s.seed_ids] = min(weigh(s), lightest.get(s.seed_ids, weigh(s)))
+            return sum(lightest.values())
+        sizes = sorted(weigh(s) for s in samples)
+        return sum(sizes[: self._count(len(sizes))])
+
+    def choose(
+        self, samples: Sequence[Sample], values: Mapping[str, float | None]
+    ) -> tuple[list[Sample], list[Reject]]:
+        """What is kept, and why the others are not.
+
+        Samples without a value are excluded, never taken for 0; ties go to the earlier sample.
+        """
+        if self.rule == "none":
+            return list(samples), []
+        scored = [s for s in samples if values.get(s.id) is not None]
+        rejects = [Reject(s.id, "unscored", s.raw) for s in samples if values.get(s.id) is None]
+        order = {s.id: i for i, s in enumerate(scored)}
+        ranked = sorted(scored, key=lambda s: (-float(values[s.id] or 0.0), order[s.id]))
+        if self.best:
+            first: dict[tuple[str, ...], str] = {}
+            for s in ranked:
+                first.setdefault(s.seed_ids, s.id)
+            taken = set(first.values())
+        else:
+            taken = {s.id for s in ranked[: self._count(len(ranked))]}
+        rejects += [Reject(s.id, "not_selected", s.raw) for s in scored if s.id not in taken]
+        return [s for s in scored if s.id in taken], rejects
+
+    def kept_share(self, survive: float) -> float:
+        """The share of draws that is kept, where the share `survive` passes checks and gate."""
+        return 1.0 / self.per_seed if self.best else survive * self.keep
+
+    def _count(self, count: int) -> int:
+        """How many of `count` samples the share `keep` is, to the nearest."""
+        return round(count * self.keep)

@@ -1,0 +1,104 @@
+"""What scoring by a signal costs and loads: the one place that asks a signal for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from harness import memory
+from harness.config import SignalChoice
+from harness.costs.estimator import LAB_RATES, Estimator
+from harness.costs.lengths import LAB_TEST_PROMPT, TEST_PROMPT
+from harness.costs.records import Part
+from harness.costs.sizer import Sizer
+from harness.training.lora_modules import plain_names
+from methods.plan import Plan
+from methods.signals.base import ModelUse
+from methods.signals.catalogue import signal_needs, signal_uses
+from methods.stages.guide import guide_items
+from methods.stages.warmup import warm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringCost:
+    """Scoring some pairs: operations and whether these are known, a lab model's seconds, tokens in by role.
+
+    `lab` is in the seconds of a pass for each; `passes` are the operations of a score over those of one forward and
+    backward pass on a pair, where cheaper scores count as one.
+    """
+
+    flops: float
+    known: bool
+    lab: float
+    passes: float
+    models: Mapping[str, tuple[int, int]]
+    usd: float | None = 0.0
+
+
+def scoring_cost(e: Estimator, plan: Plan, signal: SignalChoice, count: int) -> ScoringCost:
+    """The cost of scoring `count` pairs by the chosen signal, under the settings of `plan`."""
+    uses = signal_uses(signal)
+    read, back = _target_tokens(e, plan, uses)
+    embedded = count * e.sizes.pair * sum(use.forward for use in uses if use.role == "embedder")
+    flops = e.target.flops(count * (read + 2 * back)) + (e.embedder.flops(embedded) if e.embedder else 0.0)
+    passes = max(1.0, (read + 2 * back) / (3 * e.sizes.row))
+    return ScoringCost(
+        flops=flops,
+        known=_known(e, plan, uses),
+        lab=LAB_RATES.scored * count * passes,
+        passes=passes,
+        models={**({"target": (count * read, 0)} if read else {}), **(e.embedder_tokens(embedded) if embedded else {})},
+        usd=e.embedder_usd if embedded else 0.0,
+    )
+
+
+def _target_tokens(e: Estimator, plan: Plan, uses: Sequence[ModelUse]) -> tuple[int, int]:
+    """Tokens that go through the target to score one pair, and those of them that also come back."""
+    read = back = 0
+    for use in (use for use in uses if use.role == "target"):
+        many = warm(plan.config).checkpoints if use.every_checkpoint else 1
+        # Real prompts wherever the target is real, whatever it is tested on.
+        probe = use.validation * (guide_items(plan) or 0) * (LAB_TEST_PROMPT if e.lab else TEST_PROMPT)
+        read += many * (use.forward * e.sizes.row + probe)
+        back += many * use.backward * e.sizes.row
+    return read, back
+
+
+def _known(e: Estimator, plan: Plan, uses: Sequence[ModelUse]) -> bool:
+    """Whether the operations of a score are known: the size of the models that give it, and what it reads."""
+    if any(use.role == "embedder" for use in uses) and e.embedder is not None and not e.embedder.sized:
+        return False
+    if not any(use.role == "target" for use in uses):
+        return True
+    return e.target.shape is not None and not (any(use.validation for use in uses) and guide_items(plan) is None)
+
+
+def scoring_parts(sizer: Sizer, plan: Plan, signal: SignalChoice) -> list[Part]:
+    """What the chosen signal holds in memory while it scores."""
+    needs = signal_needs(signal)
+    parts = _gradients(sizer, plan, signal) if "warm_target" in needs else sizer.reads() if "target" in needs else []
+    return [*parts, *(sizer.embeds() if "embedder" in needs else [])]
+
+
+def _gradients(sizer: Sizer, plan: Plan, signal: SignalChoice) -> list[Part]:
+    """The target under a signal that reads its gradients: as many rows as a batch takes."""
+    c, target = sizer.config, sizer.target
+    if target.shape is None:
+        return []
+    rows = max(1, min(c.runtime.batch_size, c.runtime.scoring.batch_tokens // sizer.row))
+    own = warm(plan.config)
+    # A probe's loss differences are below what bfloat16 can tell, so it computes in float32.
+    wide = any(use.dtype == "float32" for use in signal_uses(signal) if use.role == "target")
+    peak = memory.scoring(
+        target.shape,
+        "float32" if wide else target.dtype,
+        memory.Batch(rows, sizer.row, rows > 1),
+        memory.Lora(own.rank, plain_names(own.modules, target.shape)),
+        # At most: what belongs to the questions has no logits.
+        predicting=rows * sizer.row,
+        directions=2 if c.guide.withhold else 1,
+        checkpoints=own.checkpoints,
+        checkpointing=c.runtime.scoring.activation_checkpointing,
+        cuda=sizer.cuda,
+    )
+    return [Part("target", "scoring", peak.bytes)]
