@@ -20,32 +20,46 @@ from harness.config_validity import ValiditySettings
 
 
 class SamplingConfig(Section):
-    """Decoding: `temperature` 0 is greedy; `max_tokens` bounds the completion."""
+    """How a completion is sampled."""
 
     temperature: float = Field(1.0, ge=0)
+    """Divides the logits before sampling; 0 takes the likeliest token (greedy)."""
     top_p: float = Field(1.0, gt=0, le=1)
+    """Samples from the likeliest tokens that make up this probability; 1 samples from all."""
     max_tokens: int = Field(512, ge=1)
+    """Longest completion, in tokens."""
 
 
 class LabConfig(Section):
     """The embedded lab: which planted world, and how much of it."""
 
     world: int = Field(0, ge=0)
+    """Which planted world: its facts and its models follow from this number."""
     seeds: int = Field(192, ge=1)
+    """Documents of the world."""
     test_items: int = Field(90, ge=2)
+    """Test items of each column."""
     validation_items: int = Field(48, ge=1)
+    """Validation items of the world."""
 
 
 class SeedsConfig(Section):
-    """Where seeds come from: `lab`, or one or several files, folders, globs and hub data sets."""
+    """The documents that pairs are written from."""
 
     source: str | tuple[str, ...]
+    """The documents: `lab`, or files, folders, globs and hub data sets, one or several."""
     text_field: str | None = None
+    """The column that holds the text; by default the first known one, such as `text`."""
     limit: int | None = Field(None, ge=1)
+    """Most documents read, from the first on; by default all."""
     domain: str = ""
+    """Their subject, told to the writer; by default the suite's."""
     licence: str = ""
+    """Their licence, for the data card, where the rows name none."""
     min_words: int = Field(20, ge=1)
+    """Shorter documents are left out, in words."""
     max_words: int = Field(6000, ge=1)
+    """Longer documents are left out, in words."""
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -54,68 +68,81 @@ class SeedsConfig(Section):
 
 
 class GuideConfig(Section):
-    """The validation items that signals may read: which set of the suite, how many, and how many are withheld.
-
-    `strategy` says how the `n` are chosen: drawn at random, spread over the embeddings of all (`coverage`, greedily for
-    its objective), or along a tree of capabilities where the base target is weak (docs/validation-sets.md).
-    `withhold` is the share that is kept from the reward and scored beside it (over-optimisation check).
-    """
+    """The validation items that signals may read: which, how many, and how they are chosen."""
 
     set: str
+    """The suite's validation set that guides."""
     n: int | None = Field(None, ge=1)
+    """Items taken of it; by default what the suite declares, else all."""
     strategy: Literal["random", "coverage", "capability_tree"] = "random"
+    """How the items are chosen: by chance, spread over their embeddings, or along a tree of capabilities where the
+    base target is weak (docs/validation-sets.md)."""
     coverage: Literal["facility_location", "k_center"] = "facility_location"
+    """What `coverage` maximises, greedily: how near the chosen are to all (`facility_location`), or how near to the
+    farthest (`k_center`)."""
     rendering: Literal["letter", "answer", "reasoning"] | None = None
+    """How an item's answer is written out: its letter, its text, or its reasoning first; by default as the set
+    declares."""
     withhold: float = Field(0.0, ge=0, le=0.9)
+    """Share of the items kept from the reward and scored beside it, to see over-optimisation."""
 
 
 class SynthesisConfig(Section):
-    """How pairs are made: prompts, decoding, and how many pairs a seed gives in each pass.
-
-    `prompts` is the wording: `full` has rules and JSON, `compact` worked examples and plain lines, for models of some
-    hundred million parameters. `rubric_prompt` and `generator_prompt` are files in place of the packaged prompts. An
-    empty `system_message` leaves the system turn to the chat template.
-    """
+    """How pairs are made: prompts, decoding, and how many pairs a document gives in each pass."""
 
     prompts: Literal["full", "compact"] = "full"
+    """The wording: `full` has rules and JSON, `compact` worked examples and plain lines, for models of some hundred
+    million parameters."""
     rubric_prompt: str | None = None
+    """A file in place of the packaged prompt for rubrics ('harness prompts')."""
     generator_prompt: str | None = None
+    """A file in place of the packaged prompt for pairs."""
     system_message: str = "You are a helpful assistant."
+    """System turn of every pair; empty leaves it to the chat template."""
     samples_per_seed: int = Field(1, ge=1)
+    """Pairs drawn of each document in a pass."""
     initial_samples: int | None = Field(None, ge=2)
+    """Pairs of the untrained writer that the warm-up draws from; by default one pass."""
     writer: SamplingConfig = SamplingConfig(temperature=0.7, top_p=0.9, max_tokens=8192)
+    """Decoding of the writer where it is not being trained."""
     generator: SamplingConfig = SamplingConfig(temperature=0.7, max_tokens=8192)
+    """Decoding of the generator where no writer is being trained."""
     max_passes: int = Field(8, ge=1)
+    """Most passes over the documents before a run says that its budget cannot be met."""
     shard_size: int = Field(256, ge=1)
+    """Draws that are made, stored and resumed together; the order of random draws follows it."""
     validity: ValiditySettings = ValiditySettings()
+    """Thresholds of the checks that every pair passes."""
 
 
 class WarmupConfig(Section):
-    """LoRA warm-up of the target on a share of the initial pairs; Adam's moments are kept.
-
-    `keep` says at which points: the end (`last`), or the end of every epoch (`epochs`), which signals then sum over by
-    the epochs' mean learning rates (LESS §2.1). `adapter` names folders of your own LoRA checkpoints, with their
-    optimizer's state, that take the place of training one. `lora_modules` are names of the model's linear layers, or
-    the words `attention` and `all-linear`, which mean each architecture's own; fine-tuning an adapter uses them, too.
-    """
+    """LoRA warm-up of the target on a share of the initial pairs; Adam's moments are kept for signals that use them."""
 
     share: float = Field(0.1, gt=0, le=1)
+    """Share of the initial pairs that the target is warmed up on."""
     batch_size: int = Field(16, ge=1)
+    """Pairs of an optimizer step."""
     learning_rate: float = Field(1e-5, gt=0)
+    """Peak learning rate."""
     epochs: int = Field(1, ge=1)
+    """Passes over the pairs."""
     schedule: Literal["linear", "constant"] = "linear"
+    """How the learning rate falls: linearly to 0, or not at all."""
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    """Share of the steps over which the learning rate rises."""
     lora_rank: int = Field(128, ge=1)
+    """Rank of the adapter."""
     lora_alpha: int = Field(512, ge=1)
+    """Scale of the adapter: its output is multiplied by alpha / rank."""
     lora_dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout on the adapter's input while training."""
     lora_modules: tuple[str, ...] = ("attention",)
+    """Linear layers that get an adapter: names, or `attention` or `all-linear` for each architecture's own;
+    fine-tuning an adapter uses them, too."""
     keep: Literal["last", "epochs"] = "last"
+    """Checkpoints kept: the last, or one an epoch, over which signals sum by mean learning rate (LESS §2.1)."""
     adapter: tuple[str, ...] = ()
-
-    @field_validator("adapter", "lora_modules", mode="before")
-    @classmethod
-    def _one_or_more(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value or ()
+    """Folders of your own LoRA checkpoints, with their optimizer's state, in place of training one."""
 
     @model_validator(mode="after")
     def _one_source(self) -> WarmupConfig:
@@ -192,134 +219,184 @@ class GrpoConfig(Section):
 
 
 class SelectConfig(Section):
-    """Selection after regeneration: keep the best `keep` share of valid samples by `signal` (the run's by default)."""
+    """Selection after generation: the best-scored share of the valid pairs is kept."""
 
     keep: float = Field(0.5, gt=0, lt=1)
+    """Share of the valid pairs that is kept, the best-scored first."""
     signal: SignalChoice | None = None
+    """The signal that scores them; by default the run's."""
 
 
 class SftConfig(Section):
-    """The one fine-tuning recipe, the same for every arm of a comparison.
-
-    `warmup_start` is the rate of the first step: half of the second's where a warm-up comes first, or, as transformers
-    has it, zero, which leaves that step's samples unlearned.
-    """
+    """The one fine-tuning recipe, the same for every arm of a comparison."""
 
     tune: Literal["full", "lora"] = "full"
+    """Whether all weights are trained, or a LoRA adapter that is then merged."""
     learning_rate: float = Field(1e-5, gt=0)
+    """Peak learning rate."""
     epochs: int = Field(3, ge=1)
+    """Passes over the data set."""
     batch_size: int = Field(8, ge=1)
+    """Pairs of an optimizer step."""
     micro_batch: int | None = Field(None, ge=1)
+    """Pairs that go through the model at once; by default the whole batch. Changes memory, and results by rounding
+    alone."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls."""
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    """Share of the steps over which the learning rate rises."""
     warmup_start: Literal["half_step", "zero"] = "half_step"
+    """Rate of the first step where it rises: half of the second's, or 0 as in transformers, which leaves that
+    step's pairs unlearned."""
     weight_decay: float = Field(0.1, ge=0)
+    """AdamW's decay, in units of the learning rate."""
     adam_beta2: float = Field(0.95, gt=0, lt=1)
+    """Decay of Adam's second moment."""
     max_length: int = Field(16384, ge=8)
+    """Longer pairs are cut at the end, in tokens."""
     lora_rank: int = Field(128, ge=1)
+    """Rank of the adapter, with `tune=lora`."""
     lora_alpha: int = Field(256, ge=1)
+    """Scale of the adapter: its output is multiplied by alpha / rank."""
 
 
 class EvalConfig(Section):
-    """How the fine-tuned target is tested.
-
-    `suite` names another suite to score on than the run's own, for a finished run: nothing before evaluation changes.
-    `limit` scores only the first items and marks the record as partial.
-    """
+    """How the fine-tuned target is tested."""
 
     suite: str | None = None
+    """Another suite to score a finished run on; nothing before evaluation changes."""
     apply_chat_template: bool = True
+    """Whether test questions are put as chats, in the target's template."""
     limit: int | None = Field(None, ge=1)
+    """Scores the first items of each column alone, and marks the record as partial."""
 
 
 class ScoringConfig(Section):
-    """How candidates are batched for gradients: most tokens of a batch (padding included), and the layout.
-
-    `packed` puts all items of a batch into one row, which needs attention that keeps them apart.
-    """
+    """How pairs are batched for scoring by a signal that reads the target."""
 
     batch_tokens: int = Field(8192, ge=1)
+    """Most tokens of a batch, padding included."""
     layout: Literal["right", "left", "packed"] = "right"
+    """Where rows are padded, or `packed`: all pairs of a batch in one row, for models whose attention keeps them
+    apart."""
     activation_checkpointing: bool = False
+    """Keeps layer inputs alone and computes the rest again: less memory, more time."""
 
 
 class TrainingConfig(Section):
-    """How the trainers use the machine. None of it changes what is trained on, and sums differ by rounding alone.
-
-    `activation_checkpointing` keeps layer inputs and computes the rest again. `packing` puts the samples of a micro
-    batch into one row without padding, kept apart by the attention. `attention` is transformers' implementation (its
-    own choice by default). `processes` above 1, or an accelerate configuration, has `accelerate launch` run warm-up and
-    fine-tuning; a configuration that divides the optimizer's state (FSDP, DeepSpeed) is for fine-tuning alone.
-    """
+    """How the trainers use the machine. None of it changes what is trained on, and sums differ by rounding alone."""
 
     activation_checkpointing: bool = False
+    """Keeps layer inputs alone and computes the rest again: less memory, more time."""
     packing: bool = False
+    """Puts the pairs of a micro batch into one row without padding, kept apart by the attention."""
     attention: Literal["sdpa", "flash_attention_2", "eager"] | None = None
+    """Implementation of attention in transformers; by default its own choice."""
     processes: int = Field(1, ge=1)
+    """Processes that `accelerate launch` divides warm-up and fine-tuning over."""
     accelerate_config: str | None = None
+    """A file of `accelerate config`; one that divides the optimizer's state (FSDP, DeepSpeed) is for fine-tuning
+    alone."""
 
 
 class RayConfig(Section):
-    """A Ray cluster for `engine: ray`: its address (a local one by default), and what each worker takes of it."""
+    """A Ray cluster for `engine: ray`, and what each worker takes of it."""
 
     address: str | None = None
+    """Address of a running cluster; by default one is started here."""
     workers: int = Field(2, ge=1)
+    """Workers that compute shards."""
     cpus_per_worker: float = Field(1.0, ge=0)
+    """Processor cores that each takes."""
     gpus_per_worker: float = Field(0.0, ge=0)
+    """GPUs that each takes; parts are allowed."""
 
 
 class RuntimeConfig(Section):
-    """Knobs that change no row: where runs live, how often GRPO checkpoints, batch sizes, threads, servers.
-
-    `engine` is who computes shards: this process, or workers on a Ray cluster.
-
-    `max_usd` and `max_tokens` are hard limits on what the run may spend on endpoints; it stops before it oversteps one.
-    """
+    """What changes no row: where runs live, checkpoints, batch sizes, threads, servers, limits on spending."""
 
     runs: str = "runs"
+    """The folder of runs, with the stages that they share."""
     checkpoint_every: int = Field(10, ge=1)
+    """Steps between checkpoints of GRPO."""
     batch_size: int = Field(64, ge=1)
+    """Requests that a model in this process answers at once."""
     threads: int | None = Field(None, ge=1)
+    """Threads of torch; by default its own choice."""
     engine: Literal["local", "ray"] = "local"
+    """Who computes shards: this process, or workers on a Ray cluster."""
     ray: RayConfig = RayConfig()
+    """The Ray cluster, with `engine=ray`."""
     training: TrainingConfig = TrainingConfig()
+    """How the trainers use the machine; sums differ by rounding alone."""
     scoring: ScoringConfig = ScoringConfig()
+    """How pairs are batched for scoring."""
     service: ServiceConfig = ServiceConfig()
+    """How endpoints are called."""
     vllm: VllmConfig = VllmConfig()
+    """vLLM servers that the run starts."""
     max_usd: float | None = Field(None, gt=0)
+    """Most US dollars that the run may spend on endpoints; it stops before it spends more."""
     max_tokens: int | None = Field(None, ge=1)
+    """Most tokens that endpoints may read and write for the run; it stops before."""
 
 
 class RunConfig(Section):
-    """Everything that defines a run. `synth_seed` and `sft_seed` follow `seed` unless set."""
+    """Everything that defines a run."""
 
     method: str
+    """The method: a driver and a signal with their settings ('harness methods')."""
     driver: str
+    """What is done about the signal ('harness drivers')."""
     signal: SignalChoice
+    """What says how good a pair is ('harness signals')."""
     target: str
+    """The model that is fine-tuned, with its track ('harness targets')."""
     suite: str
+    """What the target is tested on ('harness suites')."""
     preset: str | None = None
+    """Settings of the method under a name."""
     scale: str | None = None
+    """The target's size of run, such as `smoke` or `full`."""
     seed: int = Field(0, ge=0)
+    """Seed of all random draws."""
     synth_seed: int | None = Field(None, ge=0)
+    """Seed of everything up to the data set; by default `seed`."""
     sft_seed: int | None = Field(None, ge=0)
+    """Seed of the final fine-tuning; by default `seed`."""
     match: Literal["samples", "sft_tokens", "teacher_tokens", "flops"] = "samples"
+    """What the budget counts, and arms are equal in: pairs, tokens of fine-tuning, tokens of the generator, or
+    floating-point operations."""
     budget: float = Field(gt=0)
+    """The budget, in what `match` counts."""
     allow_shortfall: bool = False
+    """Goes on with fewer pairs than the budget where the documents give no more."""
     writer_from: str | None = None
+    """A finished run whose trained writer is started from."""
     best_of: int = Field(4, ge=2)
     models: ModelsConfig
+    """The models in their roles."""
     lab: LabConfig | None = None
+    """The embedded lab, where the run lives in it."""
     seeds: SeedsConfig
+    """The documents that pairs are written from."""
     guide: GuideConfig
+    """The validation items that signals may read."""
     synthesis: SynthesisConfig = SynthesisConfig()
+    """How pairs are made."""
     warmup: WarmupConfig = WarmupConfig()
+    """LoRA warm-up of the target, for signals that read its gradients."""
     grpo: GrpoConfig = GrpoConfig()
     select: SelectConfig | None = None
+    """Selection among the pairs before fine-tuning; by default none."""
     sft: SftConfig = SftConfig()
+    """The final fine-tuning, the same for every arm."""
     decontam: DecontamConfig = DecontamConfig()
+    """The contamination check."""
     eval: EvalConfig = EvalConfig()
+    """How the fine-tuned target is tested."""
     runtime: RuntimeConfig = RuntimeConfig()
+    """What changes no row: places, batches, servers, limits."""
 
     @property
     def synthesis_seed(self) -> int:

@@ -18,9 +18,23 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class Section(BaseModel):
-    """Base of every settings section: frozen, and closed to unknown keys."""
+    """Base of every settings section: frozen, and closed to unknown keys.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    The text below a field is its meaning, which `harness explain`, docs/settings.md and a run's config.yaml show.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _lists(cls, value: Any, info: ValidationInfo) -> Any:
+        """A list may be given as one element, or typed with commas."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if get_origin(annotation) is not tuple or isinstance(value, list | tuple):
+            return value
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return () if value is None else (value,)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -51,7 +65,9 @@ class PriceConfig(Section):
     """What a service charges, in US dollars per million tokens. There is no built-in price list: see the bill."""
 
     input: float = Field(ge=0)
+    """US dollars per million tokens read."""
     output: float = Field(ge=0)
+    """US dollars per million tokens written."""
 
     def usd(self, prompt_tokens: int, completion_tokens: int) -> float:
         """Dollars for these tokens."""
@@ -59,25 +75,31 @@ class PriceConfig(Section):
 
 
 class ModelConfig(Section):
-    """One role's model. `id` is a hub id, a folder, `lab:ROLE`, a served model's name, or a built-in generator's.
-
-    `backend` is the engine: transformers in this process, a vLLM server (started here, or running at `base_url`), any
-    endpoint that speaks the OpenAI API, or the extractive generator. `structured` has the server hold the output to
-    the JSON schema of a rubric or pair; `structured_chars` bounds every text field of it, and cuts off what is longer.
-    An answer that a server ended for its length is a reject unless `accept_length` lets it be read as far as it goes.
-    """
+    """One role's model, and the engine that answers for it."""
 
     id: str = Field(min_length=1)
+    """A hub id, a folder, a GGUF file, `lab:ROLE`, a served model's name, or a built-in generator's."""
     backend: Literal["transformers", "extractive", "openai", "vllm"] = "transformers"
+    """The engine: transformers in this process, a vLLM server, an endpoint that speaks the OpenAI API, or the
+    extractive generator."""
     revision: str | None = None
+    """Commit, branch or tag of a hub model; by default the newest, whose commit is recorded."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type that it computes in; trained weights are float32 in any case."""
     max_length: int = Field(8192, ge=16)
+    """Most tokens of prompt and completion together."""
     base_url: str | None = None
+    """A server that answers already, such as https://host/v1; by default vLLM is started."""
     key_env: str | None = None
+    """The environment variable that holds the server's key."""
     price: PriceConfig | None = None
+    """What the server charges, for limits and cost."""
     structured: bool = False
+    """Has the server hold its output to the JSON of a rubric or pair."""
     structured_chars: int | None = Field(None, ge=1)
+    """Longest text field of structured output, in characters; longer ones are cut."""
     accept_length: bool = False
+    """Reads an answer that the server ended for its length as far as it goes; by default it is rejected."""
 
     @field_validator("base_url")
     @classmethod
@@ -120,22 +142,25 @@ class ModelConfig(Section):
 
 
 class EmbedderConfig(Section):
-    """What turns texts into vectors (`harness/models/embedder.py`).
-
-    `id` says which kind it is: `lexical` (hashed words, no model), a file of given vectors (`.npy`, `.safetensors`,
-    `.parquet`), with `url` the model of an OpenAI-compatible endpoint, else a sentence-transformers hub id or folder.
-    `prompt` is put before every text (None: what the model itself prescribes). `dimension` is checked; for `lexical` it
-    is the number of hashed features. `url`, `batch_size` and `timeout` (seconds) change no vector beyond rounding.
-    """
+    """What turns texts into vectors. `url`, `batch_size` and `timeout` change no vector beyond rounding."""
 
     id: str = "lexical"
+    """`lexical` (hashed words, no model), a file of vectors (.npy, .safetensors, .parquet), or a
+    sentence-transformers hub id or folder."""
     url: str | None = None
+    """An OpenAI-compatible endpoint that embeds with the model `id`."""
     revision: str | None = None
+    """Commit, branch or tag of a hub model."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type that it computes in."""
     prompt: str | None = None
+    """Put before every text; by default what the model itself prescribes."""
     dimension: int | None = Field(None, ge=1)
+    """Length of a vector: checked, and for `lexical` the number of hashed features."""
     batch_size: int = Field(32, ge=1)
+    """Texts embedded at once."""
     timeout: float = Field(60.0, gt=0)
+    """Longest wait for an endpoint, in seconds."""
 
     @property
     def kind(self) -> Literal["lexical", "vectors", "endpoint", "sentence_transformers"]:
@@ -158,45 +183,57 @@ class EmbedderConfig(Section):
 
 
 class ModelsConfig(Section):
-    """The roles. `judge` is only needed by suites with judge-scored benchmarks."""
+    """The models in their roles."""
 
     target: ModelConfig
+    """The model that is fine-tuned and tested."""
     writer: ModelConfig
+    """The model that writes rubrics; drivers may train it."""
     generator: ModelConfig
+    """The model that writes pairs."""
     judge: str | None = None
+    """The model that scores answers of judge-scored columns."""
     embedder: EmbedderConfig = EmbedderConfig()
+    """What turns texts into vectors."""
 
 
 class ServiceConfig(Section):
-    """How endpoints are called: most calls in flight, attempts of one request, and time limits in seconds.
-
-    `read_seconds` is the longest silence of a server that has a request, `total_seconds` bounds one attempt,
-    `patience_seconds` is how long a service may fail without any success before the run stops. `cache` keeps answers
-    in the run's ledger, so that a resumed run does not pay twice.
-    """
+    """How endpoints are called and spared."""
 
     concurrency: int = Field(64, ge=1)
+    """Most calls in flight."""
     attempts: int = Field(6, ge=1)
+    """Attempts of one request."""
     connect_seconds: float = Field(10.0, gt=0)
+    """Longest wait for a connection, in seconds."""
     read_seconds: float = Field(300.0, gt=0)
+    """Longest silence of a server that has a request, in seconds."""
     total_seconds: float = Field(900.0, gt=0)
+    """Longest attempt, in seconds."""
     patience_seconds: float = Field(300.0, ge=0)
+    """How long a service may fail without any success before the run stops, in seconds."""
     backoff_seconds: float = Field(1.0, gt=0)
+    """First wait before a request is tried again, in seconds; it doubles."""
     cache: bool = True
+    """Keeps answers in the run's ledger, so that a resumed run does not pay twice."""
 
 
 class VllmConfig(Section):
-    """A vLLM server that the run starts. `python` is an interpreter that has vLLM (see `make setup-vllm`).
-
-    `gpu_memory_utilization` is its share of the GPU, `kv_cache_gb` its key-value cache on a CPU. `arguments` are
-    passed on to the server as they are.
-    """
+    """A vLLM server that the run starts."""
 
     python: str | None = None
+    """An interpreter that has vLLM; by default that of `make setup-vllm`."""
     gpu_memory_utilization: float = Field(0.45, gt=0, le=1)
+    """Share of the GPU's memory that the server takes."""
     kv_cache_gb: int = Field(2, ge=1)
+    """Key-value cache on a processor, in GB."""
     max_num_seqs: int = Field(64, ge=1)
+    """Most sequences at once."""
     start_seconds: float = Field(900.0, gt=0)
+    """Longest start of the server, in seconds."""
     step_seconds: int = Field(120, ge=10)
+    """Longest step of its engine before it is taken for dead, in seconds."""
     restarts: int = Field(2, ge=0)
+    """How often a server that died is started again."""
     arguments: tuple[str, ...] = ()
+    """Passed on to `vllm serve` as they are."""

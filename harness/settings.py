@@ -275,9 +275,21 @@ def _explain(error: ValidationError, origin: Mapping[str, str], prefix: str = ""
     key = next((k for n in range(len(path), 0, -1) if (k := ".".join(path[:n])) in origin), ".".join(path))
     where = f" ({origin[key]})" if key in origin else ""
     message = fault["msg"].removeprefix("Value error, ")
-    got = "" if fault["type"] == "value_error" else f", got {_shown(fault['input'])}"
+    if fault["type"] != "value_error":
+        message = f"{_expected(key) or message}, got {_shown(fault['input'])}"
     more = error.error_count() - 1
-    return f"setting '{key}'{where}: {message}{got}" + (f" (and {more} more)" if more else "")
+    return f"setting '{key}'{where}: {message}" + (f" (and {more} more)" if more else "")
+
+
+def _expected(key: str) -> str:
+    """What the setting takes, and what it means; nothing for a key that several plug-ins have."""
+    from harness.explain import settings
+
+    found = [s for s in settings() if s.key == key]
+    if len(found) != 1:
+        return ""
+    takes = "settings of its own, such as KEY: VALUE below it" if found[0].section else found[0].takes
+    return f"expected {takes} ({found[0].meaning.rstrip('.')})" if found[0].meaning else f"expected {takes}"
 
 
 def _shown(value: Any) -> str:
@@ -320,5 +332,27 @@ def _check_services(config: RunConfig) -> None:
 
 
 def dump_yaml(config: RunConfig) -> str:
-    """The fully resolved settings as YAML that `harness run FILE` takes."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """The fully resolved settings, each with its meaning as a comment, as YAML that `harness run FILE` takes."""
+    from harness.explain import comments
+
+    return "\n".join(_commented(config.model_dump(mode="json"), "", "", comments())) + "\n"
+
+
+def _commented(values: Mapping[str, Any], prefix: str, owner: str, notes: Mapping[str, str]) -> Iterator[str]:
+    """Lines of YAML; `owner` is the plug-in whose settings these are."""
+    indent = "  " * prefix.count(".")
+    for name, value in values.items():
+        key = prefix + name
+        # A choice in another place is explained where its kind is first.
+        note = notes.get(f"{owner}:{key}" if owner else key) or notes.get(f"{owner}:{key.partition('.')[2]}", "")
+        if isinstance(value, Mapping) and value:
+            yield f"{indent}{name}:" + (f"  # {note}" if note else "")
+            chosen = choices().get(key)
+            yield from _commented(value, f"{key}.", str(value["name"]) if chosen else owner, notes)
+            continue
+        style = isinstance(value, list | tuple)
+        text = yaml.safe_dump({name: value}, allow_unicode=True, width=10**9, default_flow_style=style).strip()
+        lines = (text[1:-1] if style else text).split("\n")
+        if len(lines) == 1 and note:
+            lines = [f"{lines[0]}  # {note}"]
+        yield from (indent + line for line in lines)

@@ -67,6 +67,11 @@ def builtin_prompt(name: str) -> Path:
     return Path(__file__).parent / "prompts" / f"{name}.txt"
 
 
+def builtin_prompts() -> list[str]:
+    """The names of the packaged prompts."""
+    return sorted(path.stem for path in (Path(__file__).parent / "prompts").glob("*.txt"))
+
+
 def load_prompt(path: str | Path, *, required: Collection[str] = (), known: Collection[str] | None = None) -> Prompt:
     """Read and check a prompt file.
 

@@ -99,8 +99,12 @@ def _named_in_full(sets: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of the command line with models, files and suites by the names that hold from anywhere."""
     kinds = {**dict.fromkeys(_MODEL_IDS, _model), "eval.suite": suite_path, "seeds.source": seeds_source}
     named = {key: v for key, v in sets.items() if key in kinds and v not in (None, "")}
-    several = {key: seeds_source(v) for key, v in named.items() if key == "seeds.source" and isinstance(v, list)}
-    return {**sets, **{key: kinds[key](str(v)) for key, v in named.items()}, **several}
+    several = {
+        key: seeds_source(v)
+        for key, v in named.items()
+        if key == "seeds.source" and isinstance(v, list) and all(isinstance(name, str) for name in v)
+    }
+    return {**sets, **{key: kinds[key](v) for key, v in named.items() if isinstance(v, str)}, **several}
 
 
 def _model(name: str) -> str:

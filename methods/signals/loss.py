@@ -21,9 +21,10 @@ from methods.signals.base import Archive, Item, ModelUse, Signal, SignalContext,
 
 
 class LossSettings(Section):
-    """Which target is read: its last warm-up checkpoint, or the base before any training."""
+    """Which target is read."""
 
     checkpoint: Literal["warm", "base"] = "warm"
+    """The last warm-up checkpoint, or the base before any training, which needs no warm-up."""
 
 
 class LossSignal(Signal[LossSettings]):

@@ -26,16 +26,19 @@ if TYPE_CHECKING:
 
 
 class SimilaritySettings(Section):
-    """What is taken over the validation items: the mean, as in influence, or the nearest one (`max`)."""
+    """How similarities to several validation items become one value."""
 
     aggregate: Literal["mean", "max"] = "mean"
+    """What is taken over the validation items: the mean, as in influence, or the nearest one (`max`)."""
 
 
 class Bm25Settings(SimilaritySettings):
-    """How BM25 counts repeated terms (`k1`) and length (`b`); the defaults are Lucene's."""
+    """How BM25 counts terms and lengths."""
 
     k1: float = Field(1.2, ge=0)
+    """How soon repeated terms stop counting; 1.2 is Lucene's."""
     b: float = Field(0.75, ge=0, le=1)
+    """How much long texts are counted down; 0.75 is Lucene's."""
 
 
 T = TypeVar("T", bound=SimilaritySettings)

@@ -29,13 +29,12 @@ if TYPE_CHECKING:
 
 
 class LocalInfluenceSettings(Section):
-    """By one real step on the sample (`exact`), or by its first-order form.
-
-    `learning_rate` is the step's; None: the peak of the warm-up's.
-    """
+    """How local influence is measured."""
 
     form: Literal["exact", "first_order"] = "exact"
+    """By one real optimizer step on the pair, or by its first-order form."""
     learning_rate: float | None = Field(None, gt=0)
+    """The step's learning rate; by default the peak of the warm-up's."""
 
 
 class LocalInfluenceSignal(Signal[LocalInfluenceSettings]):
