@@ -20,6 +20,9 @@ _INERT = ("readme", "license", "licence", "notice", "requirements", "changelog")
 _TRAINING = ("optimizer", "scheduler", "scaler", "rng_state", "training_args", "pytorch_model_fsdp")
 _ADAPTER = "adapter_config.json"
 
+PROVENANCE = "provenance.json"
+"""A fine-tuned model's account of where it comes from (`harness.runtime.provenance`), which changes nothing in it."""
+
 
 def folder_digest(folder: Path, *, deep: bool = False) -> str:
     """Hex hash (16 characters) of the names and contents of the files in `folder` that change what the model does.
@@ -48,7 +51,7 @@ def _shallow(folder: Path) -> Iterator[Path]:
 
 def _counts(path: Path) -> bool:
     name = path.name.lower()
-    if path.suffix.lower() not in (*_WEIGHTS, *_OTHERS) or name.startswith("."):
+    if path.suffix.lower() not in (*_WEIGHTS, *_OTHERS) or name.startswith(".") or name == PROVENANCE:
         return False
     if path.suffix.lower() in _WEIGHTS and name.startswith(_TRAINING):
         return False

@@ -14,10 +14,12 @@ from harness.models.dequantise import copies
 from harness.record import ColumnScore, RunRecord, StageCost, StageCount
 from harness.runtime.assemble import Assembly
 from harness.runtime.clean import with_clean_scores
+from harness.runtime.provenance import note_model
 from harness.shards import Summary, read_records, read_rows, write_table, write_text
 from harness.stage import Kind, Stage, stage_folder
 from harness.types import Sample, Seed, chat
 from results.contamination import contamination_lines
+from results.runs import MODEL
 
 
 def write_outputs(assembly: Assembly, store: Path, folder: Path, summaries: Mapping[str, Summary]) -> RunRecord:
@@ -29,7 +31,9 @@ def write_outputs(assembly: Assembly, store: Path, folder: Path, summaries: Mapp
     write_text(folder / "dataset.jsonl", "\n".join(lines) + "\n")
     write_text(folder / "README.md", _card(assembly, record, samples, seeds, summaries))
     _write_items(store, folder, assembly)
-    _link_model(store, folder, assembly.only("model"))
+    tuned = stage_folder(store, assembly.only("model"))
+    note_model(tuned / MODEL, tuned, folder.name, assembly.plan.config, folder / "dataset.jsonl")
+    _link_model(folder, tuned / MODEL)
     if policy := assembly.last("policy"):
         from results.learning import plot_learning
 
@@ -199,12 +203,12 @@ def _write_items(store: Path, folder: Path, assembly: Assembly) -> None:
     write_table(folder / "items.parquet", rows)
 
 
-def _link_model(store: Path, folder: Path, tuned: Stage) -> None:
+def _link_model(folder: Path, model: Path) -> None:
     """`model` points into the store, since weights are large; `export` copies them."""
-    link = folder / "model"
+    link = folder / MODEL
     temporary = folder / ".model.tmp"
     temporary.unlink(missing_ok=True)
-    temporary.symlink_to(os.path.relpath(stage_folder(store, tuned) / "model", folder), target_is_directory=True)
+    temporary.symlink_to(os.path.relpath(model, folder), target_is_directory=True)
     os.replace(temporary, link)
 
 

@@ -2,8 +2,9 @@
 
 What a writer or target learned from validation items it keeps, whoever uses it next, so a run answers for all that it
 is made from, at any remove. Stages that train say beside their weights where these come from (`origin.json`), which
-goes with them when a store is moved; stages of versions that did not are looked up in the runs that made them. Gives
-up: weights that were copied out of their run by hand carry nothing, and count as anyone's.
+goes with them when a store is moved; stages of versions that did not are looked up in the runs that made them. A
+fine-tuned model says it within its folder, too (`provenance.json`), so that a copy of the folder carries it. Gives up:
+a writer or an adapter that was copied out of its stage by hand carries nothing, and counts as anyone's.
 """
 
 from __future__ import annotations
@@ -18,10 +19,15 @@ from evals.suite import load_suite
 from harness.choice import NONE, stored_name
 from harness.config import RunConfig
 from harness.errors import HarnessError
+from harness.models.dequantise import origin
+from harness.models.model_files import PROVENANCE
+from harness.models.packaged import header_of, is_gguf
 from harness.record import Origin
 from harness.shards import write_json
 from harness.stage import WEIGHTS, Kind, Stage, store_of
 from harness.synthesis.tables import find_tables
+from harness.texts import read_text
+from harness.types import file_hash
 from methods.drivers.catalogue import DRIVERS
 from methods.signals.catalogue import signal_class
 from results.runs import MANIFEST, RECORD, Run, find_run, load_run, run_folders
@@ -53,7 +59,26 @@ def note_origins(stages: Sequence[Stage], store: Path, run: str, config: RunConf
         path = store / stage.folder_name / FILE
         if stage.kind in WEIGHTS and not path.exists():
             own = _own(run, config.model_dump(mode="json"), stage.kind)
-            write_json(path, [asdict(origin) for origin in (own, *upstream)])
+            write_json(path, [asdict(entry) for entry in (own, *upstream)])
+
+
+def note_model(model: Path, stage: Path, run: str, config: RunConfig, data: Path) -> None:
+    """Say within the fine-tuned `model`'s folder what it was made from, unless an earlier run has said so.
+
+    `stage` is the folder of the stage that made it, `data` the conversations that it was trained on.
+    """
+    if (model / PROVENANCE).exists():
+        return
+    base = config.models.target
+    account = {
+        "run": run,
+        "base": base.id,
+        "revision": base.revision,
+        "base_weights": origin(header_of(base.id)) if is_gguf(base.id) else "as they are there",
+        "data": {"name": data.name, "sha256_16": file_hash(data)},
+        "origins": [asdict(entry) for entry in _of_stage(stage)],
+    }
+    write_json(model / PROVENANCE, account)
 
 
 def _own(run: str, settings: Mapping[str, Any], kind: Kind = "model") -> Origin:
@@ -102,11 +127,19 @@ def _at(path: Path) -> Sequence[Origin]:
     """The runs that a file or folder comes from: it lies in a stage's folder, a run's, or an export's."""
     for base in (path.absolute(), path.resolve()):
         for folder in (base, *base.parents)[:4]:
-            if found := _of_stage(folder):
+            if found := _of_model(folder) or _of_stage(folder):
                 return found
             if (folder / MANIFEST).is_file() or (folder / RECORD).is_file():
                 return _of_run(folder)
     return ()
+
+
+def _of_model(folder: Path) -> Sequence[Origin]:
+    """What a fine-tuned model's folder says; nothing for any other folder."""
+    try:
+        return [Origin(**entry) for entry in json.loads(read_text(folder / PROVENANCE))["origins"]]
+    except (OSError, ValueError, TypeError, KeyError):
+        return ()
 
 
 def _of_stage(folder: Path) -> Sequence[Origin]:

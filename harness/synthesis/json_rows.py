@@ -25,7 +25,11 @@ DEPTH = 100
 _BLOCK = 1 << 20
 _BOM = b"\xef\xbb\xbf"
 _BLANKS = re.compile(r"[ \t\r\n]*")
-_OTHER_ENCODINGS = ((b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"), (b"\x00\x00\xfe\xff", "UTF-32"))
+_MARKS = (
+    *((b"\xff\xfe\x00\x00", "UTF-32"), (b"\x00\x00\xfe\xff", "UTF-32")),
+    *((b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16")),
+)
+"""Bytes with which files in other encodings begin; the longer ones come first, as they begin with others."""
 _OTHER_KINDS = ((b"PAR1", ".parquet"), (b"PK\x03\x04", ".zip"), (b"ARROW1", ".arrow"))
 
 
@@ -81,10 +85,18 @@ def open_json(path: Path) -> JsonFile:
     return JsonFile(path, "lines")
 
 
-def _refuse_other(path: Path, head: bytes) -> None:
-    encoding = next((name for mark, name in _OTHER_ENCODINGS if head.startswith(mark)), None)
+def refuse_encoding(path: Path, head: bytes) -> None:
+    """Raise `InputError` for a text file that begins (`head`, four bytes or more) as UTF-16 or UTF-32 do."""
+    encoding = next((name for mark, name in _MARKS if head.startswith(mark)), None)
+    # Without a mark: rows begin with a sign of ASCII, which has zero bytes there and in no other encoding.
+    if encoding is None and b"\x00" in head[:2]:
+        encoding = "UTF-32" if head[:4].count(b"\x00") > 2 else "UTF-16"
     if encoding:
         raise InputError(f"{path} is written in {encoding}; save it as UTF-8")
+
+
+def _refuse_other(path: Path, head: bytes) -> None:
+    refuse_encoding(path, head)
     kind = next((name for mark, name in _OTHER_KINDS if head.startswith(mark)), None)
     if kind:
         raise InputError(f"{path} is no JSON but a {kind} file; name it so")

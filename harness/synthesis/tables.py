@@ -18,7 +18,7 @@ from typing import Any
 
 from harness.errors import InputError, PrerequisiteError
 from harness.synthesis.compression import DAMAGE, SUFFIXES, create, open_plain, plain_name
-from harness.synthesis.json_rows import damaged, open_json
+from harness.synthesis.json_rows import damaged, open_json, refuse_encoding
 from harness.types import file_hash, stable_hash
 
 Row = tuple[int, Mapping[str, Any]]
@@ -215,6 +215,8 @@ def _records(path: Path) -> Iterator[tuple[int, list[str], bytes]]:
     taken: list[bytes] = []
 
     def lines() -> Iterator[str]:
+        with open_plain(path) as stream:
+            refuse_encoding(path, stream.read(4))
         with open_plain(path) as stream:
             for number, line in enumerate(stream, 1):
                 taken.append(line)

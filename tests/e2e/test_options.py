@@ -5,6 +5,7 @@ All runs share one folder and one process, so what they have in common is comput
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from harness.errors import BudgetError
 from harness.runtime.events import read_events
 from harness.shards import read_records, read_rows
-from harness.types import Reject
+from harness.types import Reject, file_hash
 from support.lab_runs import Bench, Finished
 
 INFLUENCE: dict[str, Any] = {"method": "optimsyn", "sets": {"guide.withhold": 0.5}}
@@ -48,6 +49,9 @@ def sft_tokens(run: Finished) -> list[int]:
 def test_a_line_of_samples_is_met_exactly(plain: Finished) -> None:
     assert plain.record.data_metrics["samples"] == len(plain.samples()) == plain.config.budget
     assert len((plain.folder / "dataset.jsonl").read_text().splitlines()) == plain.config.budget
+    made_from = json.loads((plain.folder / "model" / "provenance.json").read_text())
+    assert (made_from["run"], made_from["base"]) == (plain.folder.name, "lab:target")
+    assert made_from["data"]["sha256_16"] == file_hash(plain.folder / "dataset.jsonl")
     order = [s.id for s in plain.samples("regenerate")]
     assert [s.id for s in plain.samples()] == [i for i in order if i in {s.id for s in plain.samples()}]
 

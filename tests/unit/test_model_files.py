@@ -57,6 +57,7 @@ def test_what_changes_a_model_changes_its_identity(tmp_path: Path, name: str) ->
 INERT = (
     *("README.md", "LICENSE.txt", "NOTICE.txt", "requirements.txt", "optimizer.pt", "scheduler.pt", "rng_state.pth"),
     *("training_args.bin", ".gitattributes", "train.log", "figure.png", "checkpoint-5/model.safetensors"),
+    "provenance.json",
 )
 
 

@@ -10,15 +10,18 @@ from typing import Any
 
 import pytest
 
-from harness.config import RunConfig
+from harness.config import ModelConfig, RunConfig
 from harness.errors import InputError
+from harness.models.model_files import PROVENANCE
+from harness.models.open import model_identity
 from harness.record import Origin, read_record
 from harness.runtime.assemble import Assembly, assemble
 from harness.runtime.layers import resolve_run
-from harness.runtime.provenance import FILE, note_origins
+from harness.runtime.provenance import FILE, note_model, note_origins
 from harness.runtime.run import identity_settings
 from harness.shards import Summary, summary_to_json, write_json
 from harness.stage import DONE, store_of
+from harness.types import file_hash
 from support.made_runs import make_record
 
 GUIDED = ("lab_asked",)
@@ -99,7 +102,7 @@ def test_guidance_stays_where_the_run_was_deleted_or_its_store_moved(tmp_path: P
     assert laid_out(tmp_path / "b", driver="static", writer_from="second").guided_columns == GUIDED
 
 
-@pytest.mark.parametrize("place", ["run", "store", "export", "document"])
+@pytest.mark.parametrize("place", ["run", "store", "export", "document", "copy"])
 def test_guidance_travels_with_a_target_and_with_documents(tmp_path: Path, place: str) -> None:
     run = made(tmp_path, "first")
     stages = json.loads((run / "run.json").read_text())["stages"]
@@ -110,8 +113,21 @@ def test_guidance_travels_with_a_target_and_with_documents(tmp_path: Path, place
     export = tmp_path / "elsewhere" / "export"
     shutil.copytree(run, export)
     (export / "run.json").unlink()
+    data = tmp_path / "data.jsonl"
+    data.write_text("rows")
+    if place == "copy":
+        before = model_identity(ModelConfig(id=str(model)), None)
+        note_model(model, model.parent, "first", config_of(tmp_path), data)
+        assert model_identity(ModelConfig(id=str(model)), None) == before
+        said = json.loads((model / PROVENANCE).read_text())
+        assert (said["run"], said["base"], said["data"]["sha256_16"]) == ("first", "lab:target", file_hash(data))
+        # Who has it already keeps it, since runs share stages.
+        note_model(model, model.parent, "second", config_of(tmp_path), data)
+        assert json.loads((model / PROVENANCE).read_text()) == said
+    copy = shutil.copytree(model, tmp_path / "handed" / "on")
     (export / "dataset.jsonl").write_text('{"text": "some words"}\n')
     where = {"run": run / "model", "store": model, "export": export / "model", "document": export / "dataset.jsonl"}
+    where["copy"] = copy
     key = "seeds.source" if place == "document" else "models.target.id"
     later = laid_out(tmp_path, driver="static", sets={key: str(where[place])})
     assert later.reads_validation and later.guided_columns == GUIDED

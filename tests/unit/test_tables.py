@@ -116,7 +116,11 @@ def test_arrays_larger_than_the_window_are_read_element_by_element(
     [
         ("a.jsonl", b'{"text": "x"}\n{"text": oops}\n', "line 2: not valid JSON"),
         ("a.jsonl", b"text\nsome words\n", r"CSV is named \.csv"),
-        ("a.jsonl", '{"text": "x"}\n'.encode("utf-16"), "written in UTF-16; save it as UTF-8"),
+        *[
+            (name, text.encode(coding), f"written in {coding[:6].upper()}; save it as UTF-8")
+            for name, text in (("a.jsonl", '{"text": "x"}\n'), ("a.json", '[{"text": "x"}]'), ("a.csv", "text\nx\n"))
+            for coding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be")
+        ],
         ("a.jsonl", b'{"text": "\xff"}\n', "line 1: byte 11 is not UTF-8"),
         ("a.jsonl", b'{"text": "x"}{"text": "y"}', "Extra data"),
         ("a.jsonl", b'{"text": "lost", "text": "x"}\n', "'text' stands twice in one object"),
