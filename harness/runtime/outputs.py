@@ -16,7 +16,7 @@ from harness.runtime.assemble import Assembly
 from harness.runtime.clean import with_clean_scores
 from harness.runtime.provenance import note_model
 from harness.shards import Summary, read_records, read_rows, write_table, write_text
-from harness.stage import Kind, Stage, stage_folder
+from harness.stage import Kind, stage_folder
 from harness.types import Sample, Seed, chat
 from results.contamination import contamination_lines
 from results.runs import MODEL
