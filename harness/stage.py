@@ -92,8 +92,9 @@ class Stage:
     """A step of a run. `settings` are the configuration fields that change its rows; `work` does it.
 
     It says of itself what it leaves (`kind`), what it would cost (`estimate`, from the run's facts and the estimates of
-    the stages before it; None where that is not known in advance) and what it holds in memory (`loads`), so that plans,
-    checks and outputs know no stage by its name. Two stages with equal `name`, `version`, `settings` and input
+    the stages before it; None where that is not known in advance), what it holds in memory (`loads`) and why so many
+    documents would be too few for it (`lacks`; empty where they may do), so that plans, checks and outputs know no
+    stage by its name. Two stages with equal `name`, `version`, `settings` and input
     identities are the same stage.
     """
 
@@ -105,6 +106,7 @@ class Stage:
     kind: Kind = field(compare=False, kw_only=True)
     estimate: Callable[[Estimator, Before], Cost | None] = field(compare=False, repr=False, kw_only=True)
     loads: Callable[[Sizer], Load] = field(compare=False, repr=False, kw_only=True)
+    lacks: Callable[[int], str] = field(default=lambda documents: "", compare=False, repr=False, kw_only=True)
     signal: str = ""
 
     @cached_property

@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import PrerequisiteError
+from harness.errors import InputError, PrerequisiteError
 from harness.estimate import gigabytes
 from harness.models import packaged
 from harness.models.context import folder_config
@@ -233,7 +233,9 @@ def check_prerequisites(config: RunConfig, stages: Sequence[Stage]) -> list[Prob
     `InputError` for documents and items that a run could not use.
     """
     models, embedder = role_models(config), embedder_model(config)
-    check_data(config)
+    if (documents := check_data(config)) is not None:
+        for lack in filter(None, (stage.lacks(documents) for stage in stages)):
+            raise InputError(lack)
     return [
         *_missing_packages(embedder),
         *_missing_data(config),

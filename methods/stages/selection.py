@@ -54,6 +54,10 @@ class Selection:
         sizes = sorted(weigh(s) for s in samples)
         return sum(sizes[: self._count(len(sizes))])
 
+    def most(self, pairs: int, seeds: int) -> int:
+        """How many of `pairs`, made from `seeds`, can be kept at most."""
+        return min(pairs, seeds) if self.best else self._count(pairs)
+
     def choose(
         self, samples: Sequence[Sample], values: Mapping[str, float | None]
     ) -> tuple[list[Sample], list[Reject]]:

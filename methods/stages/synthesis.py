@@ -196,6 +196,19 @@ def regenerate(plan: Plan, source: Stage, policy: Stage | None, selection: Selec
         kind="pairs",
         estimate=lambda e, before: _estimate(e, before, plan, selection),
         loads=lambda sizer: Load("synthesis", (*sizer.writes(), *sizer.answers(), *sizer.gates())),
+        lacks=lambda documents: _too_few(plan, selection, documents),
+    )
+
+
+def _too_few(plan: Plan, selection: Selection, documents: int) -> str:
+    """Why so many documents cannot give the budget, even if every draw survives; empty where they can."""
+    c = plan.config
+    most = selection.most(documents * selection.per_seed * c.synthesis.max_passes, documents)
+    if c.match != "samples" or c.allow_shortfall or most >= c.budget:
+        return ""
+    return (
+        f"{documents} documents give at most {most} pairs in {c.synthesis.max_passes} passes (synthesis.max_passes), "
+        f"and the budget is {c.budget:g}; use more documents, a smaller --budget, or set allow_shortfall"
     )
 
 

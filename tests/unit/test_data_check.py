@@ -92,3 +92,25 @@ def test_own_documents_against_the_labs_tests_are_cautioned(office: Path) -> Non
     own = make_plan(resolve_run(method="static", target="nano", seeds=str(office / "docs.jsonl")))
     assert "made-up world" in dict(own.meaning)["caution"]
     assert "caution" not in dict(make_plan(resolve_run(method="static", target="nano")).meaning)
+
+
+@pytest.mark.parametrize(
+    ("options", "most"),
+    [
+        ({"budget": 241}, 240),
+        ({"budget": 61, "sets": {"synthesis.samples_per_seed": 2, "synthesis.max_passes": 1}}, 60),
+        ({"budget": 121, "sets": {"select.signal": "val_bm25"}}, 120),
+        ({"budget": 31, "driver": "best_of_n", "signal": "val_bm25"}, 30),
+    ],
+)
+def test_documents_that_cannot_give_the_budget(office: Path, options: dict[str, Any], most: int) -> None:
+    """30 documents in 8 passes; half of what a selection sees is kept, and of the best of n one of each document."""
+    with pytest.raises(HarnessError, match=f"30 documents give at most {most} pairs in .* the budget is {most + 1};"):
+        _problems(config(office, **options))
+    assert not _problems(config(office, **{**options, "budget": most}))
+    allowed = {**options.get("sets", {}), "allow_shortfall": True}
+    assert not _problems(config(office, **{**options, "sets": allowed}))
+
+
+def _problems(config: RunConfig) -> list[str]:
+    return [str(problem) for problem in check_prerequisites(config, assemble(config).stages)]
