@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.models.backend import Completion, PromptRequest, Sampling
+from harness.models.prefix import attends_to_all, common_prefix, read_prefix
 from harness.models.rope import apart_in_generation, forget_lengths, rope_switch
 from harness.models.tokenizers import declare_stop, fit_padding, load_tokenizer, stop_ids
 from harness.training.chat import prompt_ids
@@ -107,13 +108,17 @@ class TransformersBackend:
         if not requests:
             return []
         model, tokenizer = self._load()
-        batch = left_padded([prompt_ids(tokenizer, r.messages) for r in requests], tokenizer.pad_token_id, model.device)
+        rows = [prompt_ids(tokenizer, r.messages) for r in requests]
+        shared = common_prefix(rows) if attends_to_all(model.config) else 0
+        batch = left_padded(rows, tokenizer.pad_token_id, model.device, after=shared)
         decoding: dict[str, Any] = {"do_sample": False}
         if sampling.temperature > 0:
             decoding = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
         devices = [model.device] if model.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), torch.inference_mode():
             torch.manual_seed(seed)
+            if shared:
+                decoding["past_key_values"] = read_prefix(model, rows[0][:shared], len(rows))
             output = model.generate(
                 **batch, **decoding, max_new_tokens=sampling.max_tokens, pad_token_id=tokenizer.pad_token_id
             )
@@ -136,11 +141,14 @@ class TransformersBackend:
         return completions
 
 
-def left_padded(rows: Sequence[Sequence[int]], pad: int, device: Any) -> dict[str, Any]:
-    """Rows of ids as `input_ids` and `attention_mask` [row, token], each of its longest row's width."""
+def left_padded(rows: Sequence[Sequence[int]], pad: int, device: Any, after: int = 0) -> dict[str, Any]:
+    """Rows of ids as `input_ids` and `attention_mask` [row, token], each of its longest row's width.
+
+    Padding follows the first `after` tokens of every row.
+    """
     import torch
 
-    width = max(len(row) for row in rows)
-    ids = [[pad] * (width - len(row)) + list(row) for row in rows]
-    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    gaps = [max(map(len, rows)) - len(row) for row in rows]
+    ids = [[*row[:after], *[pad] * gap, *row[after:]] for row, gap in zip(rows, gaps, strict=True)]
+    mask = [[1] * after + [0] * gap + [1] * (len(row) - after) for row, gap in zip(rows, gaps, strict=True)]
     return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
