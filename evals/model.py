@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.errors import PrerequisiteError
+from harness.models.attention import share_keys
 from harness.models.context import model_context
 from harness.models.rope import forget_lengths
 from harness.models.tokenizers import complete, declare_stop, fit_padding
@@ -24,6 +25,7 @@ def load_model(path: str, batch_size: int, apply_chat_template: bool, dtype: str
 
     from evals.asked import Asked
 
+    share_keys()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.models.attention import share_keys
 from harness.models.backend import Completion, PromptRequest, Sampling
 from harness.models.prefix import attends_to_all, common_prefix, read_prefix
 from harness.models.rope import apart_in_generation, forget_lengths, rope_switch
@@ -37,6 +38,7 @@ def load_causal_lm(
     import torch
     from transformers import AutoModelForCausalLM
 
+    share_keys()
     tokenizer = load_tokenizer(path, revision)
     model = AutoModelForCausalLM.from_pretrained(
         path, revision=revision, dtype=getattr(torch, dtype), attn_implementation=attention

@@ -84,9 +84,11 @@ def _model(folder: Path, dtype: str, shape: ModelShape, together: int) -> tuple[
     import torch
     from transformers import AutoModelForCausalLM
 
+    from harness.models.attention import share_keys
     from harness.training.trainer import quiet_libraries
 
     quiet_libraries()
+    share_keys()
     started = time.perf_counter()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
     loaded = time.perf_counter() - started

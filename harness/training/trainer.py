@@ -54,7 +54,10 @@ def begin(seed: int) -> None:
     """Before a trainer's model is loaded: seeded draws, and libraries that keep still."""
     import torch
 
+    from harness.models.attention import share_keys
+
     quiet_libraries()
+    share_keys()
     torch.manual_seed(seed)
 
 
