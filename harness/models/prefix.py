@@ -21,7 +21,7 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> int:
     """How many tokens all rows begin with, leaving every row one of its own; 0 where they are too few to be shared."""
     if len(rows) < 2:
         return 0
-    first, last = min(rows), max(rows)
+    first, last = min(map(list, rows)), max(map(list, rows))
     most = min(len(row) for row in rows) - 1
     count = next((i for i in range(most) if first[i] != last[i]), most)
     return count if count >= SHORTEST else 0

@@ -4,8 +4,8 @@ Three made-up sequences show it in a few forward passes, by two measurements tha
 
 - With the other sequences' tokens exchanged, at equal lengths, the same kernels compute the same sums: what changes
   has leaked from them. The same exchange behind a causal model's sequence, where nothing can leak, gives the noise.
-- Against the sequence alone, positions and masks are tested. The same sequence at the head of a longer one, in the
-  same type, gives the noise.
+- Against the sequence alone, positions and masks are tested. The same sequence at the head of a longer one, and beside
+  its twin, where nothing is padded, give the noise: a pretrained model's large activations can make much of the shapes.
 
 Used by supervised fine-tuning, the warm-up, GRPO and the signals alike.
 """
@@ -104,6 +104,7 @@ def _measure(model: Any, layout: Layout, positions: bool) -> tuple[float, float,
     others = [made(length) for length in LENGTHS]
     tails = made(TAIL), made(TAIL)
     plain = [_scores(model, [item], "right", False)[0] for item in items]
+    twins = [_scores(model, [item, item], "right", positions)[0] for item in items]
     behind = [_scores(model, [items[1] + tail], "right", False)[0][: LENGTHS[1]] for tail in tails]
     together = _scores(model, items, layout, positions)
     first = _scores(model, [others[0], *items[1:]], layout, positions)
@@ -112,7 +113,7 @@ def _measure(model: Any, layout: Layout, positions: bool) -> tuple[float, float,
         _worst([*zip(first[1:], together[1:], strict=True), *zip(last[:2], together[:2], strict=True)]),
         _worst([(behind[1], behind[0])]),
         _worst(zip(together, plain, strict=True)),
-        _worst([(behind[0], plain[1])]),
+        _worst([(behind[0], plain[1]), *zip(twins, plain, strict=True)]),
     )
 
 
