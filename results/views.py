@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError
+from harness.facts import facts_from_rows
 from results.compare import render_compare
 from results.contamination import any_unclean, clean_cell, contamination_lines, formatted
 from results.differences import reading
@@ -166,34 +167,18 @@ def _contamination(run: Run) -> list[str]:
     return ["", "Contamination check, by pair", *lines] if lines else []
 
 
-_DIAGNOSTICS = {
-    "correlation_gradient_norm": "with the gradient's norm",
-    "correlation_length": "with the answer's length",
-    "halves_agreement": "between halves of the validation set",
-}
-
-
 def _signal(run: Run) -> list[str]:
-    """What the signal's preparation and its last scoring say of how far it can be believed."""
+    """What the signals' preparations and their last scorings say of how far the scores can be believed."""
     lines = []
     for stage, entry in run.manifest.get("signals", {}).items():
-        facts, found = entry["facts"], entry["diagnostics"]
-        checkpoints = facts.get("checkpoints", ())
-        coherence = [f"{c['validation_coherence']:.2f}" for c in checkpoints]
-        said = [f"length of the mean unit validation gradient {', '.join(coherence)}"] if coherence else []
-        below = [f"{c['share_v_below_eps']:.2f}" for c in checkpoints if c["share_v_below_eps"] is not None]
-        said += [f"share of v below ε {', '.join(below)}"] if below else []
-        norm = found.get("gradient_norm")
-        said += [f"mean gradient norm {norm:.3g}"] if norm is not None else []
-        ranks = [f"{words} {found[k]:+.2f}" for k, words in _DIAGNOSTICS.items() if found.get(k) is not None]
-        said += [f"rank correlation {', '.join(ranks)}"] if ranks else []
-        said += [f"{found['unscorable']:.0f} could not be scored"] if found.get("unscorable") else []
-        cut = found.get("truncated")
-        said += [f"{cut:.0f} were scored on a part of their answer"] if cut else []
-        checks = facts.get("checks", ())
-        said += [f"self-check {sum(c['status'] == 'passed' for c in checks)} of {len(checks)} passed"] if checks else []
+        facts = [*facts_from_rows(entry.get("facts")), *facts_from_rows(entry.get("diagnostics"))]
+        said = [f"{fact.meaning}: {fact.shown}" for fact in facts if fact.shown]
+        checks = entry.get("checks", ())
+        passed = sum(check["status"] == "passed" for check in checks)
+        said += [f"self-check: {passed} of {len(checks)} passed"] if checks else []
         if said:
-            lines += wrapped(f"Signal {entry['signal'] or 'none'} in stage {stage}: {'; '.join(said)}")
+            lines += ["", f"Signal {entry['signal'] or 'none'} in stage {stage}"]
+            lines += [line for fact in said for line in wrapped(f"  {fact}", indent="    ")]
     return lines
 
 

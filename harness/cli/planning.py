@@ -85,7 +85,7 @@ def _configure_doctor(parser: Parser) -> None:
     parser.add_argument("--hub", action="store_true", help="ask the Hugging Face hub whether it answers")
     parser.add_argument("--numerics", action="store_true", help="check products, bfloat16, repeatability and gradients")
     parser.add_argument("--json", action="store_true", help="the findings as JSON")
-    parser.add_argument("--signal", metavar="NAME", help="check a signal's numerics on the target, too: influence")
+    parser.add_argument("--signal", metavar="NAME", help="check the numerics of a signal that reads the target, too")
     parser.add_argument("--target", metavar="NAME", help="check how a target would be trained instead")
     line = "a setting of that check by its dotted name; repeatable"
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE", help=line)

@@ -171,12 +171,13 @@ def _cut_texts(assembly: Assembly, summaries: Mapping[str, Summary]) -> list[str
                 f"truncated: {notes['truncated']} pairs of stage {stage.name} were cut at the end to fit the target, "
                 f"{notes['unusable']} of them before their answer began"
             )
-    facts = {key: value for s in summaries.values() for key, value in s.notes.get("facts", {}).items()}
+    prepared = [s.notes["prepared"].get("validation", {}) for s in summaries.values() if "prepared" in s.notes]
+    guided = {part: found for parts in prepared for part, found in parts.items()}
     room = assembly.plan.config.models.target.max_length
     for part in ("rewarded", "withheld"):
-        lost = int(facts.get(part, {}).get("validation_unusable", 0))
+        lost = int(guided.get(part, {}).get("unusable", 0))
         if lost:
-            total = lost + int(facts[part]["validation_items"])
+            total = lost + int(guided[part]["items"])
             flags.append(
                 f"validation: {lost} of {total} {part} items guided nothing: no answer token within {room} tokens "
                 "(models.target.max_length), or no usable gradient"

@@ -344,12 +344,12 @@ def _models(assembly: Assembly) -> Mapping[str, Any]:
 
 
 def _signals(assembly: Assembly, summaries: Mapping[str, Summary]) -> dict[str, Any]:
-    """By stage: the self-check and facts of its signal's preparation, and the diagnostics of its (last) scoring."""
+    """By stage: what preparing its signal found, checks included, and the diagnostics of its (last) scoring."""
     noted = {stage.name: (stage.signal, summaries[stage.identity].notes) for stage in assembly.stages}
     return {
-        name: {"signal": signal, "facts": notes["facts"], "diagnostics": notes.get("diagnostics", {})}
+        name: {"signal": signal, **notes["prepared"], "diagnostics": notes.get("diagnostics", [])}
         for name, (signal, notes) in noted.items()
-        if "facts" in notes
+        if "prepared" in notes
     }
 
 

@@ -1,4 +1,4 @@
-"""`doctor --signal influence`: the engine's self-check on a target before any run, with a made-up adapter.
+"""`doctor --signal NAME --target T`: a signal's self-check on a target before any run, with a made-up adapter.
 
 A run repeats it on its own warmed-up adapter and validation items. Here a fresh adapter of the run's shape gets random
 weights, since one whose B is zero has no gradient in A, and a few sentences stand in for the validation set: what is
@@ -16,13 +16,13 @@ from harness.models.open import model_path
 from harness.runtime.role_models import role_models
 from harness.runtime.weights import missing_weights, unreadable_weights
 from harness.types import Message
+from methods.signals.base import SignalContext, TargetState, WarmCheckpoint
+from methods.signals.catalogue import make_signal, signal_classes
+from methods.signals.target.base import TargetSignal
 
 if TYPE_CHECKING:
     from harness.config import RunConfig
     from harness.training.checks import Check
-
-CHECKED = ("influence",)
-"""Signals that have a self-check."""
 
 CONVERSATIONS = (
     ("What is two plus two?", "Four."),
@@ -38,38 +38,32 @@ CONVERSATIONS = (
 def check_signal(config: RunConfig) -> list[Check]:
     """The self-check of `config.signal` on `config.models.target`.
 
-    Raises `ConfigError` for a signal without one, and `PrerequisiteError` where the target cannot be loaded here.
+    Raises `ConfigError` for a signal that does not read the target, and `PrerequisiteError` where the target cannot be
+    loaded here.
     """
-    if config.signal.name not in CHECKED:
-        raise ConfigError(f"signal '{config.signal.name}' has no self-check; those that have one: {', '.join(CHECKED)}")
+    signal = make_signal(config.signal) if config.signal.chosen else None
+    if not isinstance(signal, TargetSignal):
+        having = [found.name for found in signal_classes()[0] if issubclass(found, TargetSignal)]
+        raise ConfigError(f"signal '{config.signal.name}' has no self-check; those that have one: {', '.join(having)}")
     world = _ready(config)
     from harness.training.trainer import quiet_libraries
-    from methods.signals.base import TargetState, WarmCheckpoint
-    from methods.signals.influence.selfcheck import self_check
-    from methods.signals.influence.warm_target import WarmTarget
 
     quiet_libraries()
     target = config.models.target
     path = model_path(target, world)
+    texts = [(Message("user", question), Message("assistant", answer)) for question, answer in CONVERSATIONS]
+    context = SignalContext(0, batch_size=config.runtime.batch_size, scoring=config.runtime.scoring)
     with tempfile.TemporaryDirectory() as folder:
         _adapter(config, path, Path(folder))
-        state = TargetState(
-            path,
-            "",
-            target.max_length,
-            target.dtype,
-            target.revision,
-            (WarmCheckpoint(Path(folder), Path(folder)),),
-        )
-        warm = WarmTarget(state, config.runtime.batch_size, config.runtime.scoring)
-    texts = [(Message("user", question), Message("assistant", answer)) for question, answer in CONVERSATIONS]
-    items = [item for item in map(warm.encode, texts) if item.completion_length]
-    if not items:
+        made_up = (WarmCheckpoint(Path(folder), Path(folder)),)
+        state = TargetState(path, "", target.max_length, target.dtype, target.revision, made_up)
+        checks = signal.self_check(context, state, texts)
+    if not checks:
         raise ConfigError(
             f"models.target.max_length={target.max_length} cuts the answers of all conversations that the self-check "
             "computes with; raise it"
         )
-    return self_check(warm, items)
+    return checks
 
 
 def check_training(config: RunConfig) -> list[Check]:

@@ -124,7 +124,7 @@ def _expand(folder: Path) -> list[Path]:
 def _config(folder: Path) -> dict[str, Any]:
     config = _read_json(folder / FILES[0])
     if config.get("peft_type") != "LORA":
-        raise InputError(f"{folder / FILES[0]} is of type {config.get('peft_type')}; influence needs a LoRA adapter")
+        raise InputError(f"{folder / FILES[0]} is of type {config.get('peft_type')}; signals need a LoRA adapter")
     if not (folder / FILES[1]).is_file():
         raise InputError(f"{folder} has no {FILES[1]}; save the adapter as safetensors")
     numbers = config.get("r"), config.get("lora_alpha")

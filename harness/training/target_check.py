@@ -91,7 +91,7 @@ def check_adapter(model: Any, settings: LoraSettings, setting: str, *, hooked: b
         detail = f"{len(idle)} of {len(layers)} layers are never called, such as {idle[0]}; an adapter would not train"
         return Check(ADAPTER, "failed", None, None, detail, f"Set {setting}=attention, or leave them out")
     if hooked and chosen.parameters:
-        detail = f"experts ({', '.join(chosen.parameters)}) are one parameter, whose gradients influence cannot see"
+        detail = f"experts ({', '.join(chosen.parameters)}) are one parameter, whose gradients hooks cannot see"
         return Check(ADAPTER, "failed", None, None, detail, f"Set {setting}=attention")
     return Check(ADAPTER, "passed", None, None, f"{', '.join(chosen.names)}: {counted}")
 

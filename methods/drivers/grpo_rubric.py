@@ -19,6 +19,7 @@ from harness.costs.estimator import LAB_RATES, AtOnce, Estimator
 from harness.costs.records import Cost, Load, Part
 from harness.costs.sizer import Sizer
 from harness.errors import BudgetError, StageError
+from harness.facts import Fact, facts_to_rows
 from harness.models.access import access, connect
 from harness.models.backend import Sampling
 from harness.models.open import model_path, open_backend
@@ -37,7 +38,6 @@ from methods.drivers.shaping import shape
 from methods.plan import Plan
 from methods.signals.base import Archive, Signal
 from methods.signals.catalogue import sign
-from methods.signals.diagnostics import diagnose
 from methods.stages.scoring import prepare_signal, signal_settings
 from methods.stages.signal_cost import scoring_cost, scoring_parts
 from methods.stages.synthesis import add_usage, sampling_of, synthesizer, upstream_usage
@@ -192,23 +192,23 @@ class _Training:
         self.usage: list[Usage] = []
         self.cut: set[str] = set()
         self.shortened = self.mended = 0
-        self.diagnostics: Mapping[str, float | None] = {}
+        self.diagnostics: Sequence[Fact] = ()
         self.started = time.perf_counter()
 
     def go(self) -> Mapping[str, Any]:
         c = self.plan.config
         resumed = self._forget_beyond_checkpoint()
-        signal, facts = prepare_signal(self.run.inputs, self.plan, self.choice)
-        self.run.event("signal_prepared", signal=self.name, facts=dict(facts))
+        signal, prepared = prepare_signal(self.run.inputs, self.plan, self.choice)
+        self.run.event("signal_prepared", signal=self.name, **prepared.to_json())
         self.signal: Signal[Any] = signal
         self.sign = sign(self.name)
         self.access = access(c, self.run)
         self.maker: Synthesizer = synthesizer(self.plan, list(self.seeds.values()), self.access)
         path = self.plan.policy[1] if self.plan.policy else model_path(c.models.writer, self.plan.world)
         # A resumed stage prepares again: that costs this run, and is in the stage's account already.
-        prepared = signal.usage()
-        self.run.spend(prepared)
-        self.usage += [] if resumed else prepared
+        spent = signal.usage()
+        self.run.spend(spent)
+        self.usage += [] if resumed else spent
         moved = train_policy(
             path,
             self._prompts(path),
@@ -230,7 +230,7 @@ class _Training:
             self.run.event("notice", text="GRPO moved no weight of the writer: its rewards told no rollouts apart")
         # Read back: the last batch may have been an earlier process's.
         last = read_metadata(max(parts(self.run.folder))).get("notes", {})
-        return {"facts": dict(facts), **last}
+        return {"prepared": prepared.to_json(), **last}
 
     def _sampler(self, path: Any) -> ServerSampler:
         """The writer's server, which samples from every adapter that training leads to."""
@@ -367,10 +367,9 @@ class _Training:
             "unscorable": sum(s.value is None for s in scores.values()),
         }
         types = Tally(a.question_type or "none" for a in attempts)
-        self.diagnostics = diagnose(list(scores.values()))
-        self.run.event(
-            "grpo_step", step=step, **self.last, question_types=dict(types), diagnostics=dict(self.diagnostics)
-        )
+        self.diagnostics = self.signal.diagnose(list(scores.values()))
+        figures = {fact.name: fact.value for fact in self.diagnostics}
+        self.run.event("grpo_step", step=step, **self.last, question_types=dict(types), diagnostics=figures)
 
     def _note(self, step: int) -> str:
         value = self.last["mean_value"]
@@ -407,7 +406,7 @@ class _Training:
             kept=valid,
             shortened=self.shortened,
             mended=self.mended,
-            notes={"diagnostics": dict(self.diagnostics)},
+            notes={"diagnostics": facts_to_rows(self.diagnostics)},
         )
         write_shard(self.run.folder, steps, output, seconds)
         self.run.event("shard", index=steps, kept=valid, rejected=len(self.rejects), seconds=round(seconds, 3))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar
@@ -19,7 +19,10 @@ from harness import plugins
 from harness.choice import Plugin
 from harness.config import EmbedderConfig, ScoringConfig
 from harness.config_models import Section
+from harness.facts import Fact, facts_to_rows
+from harness.training.checks import Check, to_rows
 from harness.types import Message, Sample, Score, Seed, Usage
+from methods.signals.diagnostics import describe
 
 Item: TypeAlias = Sample | Seed
 
@@ -120,6 +123,33 @@ class Archive:
     samples: Sequence[Sample] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Guided:
+    """What became of a part of the validation items: how many are in use, and how many of those were cut at their end.
+
+    The `unusable` have no answer token within the target's length, or no usable gradient: they guide nothing.
+    """
+
+    items: int
+    truncated: int = 0
+    unusable: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What preparing a signal found: labelled values, checks that passed, and by part (`rewarded`, `withheld`) what
+    became of the validation items."""
+
+    facts: Sequence[Fact] = ()
+    checks: Sequence[Check] = ()
+    validation: Mapping[str, Guided] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As stages store it."""
+        parts = {part: asdict(guided) for part, guided in self.validation.items()}
+        return {"facts": facts_to_rows(self.facts), "checks": to_rows(self.checks), "validation": parts}
+
+
 S = TypeVar("S", bound=Section)
 
 
@@ -157,9 +187,9 @@ class Signal(Plugin, ABC, Generic[S]):
         """Which models it has in memory and computes with under these settings; none where scoring is free."""
         return ()
 
-    def prepare(self, context: SignalContext, target: TargetState | None) -> Mapping[str, Any]:
-        """Load what is needed; returns facts for the manifest (self-checks, diagnostics)."""
-        return {}
+    def prepare(self, context: SignalContext, target: TargetState | None) -> Preparation:
+        """Load what is needed, check it, and say what was found. Raises `StageError` where scores would be wrong."""
+        return Preparation()
 
     @abstractmethod
     def score(self, items: Sequence[Item], archive: Archive) -> list[Score]:
@@ -168,6 +198,11 @@ class Signal(Plugin, ABC, Generic[S]):
     def usage(self) -> list[Usage]:
         """What scoring has cost since the last call."""
         return []
+
+    @classmethod
+    def diagnose(cls, scores: Sequence[Score]) -> list[Fact]:
+        """What is reported with every scoring, because a score alone does not say whether it can be believed."""
+        return describe(scores)
 
     @classmethod
     def faults(cls) -> list[str]:
@@ -187,7 +222,7 @@ class SetSignal(Protocol):
 
     name: str
 
-    def prepare(self, context: SignalContext, target: TargetState | None) -> Mapping[str, Any]:
+    def prepare(self, context: SignalContext, target: TargetState | None) -> Preparation:
         """As `Signal.prepare`."""
 
     def select(self, items: Sequence[Item], count: int, archive: Archive) -> list[str]:

@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from harness.choice import NoSettings
 from harness.types import Sample, Score, stable_hash
-from methods.signals.base import Archive, Item, Signal, SignalContext, TargetState
+from methods.signals.base import Archive, Item, Preparation, Signal, SignalContext, TargetState
 
 
 class _Control(Signal[NoSettings]):
@@ -19,10 +18,10 @@ class _Control(Signal[NoSettings]):
 
     items = frozenset({"sample", "seed"})
 
-    def prepare(self, context: SignalContext, target: TargetState | None) -> Mapping[str, Any]:
+    def prepare(self, context: SignalContext, target: TargetState | None) -> Preparation:
         """Nothing is loaded."""
         self._seed = context.seed
-        return {}
+        return Preparation()
 
     def score(self, items: Sequence[Item], archive: Archive) -> list[Score]:
         """One score per item."""

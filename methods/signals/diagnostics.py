@@ -1,43 +1,65 @@
-"""What is reported with every scoring, because a score alone does not say whether it can be believed.
+"""Figures of one scoring, as labelled values: what every signal reports, and what signals add of the parts they keep.
 
-Influence that follows the gradient's norm or the sample's length ranks by something cheaper; halves of the validation
-set that disagree say that the set is too small or too mixed to be read; and where most of the score is the momentum
-that all candidates share, the spread is small against the mean.
+A score that follows the sample's length, or the gradient's norm, ranks by something cheaper. Correlations are
+Spearman's; fewer than 3 items, a constant, or a score without the part leave none.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+from harness.facts import Fact
 from harness.ranks import spearman
 from harness.types import Score
 
 
-def diagnose(scores: Sequence[Score]) -> Mapping[str, float | None]:
-    """Figures of one scoring, None where there is nothing to take them of.
+def describe(scores: Sequence[Score]) -> list[Fact]:
+    """How many items were scored, and the mean and spread of their values."""
+    values = [s.value for s in scores if s.value is not None]
+    return [
+        Fact("scored", len(values), "scored", "items"),
+        Fact("unscorable", len(scores) - len(values), "could not be scored", "items"),
+        Fact("mean", _mean(values), "mean score"),
+        Fact("sd", _sd(values), "standard deviation of the scores"),
+    ]
 
-    `truncated` counts items that were scored on what the target's length left of their answer.
-    Correlations are Spearman's; fewer than 3 items, a constant, or a score without the part leave none.
-    """
-    known = [s for s in scores if s.value is not None]
+
+def cut_items(scores: Sequence[Score]) -> Fact:
+    """How many items were scored on what the target's length left of their answer."""
+    cut = sum(s.parts.get("truncated_tokens", 0.0) > 0 for s in _scored(scores))
+    return Fact("truncated", cut, "scored on a part of their answer", "items")
+
+
+def follows(scores: Sequence[Score], part: str, name: str, meaning: str) -> Fact:
+    """The rank correlation of the scores with one of their parts."""
+    known = _scored(scores)
     values = [s.value for s in known if s.value is not None]
-    column = {name: [s.parts.get(name, math.nan) for s in known] for name in _PARTS}
-    norms = [x for x in column["gradient_norm"] if math.isfinite(x)]
-    return {
-        "scored": float(len(known)),
-        "unscorable": float(len(scores) - len(known)),
-        "truncated": float(sum(x > 0 for x in column["truncated_tokens"])),
-        "mean": sum(values) / len(values) if values else None,
-        "sd": _sd(values),
-        "gradient_norm": sum(norms) / len(norms) if norms else None,
-        "correlation_gradient_norm": spearman(values, column["gradient_norm"]),
-        "correlation_length": spearman(values, column["completion_tokens"]),
-        "halves_agreement": spearman(column["half_a"], column["half_b"]),
-    }
+    return Fact(name, spearman(values, column(known, part)), f"rank correlation {meaning}")
 
 
-_PARTS = ("gradient_norm", "completion_tokens", "truncated_tokens", "half_a", "half_b")
+def agreement(scores: Sequence[Score], first: str, second: str, name: str, meaning: str) -> Fact:
+    """The rank correlation between two of the scores' parts."""
+    known = _scored(scores)
+    return Fact(name, spearman(column(known, first), column(known, second)), f"rank correlation {meaning}")
+
+
+def mean_of(scores: Sequence[Score], part: str, name: str, meaning: str) -> Fact:
+    """The mean of one of the scores' parts over the items that have it."""
+    return Fact(name, _mean([x for x in column(_scored(scores), part) if math.isfinite(x)]), meaning)
+
+
+def column(scores: Sequence[Score], part: str) -> list[float]:
+    """One part of every score; NaN where a score has none."""
+    return [s.parts.get(part, math.nan) for s in scores]
+
+
+def _scored(scores: Sequence[Score]) -> list[Score]:
+    return [s for s in scores if s.value is not None]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def _sd(values: Sequence[float]) -> float | None:

@@ -8,16 +8,14 @@ differ in the signal alone; `checkpoint=base` reads the target before any traini
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from harness.config_models import Section
-from harness.errors import StageError
-from harness.training.chat import encode
-from harness.training.checks import require, to_rows
-from harness.types import Sample, Score, Usage
-from methods.signals.base import Archive, Item, ModelUse, Signal, SignalContext, TargetState
+from harness.facts import Fact
+from harness.training.chat import Encoded
+from methods.signals.base import ModelUse
+from methods.signals.target.base import TargetSignal
 
 
 class LossSettings(Section):
@@ -27,13 +25,13 @@ class LossSettings(Section):
     """The last warm-up checkpoint, or the base before any training, which needs no warm-up."""
 
 
-class LossSignal(Signal[LossSettings]):
+class LossSignal(TargetSignal[LossSettings]):
     """Mean cross-entropy of the completion tokens, in nats, by one forward pass; higher is better."""
 
     name = "loss"
     summary = "control: mean loss of the pair's answer under the target, warmed up or base"
     range = (0.0, None)
-    student_aware = True
+    unmeasured = "loss is not finite"
     Settings = LossSettings
 
     @classmethod
@@ -46,52 +44,13 @@ class LossSignal(Signal[LossSettings]):
         """One forward pass."""
         return (ModelUse("target"),)
 
-    def prepare(self, context: SignalContext, target: TargetState | None) -> Mapping[str, Any]:
-        """Load the target, under its last warm-up checkpoint where the settings say so."""
-        from harness.models.transformers_backend import load_causal_lm
-        from harness.training.layouts import check_layout
-        from methods.signals.local_influence.reference import ReferenceLoss
+    def ready(self) -> list[Fact]:
+        """What losses are taken with; nothing is measured beforehand."""
+        from methods.signals.target.losses import ReferenceLoss
 
-        settings = self.settings
-        if target is None or (settings.checkpoint == "warm" and not target.checkpoints):
-            raise StageError(f"loss reads the {settings.checkpoint} target; the driver did not provide one")
-        self._max_length, self._revision = target.max_length, target.revision
-        self._usage: list[Usage] = []
-        model, self._tokenizer = load_causal_lm(target.model, target.dtype, target.hub_revision)
-        self._flops = 2.0 * model.num_parameters()
-        if settings.checkpoint == "warm":
-            from peft import PeftModel
+        self._loss = ReferenceLoss(self.model, self.tokenizer.pad_token_id, self.context.scoring.batch_tokens)
+        return [Fact("checkpoint", self.settings.checkpoint, "checkpoint that is read")]
 
-            model = PeftModel.from_pretrained(model, target.checkpoints[-1].adapter)
-        model.eval()
-        checks = [check_layout(model, "right", "Set runtime.scoring.batch_tokens=1, which scores one by one")]
-        require(checks, "losses of the target")
-        self._loss = ReferenceLoss(model, self._tokenizer.pad_token_id, context.scoring.batch_tokens)
-        return {"checkpoint": settings.checkpoint, "target": target.revision, "checks": to_rows(checks)}
-
-    def score(self, items: Sequence[Item], archive: Archive) -> list[Score]:
-        """One score per sample; a sample whose completion is empty after truncation is unscorable."""
-        started = time.perf_counter()
-        codes = {i.id: encode(self._tokenizer, i.messages, self._max_length) for i in items if isinstance(i, Sample)}
-        scorable = {key: code for key, code in codes.items() if code.completion_length}
-        values: dict[str, float] = {}
-        if scorable:
-            values = dict(zip(scorable, self._loss.plain(list(scorable.values())).tolist(), strict=True))
-            tokens = sum(len(code.ids) for code in scorable.values())
-            seconds = time.perf_counter() - started
-            self._usage.append(Usage("target", self.name, tokens, 0, len(scorable), seconds, self._flops * tokens))
-        scores = []
-        for item in items:
-            value = values.get(item.id)
-            if value is None or not value < float("inf"):
-                why = "only samples have a loss" if item.id not in codes else "no completion token left"
-                why = "loss is not finite" if value is not None else why
-                scores.append(Score(item.id, self.name, None, "unscorable", why, {}, self._revision))
-                continue
-            scores.append(Score(item.id, self.name, value, "ok", "", codes[item.id].counts, self._revision))
-        return scores
-
-    def usage(self) -> list[Usage]:
-        """Scoring cost since the last call: one forward pass per sample."""
-        spent, self._usage = self._usage, []
-        return spent
+    def measure(self, codes: Sequence[Encoded]) -> list[Mapping[str, float]]:
+        """The loss of every item."""
+        return [{"value": value} for value in self._loss.plain(codes).tolist()]

@@ -5,13 +5,13 @@ These are the only signals that read the lab's truth.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from harness.choice import NoSettings
 from harness.errors import ConfigError
+from harness.facts import Fact
 from harness.types import Sample, Score
-from methods.signals.base import Archive, Item, Signal, SignalContext, TargetState
+from methods.signals.base import Archive, Item, Preparation, Signal, SignalContext, TargetState
 
 
 class OracleSignal(Signal[NoSettings]):
@@ -28,7 +28,7 @@ class OracleSignal(Signal[NoSettings]):
         """The truth of the world that the run lives in."""
         return frozenset({"planted"})
 
-    def prepare(self, context: SignalContext, target: TargetState | None) -> Mapping[str, Any]:
+    def prepare(self, context: SignalContext, target: TargetState | None) -> Preparation:
         """Open the lab world whose truth is read."""
         if context.lab_world is None:
             raise ConfigError(
@@ -37,7 +37,7 @@ class OracleSignal(Signal[NoSettings]):
         from harness.lab.world import World
 
         self._world = World(context.lab_world)
-        return {"lab_world": context.lab_world}
+        return Preparation((Fact("lab_world", context.lab_world, "world whose truth is read"),))
 
     def score(self, items: Sequence[Item], archive: Archive) -> list[Score]:
         """The planted utility, with the sign of this signal."""

@@ -8,15 +8,16 @@ both sides. Withheld validation items are scored beside the value (`parts["withh
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 from pydantic import Field
 
 from harness.config_models import Section
 from harness.errors import StageError
+from harness.facts import Fact
 from harness.types import Sample, Score, Usage, conversation_text
-from methods.signals.base import Archive, Item, ModelUse, Signal, SignalContext, TargetState
+from methods.signals.base import Archive, Guided, Item, ModelUse, Preparation, Signal, SignalContext, TargetState
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +58,7 @@ class _ValidationSimilarity(Signal[T]):
     items = frozenset({"sample", "seed"})
     reads_validation = True
 
-    def prepare(self, context: SignalContext, target: TargetState | None) -> Mapping[str, Any]:
+    def prepare(self, context: SignalContext, target: TargetState | None) -> Preparation:
         """Read the validation items: rewarded ones first, then those withheld."""
         rewarded = [conversation_text(v.messages) for v in context.validation if not v.withheld]
         withheld = [conversation_text(v.messages) for v in context.validation if v.withheld]
@@ -67,8 +68,7 @@ class _ValidationSimilarity(Signal[T]):
         self._aggregate = self.settings.aggregate
         facts = self._read([*rewarded, *withheld], context)
         parts = {"rewarded": rewarded, "withheld": withheld}
-        counts = {part: {"validation_items": len(texts)} for part, texts in parts.items() if texts}
-        return {"aggregate": self._aggregate, **counts, **facts}
+        return Preparation(facts, (), {part: Guided(len(texts)) for part, texts in parts.items() if texts})
 
     def score(self, items: Sequence[Item], archive: Archive) -> list[Score]:
         """One score per item, `parts` with mean and maximum; an item without text is unscorable."""
@@ -91,8 +91,8 @@ class _ValidationSimilarity(Signal[T]):
         return Score(item.id, self.name, parts[self._aggregate], "ok", "", parts)
 
     @abstractmethod
-    def _read(self, validation: Sequence[str], context: SignalContext) -> Mapping[str, Any]:
-        """Keep the validation items' texts, of which the first `_rewarded` enter the value; facts for the manifest."""
+    def _read(self, validation: Sequence[str], context: SignalContext) -> list[Fact]:
+        """Keep the validation items' texts, of which the first `_rewarded` enter the value; returns what was seen."""
 
     @abstractmethod
     def _similarities(self, texts: Sequence[str]) -> Matrix:
@@ -107,12 +107,11 @@ class ValBm25Signal(_ValidationSimilarity[Bm25Settings]):
     range = (0.0, None)
     Settings = Bm25Settings
 
-    def _read(self, validation: Sequence[str], context: SignalContext) -> Mapping[str, Any]:
+    def _read(self, validation: Sequence[str], context: SignalContext) -> list[Fact]:
         from methods.signals.bm25 import Bm25
 
-        k1, b = self.settings.k1, self.settings.b
-        self._bm25 = Bm25(validation, k1, b, collection=self._rewarded)
-        return {"k1": k1, "b": b}
+        self._bm25 = Bm25(validation, self.settings.k1, self.settings.b, collection=self._rewarded)
+        return []
 
     def _similarities(self, texts: Sequence[str]) -> Matrix:
         return self._bm25.scores(texts)
@@ -136,21 +135,22 @@ class ValCosineSignal(_ValidationSimilarity[SimilaritySettings]):
         """An item is embedded once; the validation items were before."""
         return (ModelUse("embedder"),)
 
-    def _read(self, validation: Sequence[str], context: SignalContext) -> Mapping[str, Any]:
+    def _read(self, validation: Sequence[str], context: SignalContext) -> list[Fact]:
         import numpy as np
 
         from harness.models.embedder import open_embedder
 
         self._embedder = open_embedder(context.embedder)
         self._validation = self._embedder.embed(validation)
-        return {
-            "embedder": self._embedder.name,
-            "embedder_identity": self._embedder.identity,
-            "dimension": int(self._validation.shape[1]),
-            "validation_truncated": self._embedder.truncated,
-            # Length of the mean unit vector: 1 where all validation items point the same way.
-            "validation_coherence": float(np.linalg.norm(self._validation[: self._rewarded].mean(axis=0))),
-        }
+        coherence = float(np.linalg.norm(self._validation[: self._rewarded].mean(axis=0)))
+        return [
+            Fact("embedder", self._embedder.name, "embedder"),
+            Fact("embedder_identity", self._embedder.identity, "identity of its vectors"),
+            Fact("dimension", int(self._validation.shape[1]), "numbers in a vector"),
+            Fact("validation_truncated", self._embedder.truncated, "validation items embedded in part", "items"),
+            # 1 where all validation items point the same way.
+            Fact("validation_coherence", coherence, "length of the mean unit validation vector"),
+        ]
 
     def _similarities(self, texts: Sequence[str]) -> Matrix:
         import numpy as np

@@ -192,7 +192,7 @@ def examine(path: str | Path, exam: Exam, pairs: int, batch_tokens: int, dtype: 
     Both are read off the same likelihoods, since accuracy alone moves in ninths: a rule is known or it is not.
     """
     from harness.models.transformers_backend import load_causal_lm
-    from methods.signals.local_influence.reference import ReferenceLoss
+    from methods.signals.target.losses import ReferenceLoss
 
     model, tokenizer = load_causal_lm(path, dtype)
     measure = ReferenceLoss(model.eval(), tokenizer.pad_token_id, batch_tokens)

@@ -10,15 +10,15 @@ from harness.config import SignalChoice
 from harness.costs.estimator import Estimator
 from harness.costs.records import Before, Cost, Load
 from harness.executor import Work
+from harness.facts import facts_to_rows
 from harness.models.embedder import embedder_identity
 from harness.models.open import model_path
 from harness.shards import ShardOutput, read_records
 from harness.stage import Stage, StageInputs, StageRun
 from harness.types import Sample, Score
 from methods.plan import Plan
-from methods.signals.base import Archive, Signal, SignalContext, TargetState
-from methods.signals.catalogue import make_signal, signal_needs
-from methods.signals.diagnostics import diagnose
+from methods.signals.base import Archive, Preparation, Signal, SignalContext, TargetState
+from methods.signals.catalogue import make_signal, signal_class, signal_needs
 from methods.stages.signal_cost import scoring_cost, scoring_parts
 from methods.stages.sources import GuideRow
 from methods.stages.warmup import read_checkpoints
@@ -40,8 +40,8 @@ def signal_settings(plan: Plan, signal: SignalChoice) -> dict[str, Any]:
 
 def prepare_signal(
     inputs: StageInputs, plan: Plan, choice: SignalChoice
-) -> tuple[Signal[Any], Mapping[str, Any]]:
-    """A signal ready to score, and the facts of its preparation.
+) -> tuple[Signal[Any], Preparation]:
+    """A signal ready to score, and what its preparation found.
 
     What preparation cost is the signal's first `usage()`, for the caller to account for.
     """
@@ -71,7 +71,7 @@ def prepare_signal(
 
 @dataclass(frozen=True)
 class SignalWorker:
-    """Scores shards under a signal, wherever its target can be loaded; its first shard brings the signal's facts."""
+    """Scores shards under a signal, wherever its target can be loaded; its first shard brings what it found."""
 
     plan: Plan
     signal: SignalChoice
@@ -79,8 +79,8 @@ class SignalWorker:
 
     def open(self) -> Work:
         """Prepare the signal."""
-        signal, facts = prepare_signal(self.inputs, self.plan, self.signal)
-        news = [dict(facts)]
+        signal, prepared = prepare_signal(self.inputs, self.plan, self.signal)
+        news = [prepared.to_json()]
 
         def shard(items: Sequence[Any], index: int, seed: int) -> ShardOutput:
             notes = news.pop() if news else {}
@@ -96,11 +96,10 @@ def score_stage(plan: Plan, signal: SignalChoice, samples: Stage, inputs: Sequen
     def work(run: StageRun) -> Mapping[str, Any]:
         pool = run.records(samples.name, Sample)
         run.map_shards(pool, plan.config.synthesis.shard_size, SignalWorker(plan, signal, run.inputs))
-        facts = run.shard_notes()
         # Read back: shards of an earlier process count as well.
-        diagnostics = dict(diagnose(read_records(run.folder, Score)))
-        run.event("signal_diagnostics", signal=signal.name, **diagnostics)
-        return {"facts": dict(facts), "diagnostics": diagnostics}
+        found = signal_class(signal.name).diagnose(read_records(run.folder, Score))
+        run.event("signal_diagnostics", signal=signal.name, diagnostics={fact.name: fact.value for fact in found})
+        return {"prepared": dict(run.shard_notes()), "diagnostics": facts_to_rows(found)}
 
     def estimate(e: Estimator, before: Before) -> Cost | None:
         made = before[samples.name]

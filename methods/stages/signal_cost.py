@@ -14,7 +14,7 @@ from harness.costs.sizer import Sizer
 from harness.training.lora_modules import plain_names
 from methods.plan import Plan
 from methods.signals.base import ModelUse
-from methods.signals.catalogue import signal_needs, signal_uses
+from methods.signals.catalogue import signal_uses
 from methods.stages.guide import guide_items
 from methods.stages.warmup import warm
 
@@ -75,9 +75,10 @@ def _known(e: Estimator, plan: Plan, uses: Sequence[ModelUse]) -> bool:
 
 def scoring_parts(sizer: Sizer, plan: Plan, signal: SignalChoice) -> list[Part]:
     """What the chosen signal holds in memory while it scores."""
-    needs = signal_needs(signal)
-    parts = _gradients(sizer, plan, signal) if "warm_target" in needs else sizer.reads() if "target" in needs else []
-    return [*parts, *(sizer.embeds() if "embedder" in needs else [])]
+    uses = signal_uses(signal)
+    target = [use for use in uses if use.role == "target"]
+    parts = _gradients(sizer, plan, signal) if any(use.backward for use in target) else sizer.reads() if target else []
+    return [*parts, *(sizer.embeds() if any(use.role == "embedder" for use in uses) else [])]
 
 
 def _gradients(sizer: Sizer, plan: Plan, signal: SignalChoice) -> list[Part]:

@@ -62,7 +62,8 @@ def scored(
 ) -> tuple[list[float], float, Any, LocalInfluenceSignal]:
     """Values, seconds a pair, and the signal's facts."""
     signal = LocalInfluenceSignal(LocalInfluenceSettings.model_validate({"form": form, "learning_rate": rate}))
-    facts = signal.prepare(SignalContext(seed=0, validation=guide), target)
+    said = signal.prepare(SignalContext(seed=0, validation=guide), target)
+    facts = {fact.name: fact.value for fact in said.facts}
     signal.score(pairs[:4], Archive())
     started = time.perf_counter()
     scores = signal.score(pairs, Archive())

@@ -103,12 +103,12 @@ def test_the_manifest_holds_the_self_check_and_the_diagnostics(scored: Scored) -
     manifests = [json.loads((f / "run.json").read_text(encoding="utf-8")) for f in (scored.stopped, scored.whole)]
     mine, theirs = (m["signals"]["score"] for m in manifests)
     assert mine == theirs
-    assert {c["status"] for c in mine["facts"]["checks"]} == {"passed"}
-    diagnostics = mine["diagnostics"]
+    assert {c["status"] for c in mine["checks"]} == {"passed"}
+    diagnostics = {fact["name"]: fact["value"] for fact in mine["diagnostics"]}
     assert diagnostics["scored"] + diagnostics["unscorable"] == len(rows(stage_folder(scored.stopped, "score")))
     assert -1.0 <= diagnostics["halves_agreement"] <= 1.0
 
 
 def test_show_says_how_far_the_signal_can_be_believed(scored: Scored) -> None:
     out = finished(["show", str(scored.whole)], scored.whole.parent).out
-    assert "Signal influence in stage score: length of the mean unit validation gradient" in " ".join(out.split())
+    assert "Signal influence in stage score" in out and "length of the mean unit validation gradient: 0." in out

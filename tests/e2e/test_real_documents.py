@@ -108,9 +108,7 @@ def test_everything_valid_was_scored(run: Finished) -> None:
     for row in found:
         assert (row["value"] is None) == bool(row["reason"])
     (prepared,) = [e for e in events(run.folder) if e["event"] == "signal_prepared"]
-    facts = prepared["facts"]["rewarded"]
-    assert facts["validation_items"] == 100
-    assert facts["validation_unusable"] == 0
+    assert prepared["validation"]["rewarded"] == {"items": 100, "truncated": 0, "unusable": 0}
 
 
 def test_the_output_says_that_the_model_is_a_rehearsal(run: Finished) -> None:

@@ -15,11 +15,12 @@ from harness.config import ScoringConfig
 from harness.errors import StageError
 from harness.training.adam_state import AdamState
 from harness.training.chat import Encoded
-from methods.signals.influence import selfcheck
 from methods.signals.influence.directions import Guidance, Part, best, guidance, halves
-from methods.signals.influence.engine import LoraGradients, gradient_norms, influence
 from methods.signals.influence.gamma import update_rule
+from methods.signals.influence.products import influence
 from methods.signals.influence.signal import InfluenceSettings, InfluenceSignal
+from methods.signals.target import selfcheck
+from methods.signals.target.engine import LoraGradients, gradient_norms
 from support import influence_reference as reference
 
 AGGREGATES = ("mean_cosine", "cosine_of_mean", "max_subtask", "mean_dot")
@@ -206,7 +207,7 @@ def test_batching_and_padding_change_nothing(case: Case) -> None:
 def test_pieces_of_a_batch_change_nothing(qwen: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     options = InfluenceSettings()
     whole = engine_scores(qwen.engine(), CANDIDATES, qwen.state, options)
-    monkeypatch.setattr("methods.signals.influence.engine.CACHE_ELEMENTS", 300)
+    monkeypatch.setattr("methods.signals.influence.products.CACHE_ELEMENTS", 300)
     reference.assert_close(engine_scores(qwen.engine(), CANDIDATES, qwen.state, options), whole, 1e-6)
 
 

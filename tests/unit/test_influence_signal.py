@@ -20,10 +20,10 @@ from harness.training.chat import encode
 from harness.training.recipe import LoraSettings, Recipe
 from harness.training.sft import finetune
 from harness.types import Message, Sample, Score, Seed
-from methods.signals.base import Archive, SignalContext, TargetState, ValidationExample, WarmCheckpoint
-from methods.signals.diagnostics import diagnose
+from methods.signals.base import Archive, Preparation, SignalContext, TargetState, ValidationExample, WarmCheckpoint
 from methods.signals.influence.signal import InfluenceSettings, InfluenceSignal
 from support import influence_reference as reference
+from support.facts import by_name
 from support.tiny import make_tiny_model
 
 LENGTH = 96
@@ -81,7 +81,7 @@ def context(validation: list[ValidationExample] = VALIDATION) -> SignalContext:
     return SignalContext(seed=0, validation=validation, batch_size=5)
 
 
-def prepared(warm: Warm, **options: Any) -> tuple[InfluenceSignal, Mapping[str, Any]]:
+def prepared(warm: Warm, **options: Any) -> tuple[InfluenceSignal, Preparation]:
     signal = InfluenceSignal(InfluenceSettings(**options))
     return signal, signal.prepare(context(), warm.target)
 
@@ -108,7 +108,7 @@ def definition(warm: Warm, items: list[Sample], withheld: bool, options: Influen
 
 @pytest.mark.parametrize("options", [{}, {"eps_mode": "inside", "bias_correction": False}, {"update": "sgd"}])
 def test_scores_equal_the_definition_on_the_trainers_own_state(warm: Warm, options: dict[str, Any]) -> None:
-    signal, facts = prepared(warm, **options)
+    signal, said = prepared(warm, **options)
     got = signal.score(SAMPLES, Archive())
     assert [s.item_id for s in got] == [s.id for s in SAMPLES]
     assert all(s.status == "ok" and s.signal == "influence" and s.target_rev == "rev" for s in got)
@@ -116,9 +116,9 @@ def test_scores_equal_the_definition_on_the_trainers_own_state(warm: Warm, optio
     reference.assert_close(_values(got), wanted, 1e-4)
     beside = definition(warm, SAMPLES, True, InfluenceSettings(**options))
     reference.assert_close([s.parts["withheld"] for s in got], beside, 1e-4)
-    assert facts["checkpoints"][0]["adam_steps"] == (None if options.get("update") == "sgd" else 6)
-    assert {c["status"] for c in facts["checks"]} == {"passed"}
-    assert (facts["rewarded"]["validation_items"], facts["withheld"]["validation_items"]) == (4, 2)
+    assert by_name(said.facts)["adam_steps"] == [None if options.get("update") == "sgd" else 6]
+    assert {check.status for check in said.checks} == {"passed"}
+    assert (said.validation["rewarded"].items, said.validation["withheld"].items) == (4, 2)
 
 
 def test_without_withheld_items_nothing_stands_beside(warm: Warm) -> None:
@@ -153,7 +153,7 @@ def test_a_zero_or_broken_gradient_is_unscorable(
         dots = torch.tensor([[dot] * parts, [0.2] * parts], dtype=torch.float64)
         return dots, torch.tensor([norm, 1.0], dtype=torch.float64)
 
-    monkeypatch.setattr("methods.signals.influence.engine.influence", fake)
+    monkeypatch.setattr("methods.signals.influence.products.influence", fake)
     broken, whole = signal.score(SAMPLES[:2], Archive())
     assert (broken.value, broken.status) == (None, "unscorable") and "not finite" in broken.reason
     assert whole.value == pytest.approx(0.2)
@@ -161,7 +161,7 @@ def test_a_zero_or_broken_gradient_is_unscorable(
 
 def test_a_failing_self_check_stops_the_run(warm: Warm, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dropout that stays on, here in one layer, makes every gradient another sample's."""
-    from methods.signals.influence import warm_target
+    from methods.signals.target import warm as warm_target
 
     class Leaky(warm_target.WarmTarget):
         def __init__(self, *args: Any) -> None:
@@ -197,8 +197,8 @@ def test_checkpoints_are_summed_by_their_weights(warm: Warm, tmp_path: Path) -> 
         reference.assert_close(single[1], single[0], 1e-2)
     signal = InfluenceSignal(InfluenceSettings())
     weighted = tuple(replace(c, weight=w) for c, w in zip(both, (0.25, 0.75), strict=True))
-    facts = signal.prepare(context(), replace(warm.target, checkpoints=weighted))
-    assert [c["weight"] for c in facts["checkpoints"]] == [0.25, 0.75]
+    said = signal.prepare(context(), replace(warm.target, checkpoints=weighted))
+    assert by_name(said.facts)["weight"] == [0.25, 0.75]
     for _ in range(2):
         got = _values(signal.score(SAMPLES, Archive()))
         reference.assert_close(got, [0.25 * a + 0.75 * b for a, b in zip(*single, strict=True)], 1e-5)
@@ -221,7 +221,7 @@ def test_a_score_on_a_part_of_an_answer_says_so(warm: Warm) -> None:
     scores = signal.score([*SAMPLES[:3], long], Archive())
     assert [s.parts["truncated_tokens"] > 0 for s in scores] == [False, False, False, True]
     assert scores[3].value is not None and scores[3].parts["completion_tokens"] < LENGTH
-    assert diagnose(scores)["truncated"] == 1.0
+    assert by_name(signal.diagnose(scores))["truncated"] == 1
 
 
 def test_halves_stand_beside_the_value(warm: Warm) -> None:
@@ -236,14 +236,15 @@ def test_diagnostics_say_what_a_score_follows() -> None:
         parts = {"gradient_norm": norm, "completion_tokens": 5.0, "half_a": half, "half_b": -half}
         return Score("s", "influence", value, "ok" if value is not None else "unscorable", "", parts)
 
-    figures = diagnose([score(0.1, 1.0, 0.3), score(0.2, 2.0, 0.2), score(0.4, 3.0, 0.1), score(None, 9.0, 0.5)])
+    scores = [score(0.1, 1.0, 0.3), score(0.2, 2.0, 0.2), score(0.4, 3.0, 0.1), score(None, 9.0, 0.5)]
+    figures = by_name(InfluenceSignal.diagnose(scores))
     assert figures["scored"] == 3 and figures["unscorable"] == 1
     assert figures["mean"] == pytest.approx(0.7 / 3) and figures["gradient_norm"] == 2.0
     assert figures["correlation_gradient_norm"] == pytest.approx(1.0)
     assert figures["halves_agreement"] == pytest.approx(-1.0)
     assert figures["correlation_length"] is None
-    assert diagnose([])["mean"] is None
-    without = diagnose([Score(f"s{i}", "length", float(i)) for i in range(4)])
+    assert by_name(InfluenceSignal.diagnose([]))["mean"] is None
+    without = by_name(InfluenceSignal.diagnose([Score(f"s{i}", "length", float(i)) for i in range(4)]))
     assert (without["mean"], without["gradient_norm"], without["correlation_length"]) == (1.5, None, None)
 
 

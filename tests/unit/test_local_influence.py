@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,10 @@ from harness.training.recipe import LoraSettings, Recipe
 from harness.training.sft import finetune
 from harness.types import Message, Sample, Score, Seed
 from methods.signals.base import Archive, SignalContext, TargetState, ValidationExample, WarmCheckpoint
-from methods.signals.local_influence import reference
 from methods.signals.local_influence.forms import NOISE_DRAWS
 from methods.signals.local_influence.signal import LocalInfluenceSettings, LocalInfluenceSignal
+from methods.signals.target import losses as reference
+from support.facts import by_name
 from support.influence_reference import assert_close
 from support.tiny import make_tiny_model
 
@@ -67,9 +67,9 @@ def context(validation: list[ValidationExample] = VALIDATION, size: int = 4) -> 
     return SignalContext(seed=0, validation=validation, batch_size=size)
 
 
-def prepared(target: TargetState, **options: Any) -> tuple[LocalInfluenceSignal, Mapping[str, Any]]:
+def prepared(target: TargetState, **options: Any) -> tuple[LocalInfluenceSignal, dict[str, Any]]:
     signal = LocalInfluenceSignal(LocalInfluenceSettings(**options))
-    return signal, signal.prepare(context(), target)
+    return signal, by_name(signal.prepare(context(), target).facts)
 
 
 def values(scores: list[Score]) -> list[float]:
@@ -153,7 +153,8 @@ def test_rounding_is_stated_at_the_size_of_its_errors(
     if not stacked:
         monkeypatch.setattr("methods.signals.local_influence.forms.TOLERANCE", -1.0)
     signal = LocalInfluenceSignal(LocalInfluenceSettings(learning_rate=1e-6))
-    facts = signal.prepare(replace(context(), scoring=ScoringConfig(batch_tokens=tokens)), one(warm))
+    small = replace(context(), scoring=ScoringConfig(batch_tokens=tokens))
+    facts = by_name(signal.prepare(small, one(warm)).facts)
     assert (facts["gradients"] == "batched") == stacked
     got = signal.score(SAMPLES, Archive())
     found = [*values(got), *(s.parts["withheld"] for s in got)]
@@ -218,7 +219,7 @@ def test_an_adapter_that_cannot_be_stacked_is_probed_one_by_one(tmp_path: Path, 
     save_adam_state(tmp_path / "adam.safetensors", model, optimizer)
     dora = replace(warm, checkpoints=(WarmCheckpoint(tmp_path, tmp_path / "adam.safetensors"),))
     signal, facts = prepared(dora)
-    assert facts["gradients"].startswith("one by one: influence needs a plain LoRA adapter")
+    assert facts["gradients"].startswith("one by one: gradients by hooks need a plain LoRA adapter")
     wanted = plain_loop(dora, RATE, withheld=False)
     assert_close(values(signal.score(SAMPLES, Archive())), wanted, 1e-4)
 
@@ -235,13 +236,13 @@ def test_a_stack_that_is_not_the_model_is_found_out(warm: TargetState, monkeypat
 
 def test_a_packed_row_that_leaks_is_found_out(warm: TargetState, monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention that does not part the items of a row would make a gradient several items'."""
-    from methods.signals.influence import engine
+    from methods.signals.target import engine
 
     wanted = values(prepared(one(warm))[0].score(SAMPLES, Archive()))
     packed = replace(context(), scoring=ScoringConfig(layout="packed"))
     sound = LocalInfluenceSignal(LocalInfluenceSettings())
-    facts = sound.prepare(packed, one(warm))
-    assert facts["gradients"] == "batched" and {c["status"] for c in facts["checks"]} == {"passed"}
+    said = sound.prepare(packed, one(warm))
+    assert by_name(said.facts)["gradients"] == "batched" and {c.status for c in said.checks} == {"passed"}
     assert_close(values(sound.score(SAMPLES, Archive())), wanted, 1e-4)
 
     def leaky(*arguments: Any) -> Any:

@@ -16,9 +16,9 @@ from harness.models.rope import forget_lengths
 from harness.training.chat import Encoded
 from harness.training.lora_modules import adapted, count_parameters, meta_model, plain_names, settled_names
 from harness.training.recipe import LoraSettings, lora_config
-from methods.signals.influence.engine import LoraGradients
-from methods.signals.influence.selfcheck import collect, distance, engine_checks
-from methods.signals.local_influence.reference import ReferenceLoss
+from methods.signals.target.engine import LoraGradients
+from methods.signals.target.losses import ReferenceLoss
+from methods.signals.target.selfcheck import collect, distance, engine_checks
 from support.tiny import ARCHITECTURES, ROPE_BOUNDARY, make_architecture
 
 QKVO = ("q_proj", "k_proj", "v_proj", "o_proj")

@@ -67,7 +67,7 @@ def _definition(target: TargetState, checkpoint: str) -> list[float]:
 def test_loss_is_the_mean_cross_entropy_of_the_completion(target: TargetState, checkpoint: str) -> None:
     scores, signal = _scores(target, checkpoint, [*SAMPLES, TOO_LONG, Seed("d", "text")])
     assert [s.value for s in scores[:12]] == pytest.approx(_definition(target, checkpoint), rel=1e-5)
-    assert [s.reason for s in scores[12:]] == ["no completion token left", "only samples have a loss"]
+    assert [s.reason for s in scores[12:]] == ["no completion token left", "only samples can be scored"]
     assert {s.status for s in scores[12:]} == {"unscorable"} and {s.value for s in scores[12:]} == {None}
     (usage,) = signal.usage()
     assert (usage.role, usage.calls, usage.completion_tokens) == ("target", 12, 0)
@@ -80,7 +80,7 @@ def test_warm_up_lowers_the_loss_of_what_was_learned(target: TargetState) -> Non
 
 
 def test_a_target_that_was_not_provided_is_said(target: TargetState) -> None:
-    with pytest.raises(StageError, match="loss reads the warm target"):
+    with pytest.raises(StageError, match="loss needs a warmed-up target"):
         _scores(TargetState(target.model, "rev", LENGTH), "warm", [])
-    with pytest.raises(StageError, match="loss reads the base target"):
+    with pytest.raises(StageError, match="loss needs the target"):
         _scores(None, "base", [])

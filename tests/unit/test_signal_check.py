@@ -31,6 +31,12 @@ def test_every_check_is_printed_and_passes(model: Path, capsys: pytest.CaptureFi
         assert any(line.strip().startswith(name) and "passed" in line for line in out.splitlines())
 
 
+def test_every_signal_that_reads_the_target_is_checked(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, check in (("loss", "right equals plain"), ("local_influence", "hooks against autograd")):
+        assert main(doctor(model, "--signal", name)) == 0
+        assert any(line.strip().startswith(check) and "passed" in line for line in capsys.readouterr().out.splitlines())
+
+
 def test_half_precision_is_compared_with_float32(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(doctor(model, "--set", "models.target.dtype=bfloat16", "--json")) == 0
     found = json.loads(capsys.readouterr().out)
@@ -41,7 +47,7 @@ def test_half_precision_is_compared_with_float32(model: Path, capsys: pytest.Cap
 def test_a_failing_check_is_an_exit_status(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from methods.signals.influence import selfcheck
+    from methods.signals.target import selfcheck
 
     monkeypatch.setitem(selfcheck.LIMITS, selfcheck.torch.float32, -1.0)
     assert main(doctor(model)) == 1

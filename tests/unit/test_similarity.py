@@ -21,6 +21,7 @@ from methods.signals.base import Archive, Item, SignalContext, ValidationExample
 from methods.signals.bm25 import Bm25
 from methods.signals.catalogue import make_signal
 from methods.signals.similarity import Bm25Settings, SimilaritySettings
+from support.facts import by_name
 from support.minilm import minilm
 
 QUERIES = ["Does aspirin lower fever?\nyes, aspirin does", "Is the court bound?\nno", "What is fever?\na sign"]
@@ -131,8 +132,9 @@ def test_what_cannot_be_compared_is_not_zero(name: str, settings: Any) -> None:
 def test_what_a_run_says_of_val_cosine() -> None:
     signal = make_signal(SignalChoice.model_validate("val_cosine"))
     context = SignalContext(seed=0, validation=examples(QUERIES, withheld=1))
-    facts = signal.prepare(context, None)
-    assert (facts["rewarded"], facts["withheld"]) == ({"validation_items": 2}, {"validation_items": 1})
+    said = signal.prepare(context, None)
+    assert (said.validation["rewarded"].items, said.validation["withheld"].items) == (2, 1)
+    facts = by_name(said.facts)
     assert facts["dimension"] == 2048
     assert facts["embedder_identity"] == "lexical-1:2048" and 0 < facts["validation_coherence"] < 1
 

@@ -102,7 +102,7 @@ def test_a_failed_check_ends_the_run_in_one_line_that_names_the_setting(models: 
 
 def test_experts_that_influence_cannot_see_are_refused_before_any_work(models: Path, tmp_path: Path) -> None:
     experts = {"warmup.lora_modules": "all-linear", "warmup.lora_dropout": 0}
-    with pytest.raises(StageError, match=r"influence cannot see\. Set warmup\.lora_modules=attention"):
+    with pytest.raises(StageError, match=r"hooks cannot see\. Set warmup\.lora_modules=attention"):
         check_models(config(models / "mixtral", signal="influence", **experts), None, tmp_path)
     with pytest.raises(ConfigError, match="q_porj matches nothing"):
         check_models(config(models / "qwen3", **{"warmup.lora_modules": ["q_porj"]}), None, tmp_path)

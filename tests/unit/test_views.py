@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import InputError, StageError
+from harness.facts import Fact, facts_to_rows
 from harness.record import Origin, StageCount
 from harness.runtime.lock import hold
 from results.runs import LOCK, find_run, load_run
@@ -277,19 +278,28 @@ def test_show_keeps_to_the_screen_and_parts_no_count_from_its_reason(tmp_path: P
 
 def test_show_says_what_a_signals_scores_follow(tmp_path: Path) -> None:
     folder = make_run(tmp_path, "a", BETTER, BASE)
-    checkpoint = {"validation_coherence": 0.412, "share_v_below_eps": 0.18}
-    diagnostics = {"gradient_norm": 12.34, "halves_agreement": 0.5, "correlation_length": None, "unscorable": 3.0}
-    diagnostics["truncated"] = 2.0
-    facts = {"checkpoints": [checkpoint, {**checkpoint, "share_v_below_eps": None}]}
+    facts = [
+        Fact("coherence", [0.412, 0.412], "length of the mean gradient"),
+        Fact("below", [0.18, None], "share below"),
+        Fact("form", "exact", "form"),
+        Fact("none", None, "what there is not"),
+        Fact("lost", 0, "lost", "items"),
+        Fact("unscorable", 3, "could not be scored", "items"),
+    ]
+    checks = [{"status": "passed"}, {"status": "skipped"}]
     manifest = json.loads((folder / "run.json").read_text())
-    manifest["signals"] = {"score": {"signal": "influence", "facts": facts, "diagnostics": diagnostics}}
+    rows = facts_to_rows(facts)
+    manifest["signals"] = {"score": {"signal": "mine", "facts": rows[:3], "checks": checks, "diagnostics": rows[3:]}}
     (folder / "run.json").write_text(json.dumps(manifest))
-    shown = " ".join(render_show(folder).split())
+    shown = render_show(folder)
     assert (
-        "Signal influence in stage score: length of the mean unit validation gradient 0.41, 0.41; share of v below ε "
-        "0.18; mean gradient norm 12.3; rank correlation between halves of the validation set +0.50; 3 could not be "
-        "scored; 2 were scored on a part of their answer"
+        "Signal mine in stage score\n  length of the mean gradient: 0.412, 0.412\n  share below: 0.18\n  form: exact\n"
+        "  could not be scored: 3 items\n  self-check: 1 of 2 passed\n"
     ) in shown
+    # As runs stored it before values had labels.
+    old = {"signal": "mine", "facts": {"checkpoints": [{"coherence": 0.4}]}, "diagnostics": {"unscorable": 3.0}}
+    (folder / "run.json").write_text(json.dumps({**manifest, "signals": {"score": old}}))
+    assert "Signal mine" not in render_show(folder) and "Rows in, kept" in render_show(folder)
 
 
 def with_settings(folder: Path, **changes: object) -> Path:

@@ -228,13 +228,13 @@ class TestGiven:
             checkpoints = prepare(config, tmp_path)
             signal = make_signal(SignalChoice.model_validate(name))
             guide = [ValidationExample(s.id, s.messages) for s in SAMPLES[:4]]
-            facts = signal.prepare(
+            said = signal.prepare(
                 SignalContext(seed=0, validation=guide),
                 TargetState(base_of(given), "rev", 96, checkpoints=checkpoints),
             )
             scores = signal.score(SAMPLES[4:], Archive())
             assert all(s.status == "ok" for s in scores) and len({s.value for s in scores}) == 6
-            assert facts
+            assert said.facts and said.validation["rewarded"].items == 4
 
     def test_a_trainers_folder_stands_for_its_checkpoints_weighted_by_their_rates(self, given: Run) -> None:
         trainers = given.checkpoint.parent

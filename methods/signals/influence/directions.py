@@ -15,7 +15,7 @@ import torch
 
 from harness.errors import StageError
 from harness.training.chat import Encoded
-from methods.signals.influence.engine import LoraGradients, gradient_norms
+from methods.signals.target.engine import LoraGradients, gradient_norms
 
 Aggregate = Literal["mean_cosine", "cosine_of_mean", "max_subtask", "mean_dot"]
 

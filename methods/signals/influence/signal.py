@@ -8,19 +8,21 @@ over-optimises the others shows.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from harness.config_models import Section
-from harness.errors import StageError
+from harness.facts import Fact
 from harness.training.chat import Encoded
-from harness.training.checks import require, to_rows
-from harness.types import Sample, Score, Usage
-from methods.signals.base import Archive, Item, ModelUse, Signal, SignalContext, TargetState, ValidationExample
+from harness.training.checks import Check
+from harness.types import Score
+from methods.signals.base import ModelUse
+from methods.signals.diagnostics import agreement, follows, mean_of
+from methods.signals.target.base import Passes, TargetSignal
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +64,7 @@ _RELEASED: Mapping[str, Any] = {
 _PAPER: Mapping[str, Any] = {**_RELEASED, "eps_mode": "outside", "bias_correction": True, "aggregate": "mean_cosine"}
 
 
-class InfluenceSignal(Signal[InfluenceSettings]):
+class InfluenceSignal(TargetSignal[InfluenceSettings]):
     """Adam-aware influence on the validation loss at the warm-up's checkpoints; higher is better.
 
     The presets are published choices: LESS's code (arXiv 2402.04333), OptimSyn's code, and OptimSyn's paper (App. B).
@@ -73,7 +75,7 @@ class InfluenceSignal(Signal[InfluenceSettings]):
     summary = "Adam-aware influence of the pair on the target's validation loss (OptimSyn Eq. 1)"
     range = (-1.0, 1.0)
     reads_validation = True
-    student_aware = True
+    unmeasured = "gradient is zero or not finite"
     Settings = InfluenceSettings
     presets = MappingProxyType(
         {
@@ -94,71 +96,37 @@ class InfluenceSignal(Signal[InfluenceSettings]):
         """A forward and backward pass at every checkpoint; the validation items were collapsed before."""
         return (ModelUse("target", backward=1, every_checkpoint=True, hooks=True),)
 
-    def prepare(self, context: SignalContext, target: TargetState | None) -> Mapping[str, Any]:
-        """Load the target, check the engine on it, and build the validation directions of every checkpoint.
+    def open(self) -> tuple[Any, Any]:
+        """The target at its first checkpoint, with the gradients of its adapter."""
+        from methods.signals.target import warm
 
-        Raises `StageError` where there is no warmed-up target, no usable validation item, or a check fails.
-        """
-        import torch
+        self._warm = warm.WarmTarget(self.target, self.context.batch_size, self.context.scoring)
+        return self._warm.model, self._warm.tokenizer
 
-        from methods.signals.influence.selfcheck import self_check
-        from methods.signals.influence.warm_target import WarmTarget
+    def checks(self) -> list[Check]:
+        """Whether the gradients are autograd's, in the layout and the type of the run."""
+        from methods.signals.target.selfcheck import self_check
 
-        if target is None or not target.checkpoints:
-            raise StageError("influence needs a warmed-up target with Adam's moments; the driver did not provide one")
-        if not context.validation:
-            raise StageError("influence needs validation items; name a validation set with --guide")
-        self._revision = target.revision
-        self._warm = WarmTarget(target, context.batch_size, context.scoring)
-        self._flops = 6.0 * self._warm.model.num_parameters()
-        self._usage: list[Usage] = []
-        started = time.perf_counter()
-        items, encoded = self._read(context.validation, target.max_length)
-        checks = self_check(self._warm, encoded)
-        require(checks, "gradients of the warmed-up target")
-        facts: dict[str, Any] = {"checks": to_rows(checks), "checkpoints": []}
+        return self_check(self._warm, [code for _, code in self.validation])
+
+    def ready(self) -> list[Fact]:
+        """The validation items' directions and Γ at every checkpoint."""
         self._guidance: list[Guidance] = []
         self._rules: list[UpdateRule] = []
-        for index in range(len(target.checkpoints)):
-            facts["checkpoints"].append(self._prepare_checkpoint(index, items, encoded))
-        self._spend(encoded, 2 * len(target.checkpoints), started)
-        norms = torch.stack([found.norms for found in self._guidance])
-        usable = (norms.isfinite() & (norms > 0.0)).all(dim=0)
-        for label, withheld in (("rewarded", False), ("withheld", True)):
-            mine = [i for i, item in enumerate(items) if item.withheld == withheld]
-            asked = sum(v.withheld == withheld for v in context.validation)
-            if not asked:
-                continue
-            used = int(usable[mine].sum())
-            facts[label] = {
-                "validation_items": used,
-                "validation_truncated": sum(encoded[i].truncated > 0 for i in mine),
-                "validation_unusable": asked - used,
-            }
-        return facts
+        facts = [self._prepare_checkpoint(index) for index in range(len(self.target.checkpoints))]
+        passes = 2 * len(self.target.checkpoints)
+        self.spend(self.started, Passes([code for _, code in self.validation], passes, passes))
+        return [replace(fact, value=[own[i].value for own in facts]) for i, fact in enumerate(facts[0])]
 
-    def _read(
-        self, validation: Sequence[ValidationExample], limit: int
-    ) -> tuple[list[ValidationExample], list[Encoded]]:
-        """The validation items that have a completion token left, and their tokens."""
-        both = [(item, self._warm.encode(item.messages)) for item in validation]
-        kept = [(item, code) for item, code in both if code.completion_length]
-        if not any(not item.withheld for item, _ in kept):
-            raise StageError(
-                f"every validation item is longer than the target's max_length of {limit} tokens; raise "
-                "models.target.max_length"
-            )
-        return [item for item, _ in kept], [code for _, code in kept]
-
-    def _prepare_checkpoint(
-        self, index: int, items: Sequence[ValidationExample], encoded: Sequence[Encoded]
-    ) -> dict[str, Any]:
+    def _prepare_checkpoint(self, index: int) -> list[Fact]:
+        """What is found at one checkpoint; the values of all become the lists that are reported."""
         from methods.signals.influence.directions import guidance, halves
         from methods.signals.influence.gamma import update_rule
 
         self._warm.enter(index)
+        items = [item for item, _ in self.validation]
         parts = halves([i.id for i in items], [i.subtask for i in items], [i.withheld for i in items])
-        found = guidance(self._warm.gradients, encoded, parts, self.settings.aggregate)
+        found = guidance(self._warm.gradients, [code for _, code in self.validation], parts, self.settings.aggregate)
         self._guidance.append(found)
         state = self._warm.adam_state(index) if self.settings.update == "adam" else None
         below = total = 0
@@ -166,41 +134,38 @@ class InfluenceSignal(Signal[InfluenceSettings]):
             below, total = below + int((v < self.settings.eps).sum()), total + v.numel()
         self._rules.append(update_rule(state, self.settings))
         norms = found.norms[found.norms.isfinite() & (found.norms > 0.0)]
-        return {
-            "weight": self._warm.target.checkpoints[index].weight,
-            "adam_steps": state.step if state else None,
-            "share_v_below_eps": below / total if total else None,
-            "validation_coherence": found.coherence,
-            "validation_gradient_norm": float(norms.mean()),
-            "subtasks": len({p.subtask for p in found.parts}),
-        }
+        subtasks = len({p.subtask for p in found.parts})
+        return [
+            Fact("weight", self.target.checkpoints[index].weight, "weight of the checkpoint"),
+            Fact("adam_steps", state.step if state else None, "steps that Adam had taken"),
+            Fact("share_v_below_eps", below / total if total else None, "share of v below ε"),
+            Fact("validation_coherence", found.coherence, "length of the mean unit validation gradient"),
+            Fact("validation_gradient_norm", float(norms.mean()), "mean norm of the validation gradients"),
+            Fact("subtasks", subtasks, "subtasks of the validation set"),
+        ]
 
-    def score(self, items: Sequence[Item], archive: Archive) -> list[Score]:
-        """One score per sample; a sample whose completion is empty after truncation is unscorable."""
-        started = time.perf_counter()
-        encoded = {item.id: self._warm.encode(item.messages) for item in items if isinstance(item, Sample)}
-        scorable = [key for key, code in encoded.items() if code.completion_length]
-        codes = [encoded[key] for key in scorable]
-        readings: dict[str, Mapping[str, float]] = {}
-        if codes:
-            readings = dict(zip(scorable, self._readings(codes), strict=True))
-            self._spend(codes, len(self._rules), started)
-        return [self._score(item, encoded.get(item.id), readings.get(item.id)) for item in items]
-
-    def _readings(self, codes: Sequence[Encoded]) -> list[dict[str, float]]:
-        """Value, halves, withheld score and gradient norm of every candidate; NaN where there is none."""
+    def usable(self) -> Sequence[bool]:
+        """The items that have a gradient at every checkpoint."""
         import torch
 
+        norms = torch.stack([found.norms for found in self._guidance])
+        usable: list[bool] = (norms.isfinite() & (norms > 0.0)).all(dim=0).tolist()
+        return usable
+
+    def measure(self, codes: Sequence[Encoded]) -> list[Mapping[str, float]]:
+        """Value, halves, withheld score and gradient norm of every candidate; what is not finite is left out."""
+        import torch
+
+        from methods.signals.influence import products
         from methods.signals.influence.directions import best
-        from methods.signals.influence.engine import influence
 
         aggregate = self.settings.aggregate
         sums: dict[str, torch.Tensor] = {}
         norm = torch.zeros(len(codes), dtype=torch.float64)
-        for index, checkpoint in enumerate(self._warm.target.checkpoints):
+        for index, checkpoint in enumerate(self.target.checkpoints):
             self._warm.enter(index)
             found, rule = self._guidance[index], self._rules[index]
-            dots, norms = influence(
+            dots, norms = products.influence(
                 self._warm.gradients, codes, found.vectors, rule, cosine=aggregate != "mean_dot"
             )
             # A zero at any checkpoint leaves nothing to score by: momentum alone would still give a value.
@@ -208,29 +173,24 @@ class InfluenceSignal(Signal[InfluenceSettings]):
             for name, parts in _READINGS.items():
                 by_subtask = checkpoint.weight * found.combine(dots, aggregate, parts)
                 sums[name] = sums[name] + by_subtask if name in sums else by_subtask
-        columns = {name: best(by_subtask).tolist() for name, by_subtask in sums.items()}
+        columns = {"gradient_norm": norm.tolist(), **{name: best(rows).tolist() for name, rows in sums.items()}}
+        return [_finite({name: column[i] for name, column in columns.items()}) for i in range(len(codes))]
+
+    @classmethod
+    def diagnose(cls, scores: Sequence[Score]) -> list[Fact]:
+        """As every signal of the target; and whether the gradient's norm leads, and the halves agree.
+
+        Halves of the validation set that disagree say that the set is too small or too mixed to be read.
+        """
         return [
-            {"gradient_norm": n, **{name: column[i] for name, column in columns.items()}}
-            for i, n in enumerate(norm.tolist())
+            *super().diagnose(scores),
+            mean_of(scores, "gradient_norm", "gradient_norm", "mean gradient norm"),
+            follows(scores, "gradient_norm", "correlation_gradient_norm", "with the gradient's norm"),
+            agreement(scores, "half_a", "half_b", "halves_agreement", "between halves of the validation set"),
         ]
 
-    def _score(self, item: Item, code: Encoded | None, reading: Mapping[str, float] | None) -> Score:
-        if code is None:
-            return Score(item.id, self.name, None, "unscorable", "only samples have an influence", {}, self._revision)
-        if reading is None:
-            return Score(item.id, self.name, None, "unscorable", "no completion token left", {}, self._revision)
-        finite = {name: value for name, value in reading.items() if abs(value) < float("inf")}
-        if "value" not in finite or "gradient_norm" not in finite:
-            return Score(item.id, self.name, None, "unscorable", "gradient is zero or not finite", {}, self._revision)
-        parts = {**code.counts, **finite}
-        return Score(item.id, self.name, parts.pop("value"), "ok", "", parts, self._revision)
 
-    def usage(self) -> list[Usage]:
-        """Scoring cost since the last call: one forward and backward pass per sample and checkpoint."""
-        spent, self._usage = self._usage, []
-        return spent
-
-    def _spend(self, codes: Sequence[Encoded], passes: int, started: float) -> None:
-        tokens = passes * sum(len(c.ids) for c in codes)
-        seconds = time.perf_counter() - started
-        self._usage.append(Usage("target", "influence", tokens, 0, passes * len(codes), seconds, self._flops * tokens))
+def _finite(reading: Mapping[str, float]) -> Mapping[str, float]:
+    """The finite numbers of a reading; none where it has no gradient norm."""
+    known = {name: value for name, value in reading.items() if abs(value) < float("inf")}
+    return known if "gradient_norm" in known else {}

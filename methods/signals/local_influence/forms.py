@@ -20,11 +20,11 @@ import torch
 
 from harness.errors import StageError
 from harness.training.chat import Encoded
-from methods.signals.influence.engine import Visit
-from methods.signals.influence.warm_target import put
-from methods.signals.local_influence.reference import ReferenceLoss
 from methods.signals.local_influence.step import adam_step
 from methods.signals.local_influence.warm import WarmPoint
+from methods.signals.target.engine import Visit
+from methods.signals.target.losses import ReferenceLoss
+from methods.signals.target.warm import put
 
 STACK_BYTES = 2**30
 """Memory for the stepped adapters of one chunk of candidates; one is always held."""

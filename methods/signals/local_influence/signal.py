@@ -6,20 +6,21 @@ what is left would be rounding noise. Withheld validation items are a second ref
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from harness.config_models import Section
 from harness.errors import StageError
-from harness.training.chat import Encoded, encode
-from harness.training.checks import require, to_rows
-from harness.training.layouts import check_layout
-from harness.types import Sample, Score, Usage
-from methods.signals.base import Archive, Item, ModelUse, Signal, SignalContext, TargetState
+from harness.facts import Fact
+from harness.training.chat import Encoded
+from harness.training.checks import Check
+from harness.types import Score
+from methods.signals.base import ModelUse
+from methods.signals.diagnostics import follows, mean_of
+from methods.signals.target.base import Passes, TargetSignal
 
 if TYPE_CHECKING:
     import torch
@@ -37,13 +38,13 @@ class LocalInfluenceSettings(Section):
     """The step's learning rate; by default the peak of the warm-up's."""
 
 
-class LocalInfluenceSignal(Signal[LocalInfluenceSettings]):
+class LocalInfluenceSignal(TargetSignal[LocalInfluenceSettings]):
     """Reference loss before minus after one AdamW step on the sample; higher is better."""
 
     name = "local_influence"
     summary = "how far one optimizer step on the pair lowers the target's validation loss (Montessori-Instruct)"
     reads_validation = True
-    student_aware = True
+    unmeasured = "gradient is zero or not finite"
     Settings = LocalInfluenceSettings
     presets = MappingProxyType({"exact": {"form": "exact"}, "first-order": {"form": "first_order"}})
 
@@ -59,100 +60,74 @@ class LocalInfluenceSignal(Signal[LocalInfluenceSettings]):
             return (ModelUse("target", backward=1, validation=1, every_checkpoint=True, dtype="float32"),)
         return (ModelUse("target", backward=1, every_checkpoint=True),)
 
-    def prepare(self, context: SignalContext, target: TargetState | None) -> Mapping[str, Any]:
-        """Load the warmed-up target, and measure the reference items at every checkpoint."""
-        from methods.signals.influence.warm_target import open_warm
+    def checks(self) -> list[Check]:
+        """Whether padded batches change no loss, and gradients are autograd's.
+
+        They are the engine's, or, where hooks do not see the adapter whole, autograd's own one by one.
+        """
+        from methods.signals.target.engine import LoraGradients
+        from methods.signals.target.one_by_one import OneByOne
+        from methods.signals.target.selfcheck import engine_checks
+
+        trained = [name for name, p in self.model.named_parameters() if p.requires_grad]
+        checks = super().checks()
+        self._order()
+        self._gradients: Gradients
+        try:
+            context = self.context
+            gradients = LoraGradients(self.model, self.tokenizer.pad_token_id, context.batch_size, context.scoring)
+            checks += engine_checks(gradients, self._items)
+            self._gradients, self._how = gradients, "batched"
+        except StageError as error:
+            self._gradients, self._how = OneByOne(self.model, trained), f"one by one: {error}"
+        return checks
+
+    def _order(self) -> None:
+        """The reference items: the rewarded ones, then the withheld ones where there are any."""
+        groups = [[code for item, code in self.validation if item.withheld == part] for part in (False, True)]
+        self._groups = [group for group in groups if group]
+        self._sizes = [len(group) for group in self._groups]
+        self._items = [code for group in self._groups for code in group]
+
+    def ready(self) -> list[Fact]:
+        """The checkpoints with their moments, and what is read of the reference items at each."""
         from methods.signals.local_influence.forms import NOISE_DRAWS
         from methods.signals.local_influence.warm import warm_point
 
-        if target is None or not target.checkpoints:
-            raise StageError("local_influence needs a warmed-up target with Adam's moments; the driver provided none")
-        if not any(not v.withheld for v in context.validation):
-            raise StageError("local_influence needs validation items; name a validation set with --guide")
-        self._exact = self.settings.form == "exact"
-        self._context, self._max_length, self._revision = context, target.max_length, target.revision
-        self._usage: list[Usage] = []
-        dtype = "float32" if self._exact else target.dtype
-        model, self._tokenizer = open_warm(target, dtype)
-        self._parameters = float(model.num_parameters())
-        facts: dict[str, Any] = {"form": self.settings.form, "computed_in": dtype}
-        groups = self._encode_validation(context, facts)
-        self._sizes = [len(group) for group in groups]
-        self._items = [item for group in groups for item in group]
-        started = time.perf_counter()
-        self._gradients = self._open_gradients(model, facts)
-        rate = self.settings.learning_rate
-        self._points: list[WarmPoint] = [
-            warm_point(model, c, self._gradients.modules, rate) for c in target.checkpoints
-        ]
-        facts["learning_rate"] = [point.learning_rate for point in self._points]
-        facts["adam_steps"] = [point.state.step for point in self._points]
+        rate, trained = self.settings.learning_rate, self._gradients.modules
+        self._points: list[WarmPoint] = [warm_point(self.model, c, trained, rate) for c in self.target.checkpoints]
+        points = len(self._points)
         if self._exact:
-            self._prepare_exact(model, facts)
-            self._spend(started, read=self._items, times=1 + 2 * NOISE_DRAWS)
+            facts = self._prepare_exact()
+            self.spend(self.started, Passes(self._items, points * (1 + 2 * NOISE_DRAWS)))
         else:
-            self._prepare_first_order(groups)
-            self._spend(started, differentiated=self._items)
-        return facts
+            facts = self._prepare_first_order()
+            self.spend(self.started, Passes(self._items, points, points))
+        return [
+            Fact("form", self.settings.form, "form"),
+            Fact("computed_in", "float32" if self._exact else self.target.dtype, "type that it is computed in"),
+            Fact("gradients", self._how, "gradients and probes"),
+            Fact("learning_rate", [point.learning_rate for point in self._points], "learning rate of the step"),
+            Fact("adam_steps", [point.state.step for point in self._points], "steps that Adam had taken"),
+            *facts,
+        ]
 
-    def _encode_validation(self, context: SignalContext, facts: dict[str, Any]) -> list[list[Encoded]]:
-        """Reference items with a completion left: the rewarded ones, then the withheld ones where there are any."""
-        groups = []
-        for withheld in (False, True):
-            items = [v for v in context.validation if v.withheld == withheld]
-            encoded = [encode(self._tokenizer, v.messages, self._max_length) for v in items]
-            scorable = [e for e in encoded if e.completion_length]
-            if items and not scorable:
-                raise StageError(
-                    f"every validation item is longer than the target's max_length of {self._max_length} tokens; "
-                    "raise models.target.max_length"
-                )
-            if items:
-                groups.append(scorable)
-                facts["withheld" if withheld else "rewarded"] = {
-                    "validation_items": len(scorable),
-                    "validation_truncated": sum(e.truncated > 0 for e in encoded),
-                    "validation_unusable": len(items) - len(scorable),
-                }
-        return groups
+    @property
+    def _exact(self) -> bool:
+        return self.settings.form == "exact"
 
-    def _open_gradients(self, model: Any, facts: dict[str, Any]) -> Gradients:
-        """The engine's gradients, or autograd's one by one where hooks do not see the adapter whole, and why.
-
-        Raises `StageError` where a check fails: a layout that changes scores, or gradients that are not autograd's.
-        """
-        from methods.signals.influence.engine import LoraGradients
-        from methods.signals.influence.selfcheck import REMEDY, engine_checks
-        from methods.signals.local_influence.one_by_one import OneByOne
-
-        trained = [name for name, p in model.named_parameters() if p.requires_grad]
-        pad, context = self._tokenizer.pad_token_id, self._context
-        # Reference losses are read in padded batches, whichever way gradients are taken.
-        checks = [check_layout(model, "right", REMEDY)]
-        gradients: Gradients
-        try:
-            gradients = LoraGradients(model, pad, context.batch_size, context.scoring)
-            checks += engine_checks(gradients, self._items)
-            facts["gradients"] = "batched"
-        except StageError as error:
-            facts["gradients"] = f"one by one: {error}"
-            gradients = OneByOne(model, trained)
-        facts["checks"] = to_rows(checks)
-        require(checks, "gradients of the warmed-up target")
-        return gradients
-
-    def _prepare_exact(self, model: Any, facts: dict[str, Any]) -> None:
-        from methods.signals.influence.warm_target import put
+    def _prepare_exact(self) -> list[Fact]:
         from methods.signals.local_influence.forms import ExactProbe, check_stacking
-        from methods.signals.local_influence.reference import ReferenceLoss
+        from methods.signals.target.losses import ReferenceLoss
+        from methods.signals.target.warm import put
 
-        reference = ReferenceLoss(model, self._tokenizer.pad_token_id, self._context.scoring.batch_tokens)
-        stacked = facts["gradients"] == "batched"
+        reference = ReferenceLoss(self.model, self.tokenizer.pad_token_id, self.context.scoring.batch_tokens)
+        stacked, worst = self._how == "batched", None
         if stacked:
             try:
-                facts["stacking_error"] = check_stacking(self._gradients, reference, self._items, self._points[0])
+                worst = check_stacking(self._gradients, reference, self._items, self._points[0])
             except StageError as error:
-                stacked, facts["gradients"] = False, f"batched, probes one by one: {error}"
+                stacked, self._how = False, f"batched, probes one by one: {error}"
         self._probe = ExactProbe(self._gradients, reference, self._items, stacked=stacked)
         self._before = []
         rounding = []
@@ -162,17 +137,22 @@ class LocalInfluenceSignal(Signal[LocalInfluenceSettings]):
             noise = self._means(self._probe.noise(point, self._before[-1]))
             # Two standard deviations, of the worse reference set: what a score's rounding seldom exceeds.
             rounding.append(2 * float(noise.square().mean(dim=0).sqrt().max()))
-        facts["reference_loss"] = [float(self._means(b[None])[0, 0]) for b in self._before]
-        facts["reference_loss_rounding"] = rounding
+        losses = [float(self._means(b[None])[0, 0]) for b in self._before]
+        return [
+            Fact("stacking_error", worst, "largest share by which stacked losses differ from plain ones"),
+            Fact("reference_loss", losses, "loss of the validation items before any step"),
+            Fact("reference_loss_rounding", rounding, "what rounding alone does to a score"),
+        ]
 
-    def _prepare_first_order(self, groups: Sequence[Sequence[Encoded]]) -> None:
-        from methods.signals.influence.warm_target import put
+    def _prepare_first_order(self) -> list[Fact]:
         from methods.signals.local_influence.forms import mean_gradient
+        from methods.signals.target.warm import put
 
         self._directions = []
         for point in self._points:
             put(point.adapter, self._gradients.modules)
-            self._directions.append([mean_gradient(self._gradients, group) for group in groups])
+            self._directions.append([mean_gradient(self._gradients, group) for group in self._groups])
+        return []
 
     def _means(self, losses: torch.Tensor) -> torch.Tensor:
         """Means over each reference set, [K, sets], of item losses [K, N]."""
@@ -180,25 +160,13 @@ class LocalInfluenceSignal(Signal[LocalInfluenceSettings]):
 
         return torch.stack([part.mean(dim=1) for part in losses.split(self._sizes, dim=1)], dim=1)
 
-    def score(self, items: Sequence[Item], archive: Archive) -> list[Score]:
-        """One score per sample; a sample whose completion is empty after truncation is unscorable."""
-        samples = [item for item in items if isinstance(item, Sample)]
-        encoded = {s.id: encode(self._tokenizer, s.messages, self._max_length) for s in samples}
-        scorable = [s for s in samples if encoded[s.id].completion_length]
-        values: dict[str, tuple[list[float], float]] = {}
-        if scorable:
-            measured, norms = self._measure([encoded[s.id] for s in scorable])
-            values = {s.id: (v, n) for s, v, n in zip(scorable, measured.tolist(), norms.tolist(), strict=True)}
-        return [self._score(item, encoded.get(item.id), values.get(item.id)) for item in items]
-
-    def _measure(self, codes: Sequence[Encoded]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values [N, reference sets], summed over the checkpoints by their weights, and mean gradient norms [N]."""
+    def measure(self, codes: Sequence[Encoded]) -> list[Mapping[str, float]]:
+        """The value, the one for withheld items, and the gradient's norm, all summed or meant over the checkpoints."""
         import torch
 
-        from methods.signals.influence.warm_target import put
         from methods.signals.local_influence.forms import first_order
+        from methods.signals.target.warm import put
 
-        started = time.perf_counter()
         values = torch.zeros(len(codes), len(self._sizes), dtype=torch.float64)
         norms = torch.zeros(len(codes), dtype=torch.float64)
         for number, point in enumerate(self._points):
@@ -208,44 +176,25 @@ class LocalInfluenceSignal(Signal[LocalInfluenceSettings]):
                 values += point.weight * found
                 norms += size / len(self._points)
                 continue
-            chunk = self._probe.chunk(point, self._context.batch_size)
+            chunk = self._probe.chunk(point, self.context.batch_size)
             for at in range(0, len(codes), chunk):
                 losses, size = self._probe.after(codes[at : at + chunk], point)
                 values[at : at + chunk] += point.weight * self._means(self._before[number] - losses)
                 norms[at : at + chunk] += size / len(self._points)
-        probed = self._items if self._exact else ()
-        self._spend(started, differentiated=codes, read=probed, times=len(codes))
-        return values, norms
+        return [_reading(v, n) for v, n in zip(values.tolist(), norms.tolist(), strict=True)]
 
-    def _score(self, item: Item, code: Encoded | None, value: tuple[list[float], float] | None) -> Score:
-        def unscorable(reason: str) -> Score:
-            return Score(item.id, self.name, None, "unscorable", reason, {}, self._revision)
+    @classmethod
+    def diagnose(cls, scores: Sequence[Score]) -> list[Fact]:
+        """As every signal of the target; and whether the gradient's norm leads."""
+        return [
+            *super().diagnose(scores),
+            mean_of(scores, "gradient_norm", "gradient_norm", "mean gradient norm"),
+            follows(scores, "gradient_norm", "correlation_gradient_norm", "with the gradient's norm"),
+        ]
 
-        if code is None:
-            return unscorable("only samples have an influence")
-        if value is None:
-            return unscorable("no completion token left")
-        values, norm = value
-        if not all(abs(v) < float("inf") for v in values) or not 0.0 < norm < float("inf"):
-            return unscorable("gradient is zero or not finite")
-        parts = {"gradient_norm": norm, **code.counts}
-        if len(values) > 1:
-            parts["withheld"] = values[1]
-        return Score(item.id, self.name, values[0], "ok", "", parts, self._revision)
 
-    def usage(self) -> list[Usage]:
-        """Cost since the last call: a forward and backward pass per sample, and what it reads of the reference set."""
-        spent, self._usage = self._usage, []
-        return spent
-
-    def _spend(
-        self, started: float, *, differentiated: Sequence[Encoded] = (), read: Sequence[Encoded] = (), times: int = 1
-    ) -> None:
-        """Account for a forward and backward pass over some items, and for `times` forward passes over others."""
-        points = len(self._points)
-        through = points * sum(len(c.ids) for c in differentiated)
-        forward = points * times * sum(len(c.ids) for c in read)
-        calls = points * (len(differentiated) + times * len(read))
-        flops = self._parameters * (6.0 * through + 2.0 * forward)
-        seconds = time.perf_counter() - started
-        self._usage.append(Usage("target", self.name, through + forward, 0, calls, seconds, flops))
+def _reading(values: Sequence[float], norm: float) -> Mapping[str, float]:
+    """Value, withheld value and norm under their names; nothing where one of them is no number, or the norm is 0."""
+    if not all(abs(v) < float("inf") for v in values) or not 0.0 < norm < float("inf"):
+        return {}
+    return {"gradient_norm": norm, **dict(zip(("value", "withheld"), values, strict=False))}

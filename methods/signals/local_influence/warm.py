@@ -9,7 +9,7 @@ from typing import Any
 from harness.errors import StageError
 from harness.training.adam_state import AdamState, load_adam_state
 from methods.signals.base import WarmCheckpoint
-from methods.signals.influence.warm_target import Adapter, read_adapter
+from methods.signals.target.warm import Adapter, read_adapter
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from harness.training.batches import Layout
 from harness.training.chat import Encoded
 from harness.training.checks import Check, Status, judge
 from harness.training.layouts import NOISE, check_layout
-from methods.signals.influence.engine import LoraGradients, gradient_norms
-from methods.signals.influence.warm_target import WarmTarget
+from methods.signals.target.base import REMEDY
+from methods.signals.target.engine import LoraGradients, gradient_norms
+from methods.signals.target.warm import WarmTarget
 
 ITEMS = 4
 """Items that are compared; each costs a few passes."""
@@ -34,12 +35,6 @@ FLOOR = {torch.float32: 1e-4, torch.bfloat16: 2**-7}
 
 TYPE_LIMIT = 0.3
 """Largest |difference| / |gradient| between the compute type and float32: a cosine of about 0.95."""
-
-
-REMEDY = (
-    "Scores would be wrong; try runtime.scoring.layout=right, activation_checkpointing=false, "
-    "models.target.dtype=float32, or another attention implementation"
-)
 
 
 def self_check(warm: WarmTarget, items: Sequence[Encoded]) -> list[Check]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from harness.training.chat import Encoded
-from methods.signals.influence.engine import Visit
+from methods.signals.target.engine import Visit
 
 
 class OneByOne:

@@ -20,7 +20,7 @@ from harness.training.adam_state import AdamState, load_adam_state
 from harness.training.chat import Encoded, encode
 from harness.types import Message
 from methods.signals.base import TargetState, WarmCheckpoint
-from methods.signals.influence.engine import LoraGradients
+from methods.signals.target.engine import LoraGradients
 
 Adapter = Mapping[str, torch.Tensor]
 """A checkpoint's trained weights by parameter name, float32."""

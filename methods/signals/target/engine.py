@@ -1,14 +1,12 @@
-"""Per-sample LoRA gradients of a causal LM, streamed module by module, and what is computed from them.
+"""Per-sample LoRA gradients of a causal LM, streamed module by module.
 
-The score of a candidate z against validation items V is mean over V of cos(∇ℓ(z'), Γ(z)) (OptimSyn Eq. 1 at one
-checkpoint). Since mean cos(g', Γ) = ⟨mean g'/|g'|, Γ/|Γ|⟩, the validation set collapses into one direction, exactly,
-and no random projection is needed. A LoRA matrix is a linear map, so its per-sample gradient is the outer product of
-what a hook sees: input x and output gradient δ give G_b = Σ_t δ_bt ⊗ x_bt. Γ is nonlinear in G, so G is formed for one
-module at a time, used, and dropped.
+A LoRA matrix is a linear map, so its per-sample gradient is the outer product of what a hook sees: input x and output
+gradient δ give G_b = Σ_t δ_bt ⊗ x_bt. What signals make of G is nonlinear in it, so G is formed for one module at a
+time, used, and dropped.
 
 What keeps it at the price of a training step: all weights are frozen, so autograd builds no weight gradient; the graph
-starts at the lowest A matrices' outputs, so that nothing below them is differentiated; only the hidden states that
-predict a completion token reach the head; and Γ, its norm and its products are taken in pieces that fit the cache.
+starts at the lowest A matrices' outputs, so that nothing below them is differentiated; and only the hidden states that
+predict a completion token reach the head.
 
 The model is in evaluation mode, because some architectures keep dropout as a number that only train mode reads, and one
 dropped unit makes a gradient another sample's. For activation checkpointing, which libraries offer in train mode only,
@@ -21,7 +19,7 @@ shared modules, the experts' one parameter) are refused rather than scored in pa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,18 +30,9 @@ from harness.errors import StageError
 from harness.models.rope import rope_switch
 from harness.training.batches import Collated, Layout, batches, collate
 from harness.training.chat import Encoded
-from methods.signals.influence.gamma import UpdateRule
 
 Visit = Callable[[Sequence[int], str, torch.Tensor], None]
 """Called with items' indices, a LoRA matrix' name, and G [len(indices), *shape], float32, which it may overwrite."""
-
-CACHE_ELEMENTS = 1 << 18
-"""Elements of G that are worked on at once on a processor: a megabyte, so that all passes but the first hit the
-second-level cache. Measured on one thread (7 million parameters, rank 16 on all linears) these passes were 2.7 % of
-scoring time, at 1 << 16 3.3 %, and at 1 << 14, where calls cost more than work, 6.8 %."""
-
-GPU_ELEMENTS = 1 << 27
-"""The same on a GPU, where it bounds the memory of the one temporary."""
 
 
 class LoraGradients:
@@ -126,9 +115,9 @@ class LoraGradients:
         odd = [name for name in self.modules if forward[name] != 1 or backward[name] != 1]
         if odd:
             raise StageError(
-                f"influence needs every LoRA matrix to be used once in a forward pass, and {len(odd)} are not (for "
-                f"example {odd[0]}: {forward[odd[0]]} times forward, {backward[odd[0]]} times backward); leave layers "
-                "that several parts share, and experts, out of warmup.lora_modules"
+                f"gradients by hooks need every LoRA matrix to be used once in a forward pass, and {len(odd)} are not "
+                f"(for example {odd[0]}: {forward[odd[0]]} times forward, {backward[odd[0]]} times backward); leave "
+                "layers that several parts share, and experts, out of warmup.lora_modules"
             )
 
     def loss(self, batch: Collated) -> torch.Tensor:
@@ -174,7 +163,7 @@ class LoraGradients:
             def keep(module: Any, args: tuple[torch.Tensor, ...]) -> None:
                 if tuple(args[0].shape[:-1]) not in (expected, (expected[0] * expected[1],)):
                     raise StageError(
-                        f"influence needs LoRA inputs of shape [batch, tokens, features], and {name} takes "
+                        f"gradients by hooks need LoRA inputs of shape [batch, tokens, features], and {name} takes "
                         f"{tuple(args[0].shape)}; leave modules that see some of the tokens, such as an expert, out of "
                         "warmup.lora_modules"
                     )
@@ -265,9 +254,9 @@ def check_coverage(captured: set[str], trained: set[str]) -> None:
     if captured != trained or not captured:
         odd = sorted(captured ^ trained)[:3]
         raise StageError(
-            f"influence needs a plain LoRA adapter: {len(captured)} LoRA matrices are seen by hooks, {len(trained)} "
-            f"parameters are trainable (for example {', '.join(odd) or 'none'}); use LoRA without DoRA, trained "
-            "biases, embeddings or modules_to_save"
+            f"gradients by hooks need a plain LoRA adapter: {len(captured)} LoRA matrices are seen by hooks, "
+            f"{len(trained)} parameters are trainable (for example {', '.join(odd) or 'none'}); use LoRA without DoRA, "
+            "trained biases, embeddings or modules_to_save"
         )
 
 
@@ -280,49 +269,3 @@ def gradient_norms(gradients: LoraGradients, items: Sequence[Encoded]) -> torch.
 
     gradients.stream(items, None, visit)
     return squares.sqrt()
-
-
-def influence(
-    gradients: LoraGradients,
-    items: Sequence[Encoded],
-    directions: Mapping[str, torch.Tensor],
-    rule: UpdateRule,
-    *,
-    cosine: bool = True,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """⟨u_j, Γ(z)⟩ [N, J], over |Γ(z)| where `cosine`, and gradient norms [N], float64.
-
-    `directions` holds u_j by parameter name, [J, parameter size]. Values are not finite where an item cannot be
-    scored.
-    """
-    some = next(iter(directions.values()))
-    sums = torch.zeros(len(items), some.shape[0] + 2, dtype=torch.float64)
-    limit = CACHE_ELEMENTS if gradients.device.type == "cpu" else GPU_ELEMENTS
-    part: dict[tuple[int, ...], torch.Tensor] = {}
-    batch: list[torch.Tensor] = []
-
-    def visit(indices: Sequence[int], name: str, g: torch.Tensor) -> None:
-        if not batch:
-            batch.append(torch.zeros(len(indices), sums.shape[1], dtype=torch.float64, device=g.device))
-        target = directions[name]
-        shape = g.shape[1:]
-        step = max(1, limit // shape.numel())
-        for at in range(0, len(indices), step):
-            piece = g[at : at + step]
-            key = tuple(piece.shape)
-            if key not in part and not rule.plain and rule.curve:
-                part[key] = torch.empty(key, device=g.device)
-            rows = batch[0][at : at + step]
-            rows[:, -2] += torch.linalg.vector_norm(piece, dim=(1, 2)).double().square_()
-            gamma = rule.apply_(piece, name, part.get(key)).flatten(1)
-            rows[:, -1] += torch.linalg.vector_norm(gamma, dim=1).double().square_()
-            rows[:, :-2] += gamma @ target.T
-        seen[0] += 1
-        if seen[0] == len(gradients.modules):
-            sums[list(indices)] = batch.pop().cpu()
-            seen[0] = 0
-
-    seen = [0]
-    gradients.stream(items, None, visit)
-    dots, squares, norms = sums[:, :-2], sums[:, -1], sums[:, -2]
-    return dots / squares.sqrt().unsqueeze(1) if cosine else dots, norms.sqrt()
