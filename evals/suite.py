@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from harness.errors import ConfigError, InputError, suggest
+from harness import plugins
+from harness.errors import ConfigError, HarnessError, InputError, suggest
 from harness.types import LARGEST
 
 SUITE_FOLDER = Path(__file__).parent / "suites"
@@ -194,18 +195,29 @@ def _by_name(name: str, known: Mapping[str, T], what: str) -> T:
 
 
 def list_suites() -> list[str]:
-    """The names of the packaged suites, sorted."""
-    return sorted(p.stem for p in SUITE_FOLDER.glob("*.yaml"))
+    """The names of the suites that are installed, sorted; of those whose file is not there, too."""
+    return plugins.names(plugins.SUITES)
+
+
+def unusable_suites() -> list[str]:
+    """One line for each suite that is installed and cannot be used."""
+    faults = []
+    for name in list_suites():
+        try:
+            load_suite(name)
+        except HarnessError as error:
+            faults.append(str(error))
+    return faults
 
 
 def load_suite(name_or_path: str | Path) -> Suite:
-    """Load a packaged suite by name, or a user's by the path of its YAML file.
+    """Load an installed suite by name, or a user's by the path of its YAML file.
 
     Raises `ConfigError` for an unknown name or a malformed declaration, `InputError` for an unreadable file.
     """
     text = str(name_or_path)
     if text in list_suites():
-        path = SUITE_FOLDER / f"{text}.yaml"
+        path = plugins.resource(plugins.find(plugins.SUITES, text))
     elif text.endswith((".yaml", ".yml")):
         path = Path(text)
     else:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,13 +23,19 @@ SIGNALS, DRIVERS, METHODS, SUITES = (f"harness.{kind}" for kind in ("signals", "
 GROUPS = (SIGNALS, DRIVERS, METHODS, SUITES)
 """The entry-point groups that are read."""
 
+CLASSES = (SIGNALS,)
+"""Those whose entries are classes with settings; methods and suites are files."""
+
 OWN = "harness"
 """The name of this project's own distribution."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One registration: its group and name, what it points at (`module:attribute`), and the package that brings it."""
+    """One registration: its group and name, what it points at, and the package that brings it.
+
+    It points at `module:attribute`, or, for methods and suites, at `package:FILE`.
+    """
 
     group: str
     name: str
@@ -77,10 +84,41 @@ def load(entry: Entry) -> Any:
     try:
         return EntryPoint(entry.name, entry.value, entry.group).load()
     except (Exception, SystemExit) as error:
-        said = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
-        raise ConfigError(
-            f"{entry.kind} '{entry.name}' ({entry.source}) cannot be imported: {said}; repair or uninstall the package"
-        ) from error
+        raise _broken(entry, error) from error
+
+
+def _broken(entry: Entry, error: BaseException) -> ConfigError:
+    said = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
+    return ConfigError(
+        f"{entry.kind} '{entry.name}' ({entry.source}) cannot be imported: {said}; repair or uninstall the package"
+    )
+
+
+def foreign() -> list[Entry]:
+    """The registrations of other packages."""
+    known = _entries()
+    every = [entry for group in GROUPS for same in known[group].values() for entry in same]
+    return [entry for entry in every if entry.package.split()[0] != OWN]
+
+
+def resource(entry: Entry) -> Path:
+    """The file of an entry that names one: `package:FILE`, a file in the package's folder.
+
+    Nothing of the package but its parents is imported. Raises `ConfigError` where there is no such file.
+    """
+    package, _, name = entry.value.partition(":")
+    try:
+        spec = find_spec(package)
+    except (Exception, SystemExit) as error:
+        raise _broken(entry, error) from error
+    folders = [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
+    for folder in folders:
+        if name and (folder / name).is_file():
+            return folder / name
+    raise ConfigError(
+        f"{entry.kind} '{entry.name}' ({entry.source}) is no file: its entry must name a package and a YAML file in "
+        f"it, such as {package}:{entry.name}.yaml; repair or uninstall the package"
+    )
 
 
 def refresh() -> None:
@@ -97,10 +135,7 @@ def _entries() -> Mapping[str, Mapping[str, tuple[Entry, ...]]]:
     others = [e for e in registered if not (own and e.dist and e.dist.name == OWN)]
     foreign = [Entry(e.group, e.name, e.value, f"{e.dist.name} {e.dist.version}" if e.dist else "?") for e in others]
     for entry in [*own, *sorted(foreign, key=lambda e: (e.package.split()[0] != OWN, e.package, e.name))]:
-        same = found[entry.group].setdefault(entry.name, [])
-        # A package that lies on the path twice is one package.
-        if entry not in same:
-            same.append(entry)
+        found[entry.group].setdefault(entry.name, []).append(entry)
     return MappingProxyType({g: {name: tuple(same) for name, same in known.items()} for g, known in found.items()})
 
 

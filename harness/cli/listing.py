@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 
 from harness.cli.command import Command, Parser, table
+from harness.errors import HarnessError
 from harness.screen import emit, emit_json
 
 
 def _methods(_: argparse.Namespace) -> int:
-    from harness.runtime.registry import methods
+    from harness.runtime.registry import methods, unusable_methods
 
     rows = [(m.name, m.driver, m.signal, ", ".join(m.presets) or "-", m.summary) for m in methods().values()]
     emit(table(("method", "driver", "signal", "presets", "what it does"), rows))
     emit("\nA method is a driver and a signal with defaults: any --driver and --signal can be combined.")
+    _say_unusable(unusable_methods())
     return 0
 
 
@@ -36,8 +38,7 @@ def _signals(_: argparse.Namespace) -> int:
         reads = "yes" if signal.reads_validation else "no"
         rows.append((signal.name, signal.direction, reads, cost_class(signal.uses(signal.Settings())), signal.summary))
     emit(table(("signal", "better", "reads validation", "cost", "what it says of an item"), rows))
-    for fault in faults:
-        emit(f"\nnot usable: {fault}")
+    _say_unusable(faults)
     return 0
 
 
@@ -73,13 +74,26 @@ def _suites(_: argparse.Namespace) -> int:
     from evals.suite import list_suites, load_suite
 
     rows: list[tuple[str, str, str]] = []
-    for suite in map(load_suite, list_suites()):
+    faults = []
+    for name in list_suites():
+        try:
+            suite = load_suite(name)
+        except HarnessError as error:
+            faults.append(str(error))
+            continue
         rows.append((suite.name, "", suite.description))
         rows.append(("", "benchmarks", ", ".join(b.id for b in suite.benchmarks)))
         rows.append(("", "validation sets", ", ".join(v.name for v in suite.validation) or "none"))
     emit(table(("suite", "", "what it tests"), rows))
     emit("\nA suite of your own is a YAML file beside its JSONL files: --suite path/to/suite.yaml")
+    _say_unusable(faults)
     return 0
+
+
+def _say_unusable(faults: list[str]) -> None:
+    """What is installed and cannot be used, a line each."""
+    for fault in faults:
+        emit(f"\nnot usable: {fault}")
 
 
 def _json(parser: Parser) -> None:

@@ -19,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness import plugins
 from harness.errors import InputError, PrerequisiteError
 from harness.estimate import gigabytes
 from harness.models import packaged
@@ -55,6 +56,7 @@ def examine(
     With `config` the servers that it names are asked, with `ask_hub` the hub; `numerics` imports torch and computes.
     """
     findings = [*_packages(), *checks.conflicts(), *_own_packages()]
+    findings += _plugins()
     findings += [*_devices(), *_places(Path(runs)), *_lab(), *_packaged(), *_data()]
     findings += checks.servers(config) if config else []
     findings += checks.hub() if ask_hub else []
@@ -110,6 +112,19 @@ def _own_packages() -> list[Finding]:
             wrong.append(f"{name} is {places[0] if places else 'not found'}")
     fix = f"expected under {home}: start from another folder, or remove the package that shadows it" if wrong else ""
     return [Finding("packages", "own packages", "; ".join(wrong) or f"{', '.join(OWN_PACKAGES)} in {home}", fix)]
+
+
+def _plugins() -> list[Finding]:
+    """What other packages bring, and whatever is registered and cannot be used."""
+    from evals.suite import unusable_suites
+    from harness.choice import plugin_classes
+    from harness.runtime.registry import unusable_methods
+
+    faults = [fault for group in plugins.CLASSES for fault in plugin_classes(group)[1]]
+    faults += [*unusable_methods(), *unusable_suites()]
+    brought = [f"{entry.kind} {entry.name} ({entry.package})" for entry in plugins.foreign()]
+    found = [Finding("plug-ins", "of other packages", ", ".join(brought) or "none")]
+    return found + [Finding("plug-ins", "not usable", "a plug-in", fault) for fault in faults]
 
 
 def _devices() -> list[Finding]:

@@ -12,7 +12,7 @@ from harness.errors import ConfigError
 from harness.models.packaged import is_gguf, model_id
 from harness.runtime.contexts import NAME as CONTEXT
 from harness.runtime.contexts import context_limits
-from harness.runtime.registry import drivers, find, methods, preset_settings
+from harness.runtime.registry import drivers, find, find_method, preset_settings
 from harness.runtime.targets import find_target
 from harness.synthesis.tables import is_pattern
 from methods.signals.catalogue import signal_class
@@ -55,7 +55,7 @@ def resolve_run(
     target = find_target(target).name if target else None
     names = {"method": method, "preset": preset, "target": target, "scale": scale}
     _check_names(file, names)
-    info = find("method", _first(method, file.values.get("method"), "a method: --method NAME"), methods())
+    info = find_method(_first(method, file.values.get("method"), "a method: --method NAME"))
     aim = find_target(_first(target, file.values.get("target"), "a target: --target NAME"))
     chosen = preset or file.values.get("preset") or info.preset
     size = scale or file.values.get("scale") or aim.default_scale

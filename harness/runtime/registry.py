@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import ConfigError, suggest
+from harness import plugins
+from harness.errors import ConfigError, HarnessError, suggest
 from methods.drivers.catalogue import DRIVERS, DriverInfo
 
-_METHODS = Path(__file__).parents[2] / "methods"
 _TARGETS = Path(__file__).parents[1] / "targets"
 
 
@@ -51,21 +51,44 @@ class TargetInfo:
 
 
 def methods() -> dict[str, MethodInfo]:
-    """All methods: a folder of `methods/` with a `method.yaml`."""
-    found = {}
-    for path in sorted(_METHODS.glob("*/method.yaml")):
-        value = _read(path)
-        presets = tuple(sorted(p.stem for p in path.parent.glob("presets/*.yaml")))
-        found[path.parent.name] = MethodInfo(
-            path.parent.name,
-            value["summary"],
-            value["driver"],
-            value["signal"],
-            value["preset"],
-            presets,
-            path.parent,
-            value["settings"],
-        )
+    """All methods by name, without those whose declaration cannot be used."""
+    return {name: info for name, info in _methods().items() if isinstance(info, MethodInfo)}
+
+
+def unusable_methods() -> list[str]:
+    """One line for each method that is installed and cannot be used."""
+    return [str(fault) for fault in _methods().values() if isinstance(fault, HarnessError)]
+
+
+def find_method(name: str) -> MethodInfo:
+    """The method called `name`. Raises `ConfigError` with the nearest name, or with what is wrong with it."""
+    entry = plugins.find(plugins.METHODS, name)
+    path = plugins.resource(entry)
+    value = _read(path)
+    known = {"summary": str, "driver": str, "signal": str, "settings": dict}
+    for key, kind in known.items():
+        if not isinstance(value, dict) or not isinstance(value.get(key), kind):
+            raise ConfigError(f"method '{name}' ({entry.source}) must set '{key}' in {path}; repair the package")
+    presets = tuple(sorted(p.stem for p in path.parent.glob("presets/*.yaml")))
+    return MethodInfo(
+        name=name,
+        summary=value["summary"],
+        driver=value["driver"],
+        signal=value["signal"],
+        preset=value.get("preset"),
+        presets=presets,
+        folder=path.parent,
+        settings=value["settings"],
+    )
+
+
+def _methods() -> dict[str, MethodInfo | HarnessError]:
+    found: dict[str, MethodInfo | HarnessError] = {}
+    for name in plugins.names(plugins.METHODS):
+        try:
+            found[name] = find_method(name)
+        except HarnessError as error:
+            found[name] = error
     return found
 
 
