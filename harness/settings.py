@@ -157,9 +157,10 @@ class _Merged:
         values = dict(flatten(layer.values))
         for place, kind in choices().items():
             self._choose(place, kind, values, layer.name)
+        _refuse_moved(values, layer.name)
         for key, value in values.items():
             if key not in self._known and not any(key.startswith(f"{place}.") for place in choices()):
-                raise ConfigError(_unknown(key, layer.name, self._known))
+                raise ConfigError(f"unknown setting '{key}' ({layer.name}){suggest(key, self._known)}")
             if _holds_halves(value):
                 raise ConfigError(
                     f"setting '{key}' ({layer.name}) holds half a character (a lone surrogate, or a byte that is not "
@@ -228,16 +229,28 @@ def _settle(tree: dict[str, Any], place: str, kind: type[Choice], merged: _Merge
     node[leaf] = kind(name=name, settings=checked)
 
 
-def _unknown(key: str, layer: str, known: set[str]) -> str:
-    """What is said of a key that there is not: where its plug-in's settings are now, or the nearest key."""
-    first, _, rest = key.partition(".")
+def _refuse_moved(values: Mapping[str, Any], layer: str) -> None:
+    """Refuse sections that are called as a plug-in is: its settings stand with the choice of it now.
+
+    Files of a run that an earlier version wrote have them for every plug-in, in use or not.
+    """
+    known = set(RunConfig.model_fields)
+    moved: dict[str, str] = {}
     for place, kind in choices().items():
-        if rest and "." not in place and first in plugins.names(kind.group):
-            return (
-                f"setting '{key}' ({layer}) is '{place}.{rest}' now, beside {place} '{first}'; settings of a {place} "
-                "that is not in use have no place any more"
-            )
-    return f"unknown setting '{key}' ({layer}){suggest(key, known)}"
+        names = set(plugins.names(kind.group)) - known if "." not in place else ()
+        moved |= {key: place for key in values if "." in key and key.partition(".")[0] in names}
+    if not moved:
+        return
+    key, place = next(iter(moved.items()))
+    first, _, rest = key.partition(".")
+    sections = list(dict.fromkeys(key.partition(".")[0] for key in moved))
+    if len(sections) == 1:
+        raise ConfigError(f"setting '{key}' ({layer}) is '{place}.{rest}' now, beside {place} '{first}'")
+    raise ConfigError(
+        f"the {layer} is of an earlier version: settings of a {place} stand with the one in use now, as in "
+        f"'{place}: {{name: {first}, {rest}: ...}}'; write those of the {place} in use so, delete the sections "
+        f"{', '.join(sections)}, and start a new run from it, which takes over what is stored of equal stages"
+    )
 
 
 def _holds_halves(value: Any) -> bool:

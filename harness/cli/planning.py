@@ -49,7 +49,7 @@ def _doctor(args: argparse.Namespace) -> int:
 def _doctor_target(args: argparse.Namespace) -> int:
     """The training check of a target and, with --signal, the signal's self-check on it, with the method's adapter."""
     if not args.target:
-        raise ConfigError("a signal is checked on a target; give both, such as --signal influence --target nano")
+        raise ConfigError("a signal is checked on a target; give both, as in --signal NAME --target nano")
     for flag in ("config", "hub", "numerics", "runs"):
         if getattr(args, flag):
             raise ConfigError(f"--{flag} looks at the machine, and --target at a target alone; leave one out")

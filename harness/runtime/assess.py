@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.choice import stored_name
 from harness.errors import ConfigError, InputError, suggest
+from harness.lab.arms import read_arms
 from harness.models.endpoint.calls import CallLog, MemoryLog
 from harness.runtime.assemble import assemble
 from harness.runtime.execute import execute
@@ -41,17 +43,14 @@ class AssessArm:
     sets: Mapping[str, Any] = field(default_factory=dict)
 
 
-_PAPER = {"signal.preset": "optimsyn-paper"}
-ARMS: Mapping[str, AssessArm] = {
-    "influence, optimsyn-paper": AssessArm("influence", _PAPER),
-    "influence, optimsyn-code": AssessArm("influence", {"signal.preset": "optimsyn-code"}),
-    "influence, less": AssessArm("influence", {"signal.preset": "less"}),
-    "influence, plain gradient": AssessArm("influence", {**_PAPER, "signal.update": "sgd"}),
-    "local influence, exact": AssessArm("local_influence", {"signal.form": "exact"}),
-    "local influence, first order": AssessArm("local_influence", {"signal.form": "first_order"}),
-    **{name: AssessArm(name) for name in ("random", "length", "loss", "val_bm25", "val_cosine", "oracle")},
-}
-"""The arms of an assessment, by the name that the tables show. `oracle` is the ceiling, and is never ranked."""
+def _arm(choice: Any) -> AssessArm:
+    """An arm as it is declared: a name, or a mapping of name and settings."""
+    own = choice if isinstance(choice, Mapping) else {}
+    return AssessArm(stored_name(choice), {f"signal.{key}": value for key, value in own.items() if key != "name"})
+
+
+ARMS: Mapping[str, AssessArm] = {name: _arm(choice) for name, choice in read_arms("assess").items()}
+"""The arms of an assessment, by the name that the tables show."""
 
 TILTS = (-1.5, -0.75, 0.75, 1.5)
 """Tilts of every arm's own subsets, beside the evenly drawn one."""
@@ -118,7 +117,7 @@ def assess(
 ) -> str:
     """Score and fine-tune in all worlds; returns the tables as Markdown, and with `out` writes them there too.
 
-    An arm is a name of `ARMS`, or a signal followed by settings (`influence signal.update=sgd`); None means all of
+    An arm is a name of `ARMS`, or a signal followed by settings (`SIGNAL signal.KEY=VALUE`); None means all of
     `ARMS`. `sets` holds for every arm, and its own settings win. Raises `ConfigError` for an unknown arm or setting,
     and for one that the other arguments decide.
     """

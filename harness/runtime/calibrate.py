@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import ConfigError, StageError, suggest
+from harness.lab.arms import read_arms
 from harness.record import RunRecord, read_record
 from harness.runtime.layers import resolve_run
 from harness.runtime.progress import Progress
@@ -37,13 +38,8 @@ class CalibrationArm:
 
 
 ARMS: Mapping[str, CalibrationArm] = {
-    "static": CalibrationArm("static", None),
-    "grpo_rubric × oracle": CalibrationArm("grpo_rubric", "oracle", "above"),
-    "grpo_rubric × anti_oracle": CalibrationArm("grpo_rubric", "anti_oracle", "below"),
-    "grpo_rubric × random": CalibrationArm("grpo_rubric", "random", "equal"),
-    "grpo_rubric × constant": CalibrationArm("grpo_rubric", "constant", "equal"),
-    "grpo_rubric × influence": CalibrationArm("grpo_rubric", "influence"),
-    "best_of_n × influence": CalibrationArm("best_of_n", "influence"),
+    name: CalibrationArm(arm["driver"], arm.get("signal"), arm.get("expected"))
+    for name, arm in read_arms("calibrate").items()
 }
 """The arms of a calibration, by the name that the table shows."""
 

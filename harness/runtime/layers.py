@@ -146,7 +146,11 @@ def _first(flag: str | None, value: Any, what: str) -> str:
 
 
 def _pairing(driver: str, signal: str) -> dict[str, str]:
-    return {"driver": driver, "signal": signal}
+    """The method's choices by name, beside which its settings may set more of them."""
+    from harness.settings import choices
+
+    names = {"driver": driver, "signal": signal}
+    return {f"{place}.name" if place in choices() else place: name for place, name in names.items()}
 
 
 def _target_layers(aim: Any, size: str, suite: str | None, source: Any) -> list[Layer]:
