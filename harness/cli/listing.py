@@ -29,10 +29,13 @@ def _drivers(_: argparse.Namespace) -> int:
     return 0
 
 
-def _signals(_: argparse.Namespace) -> int:
-    from methods.signals.catalogue import cost_class, signal_classes
+def _signals(args: argparse.Namespace) -> int:
+    from methods.signals.catalogue import cost_class, describe_signal, signal_classes
 
     usable, faults = signal_classes()
+    if args.json:
+        emit_json({"signals": [describe_signal(signal) for signal in usable], "not_usable": faults})
+        return 0
     rows = []
     for signal in usable:
         reads = "yes" if signal.reads_validation else "no"
@@ -107,7 +110,7 @@ def _nothing(_: Parser) -> None:
 COMMANDS = (
     Command("methods", "named pairings of a driver and a signal, with their presets", _nothing, _methods),
     Command("drivers", "what can be done about a signal", _nothing, _drivers),
-    Command("signals", "the signals, what each costs and whether it reads validation items", _nothing, _signals),
+    Command("signals", "the signals, what each costs and whether it reads validation items", _json, _signals),
     Command("targets", "tracks, and models by short name with licence and memory", _json, _targets),
     Command("suites", "the sets of benchmarks and their validation sets", _nothing, _suites),
 )

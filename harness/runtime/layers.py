@@ -236,7 +236,7 @@ def _check_pairing(layers: list[Layer], given: str | None) -> None:
     """
     from harness.settings import Layer, chosen_name
 
-    driver = find("driver", str(_value(layers, "driver")), drivers())
+    driver = find("driver", str(chosen_name(layers, "driver")), drivers())
     if not driver.uses_signal:
         if given not in (None, NONE):
             shown = given if "." in str(given) else f"--signal {given}"

@@ -1,6 +1,6 @@
 """What a signal is: a judgement of how good an item is for a target, declared and carried out by one class.
 
-An item is a sample or a seed; a signal whose unit is `set` returns a selection instead of a score per item. What a
+An item is a sample or a seed. What a
 signal declares is read before anything is loaded, so its module imports no library of models at its top.
 Reward shaping (scale, clipping, what an invalid sample gets) is not here: it belongs to the driver, since otherwise a
 comparison of signals would compare scalings.
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 from harness import plugins
 from harness.choice import Plugin
@@ -158,9 +158,9 @@ class Signal(Plugin, ABC, Generic[S]):
 
     Declared on the class, beside what every plug-in declares (`harness.choice.Plugin`): `direction` says which values
     are better, `range` bounds them where they are bounded, `items` which items can be scored. `unit` is `set` for a
-    signal that chooses a set instead of scoring items. `reads_validation`: it sees labelled validation items.
-    `student_aware`: it reads the target. `stateful`: a score depends on what was scored before. `lab_only`: it reads
-    the lab's truth, and is never ranked.
+    signal that would choose sets instead of scoring items, which no run can use yet. `reads_validation`: it sees
+    labelled validation items. `student_aware`: it reads the target. `stateful`: a score depends on what was scored
+    before. `lab_only`: it reads the lab's truth, and is never ranked.
     """
 
     group = plugins.SIGNALS
@@ -215,18 +215,3 @@ class Signal(Plugin, ABC, Generic[S]):
         if not found and (odd := cls.needs(cls.Settings()) - NEEDS.keys()):  # type: ignore[arg-type]
             found.append(f"needs '{min(odd)}' is none of {', '.join(NEEDS)}")
         return found
-
-
-class SetSignal(Protocol):
-    """A signal whose unit is the set: it returns the chosen items' ids, best first."""
-
-    name: str
-
-    def prepare(self, context: SignalContext, target: TargetState | None) -> Preparation:
-        """As `Signal.prepare`."""
-
-    def select(self, items: Sequence[Item], count: int, archive: Archive) -> list[str]:
-        """Ids of at most `count` items."""
-
-    def usage(self) -> list[Usage]:
-        """As `Signal.usage`."""

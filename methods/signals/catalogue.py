@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, Literal, cast
 
 from harness import plugins
@@ -32,11 +33,14 @@ def make_signal(choice: SignalChoice) -> Signal[Any]:
 def signal_needs(choice: SignalChoice) -> frozenset[str]:
     """What the chosen signal needs under its settings; nothing where none is chosen.
 
-    Raises `ConfigError` for a need that no run can meet.
+    Raises `ConfigError` for a need that no run can meet, and for a signal that chooses sets.
     """
     if not choice.chosen:
         return frozenset()
-    needs = signal_class(choice.name).needs(choice.settings)
+    signal = signal_class(choice.name)
+    if signal.unit == "set":
+        raise ConfigError(f"signal '{choice.name}' chooses sets, which no driver can use yet; take one that scores items")
+    needs = signal.needs(choice.settings)
     if missing := sorted(needs - PROVIDED):
         raise ConfigError(f"signal '{choice.name}' needs '{missing[0]}', which no run can give a signal yet")
     return needs
@@ -45,6 +49,29 @@ def signal_needs(choice: SignalChoice) -> frozenset[str]:
 def signal_uses(choice: SignalChoice) -> tuple[ModelUse, ...]:
     """The models that the chosen signal computes with; none where none is chosen."""
     return signal_class(choice.name).uses(choice.settings) if choice.chosen else ()
+
+
+def describe_signal(signal: type[Signal[Any]]) -> dict[str, Any]:
+    """What a signal declares, as plain values: what it needs and uses is that of its default settings."""
+    settings = signal.Settings()
+    return {
+        "name": signal.name,
+        "summary": signal.summary,
+        "direction": signal.direction,
+        "range": list(signal.range),
+        "unit": signal.unit,
+        "items": sorted(signal.items),
+        "reads_validation": signal.reads_validation,
+        "student_aware": signal.student_aware,
+        "stateful": signal.stateful,
+        "lab_only": signal.lab_only,
+        "version": signal.version,
+        "needs": sorted(signal.needs(settings)),
+        "uses": [asdict(use) for use in signal.uses(settings)],
+        "cost": cost_class(signal.uses(settings)),
+        "settings": settings.model_dump(mode="json"),
+        "presets": sorted(signal.presets),
+    }
 
 
 def sign(name: str) -> float:

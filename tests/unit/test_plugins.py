@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -106,6 +107,31 @@ def test_one_that_cannot_be_used_says_so_where_it_is_named(
     assert "control: uniform noise" in listed and "not usable: signal 'sound'" in listed
     (problem,) = (f for f in examine().findings if f.section == "plug-ins" and f.problem)
     assert said in problem.problem and "\n" not in problem.problem
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [
+        ("unit = 'set'", "signal 'sound' chooses sets, which no driver can use yet"),
+        ("needs = classmethod(lambda cls, settings: frozenset({'judge'}))", "needs 'judge', which no run can give"),
+    ],
+)
+def test_what_no_run_can_give_is_refused_before_it_begins(
+    install: Install, declared: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signal(install, "sound", "others_sound:Sound", GOOD.replace("name =", f"{declared}\n    name ="))
+    assert main(["run", "--method", "optimsyn", "--target", "nano", "--signal", "sound"]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_listings_for_programs_hold_all_that_is_declared(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["signals", "--json"]) == 0
+    found = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)["signals"]}
+    assert found["loss"]["needs"] == ["warm_target"] and found["loss"]["settings"] == {"checkpoint": "warm"}
+    exact = found["local_influence"]
+    assert (exact["cost"], exact["uses"][0]["validation"], exact["uses"][0]["dtype"]) == ("backward", 1, "float32")
+    assert {name for name, entry in found.items() if "seed" in entry["items"]} >= {"random", "val_bm25"}
 
 
 def test_a_name_that_is_taken_is_nobodys(install: Install) -> None:
