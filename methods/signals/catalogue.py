@@ -39,7 +39,7 @@ def signal_needs(choice: SignalChoice) -> frozenset[str]:
         return frozenset()
     signal = signal_class(choice.name)
     if signal.unit == "set":
-        raise ConfigError(f"signal '{choice.name}' chooses sets, which no driver can use yet; take one that scores items")
+        raise ConfigError(f"signal '{choice.name}' chooses sets, which no driver can use yet; take another")
     needs = signal.needs(choice.settings)
     if missing := sorted(needs - PROVIDED):
         raise ConfigError(f"signal '{choice.name}' needs '{missing[0]}', which no run can give a signal yet")
