@@ -174,7 +174,8 @@ def _fields(report: Report) -> list[str]:
     titles = {"prompt": "prompt", "answer": "answer", "": "not read"}
     rows = []
     for use in report.fields:
-        name = f"{escape(use.field)}{'' if use.known else ' <span class=soft>(a name that says no part)</span>'}"
+        unsure = "" if use.known else " <span class=soft>(its name says neither; read as a prompt)</span>"
+        name = f"{escape(use.field)}{unsure}"
         rows.append(f'<tr><td class="wrap">{name}</td><td>{titles[use.part]}</td>{_number(use.rows)}</tr>')
     return ["<h2>Fields of the training rows that hold text</h2>", _table(["field", "read as", "rows"], rows)]
 
@@ -215,10 +216,10 @@ def _common(report: Report) -> list[str]:
     ]
     return [
         "<h2>Common n-grams</h2>",
-        f'<p class="soft">{report.common_total:,} n-grams count for less than half, since they stand in many unrelated '
-        f"training texts ({report.common_limit:,} halve it) or in several test texts ({TEMPLATE} beside the first "
-        "halve it), unless within a longer shared run: from "
-        f"{report.settings['common_run']} tokens on it counts in full.</p>",
+        f'<p class="soft">An n-gram counts for half where it stands in {report.common_limit:,} unrelated training '
+        f"texts, or in {TEMPLATE} other test texts, and for less where there are more: {report.common_total:,} n-grams "
+        "count for less than half. Within a longer run that both sides share they count for more, in full from "
+        f"{report.settings['common_run']} tokens on.</p>",
         f"<details><summary>the most common {len(rows)}</summary>"
         f"{_table(['n-gram', 'training texts', 'unrelated texts'], rows)}</details>",
     ]
@@ -229,11 +230,11 @@ def _doubtful(report: Report, shown: Listed) -> list[str]:
         return []
     low = report.settings["ngram_threshold"]
     count = len(shown.doubtful)
-    some = f" {count:,} of {shown.doubted:,}, drawn evenly." if shown.doubted > count else ""
+    some = f" Shown: {count:,} of {shown.doubted:,}, drawn evenly." if shown.doubted > count else ""
     return [
         "<h2>Doubtful pairs</h2>",
-        f'<p class="soft">Removed for n-grams that cover {low:g} to {low + DOUBT:g} of an item, the weakest first: '
-        f"what a higher threshold would keep.{some}</p>",
+        f'<p class="soft">Rows that were removed since n-grams cover {low:g} to {low + DOUBT:g} of a test item, the '
+        f"weakest first. Some may share its wording by chance; a higher threshold would keep them.{some}</p>",
         *map(_pair, shown.doubtful),
     ]
 

@@ -14,6 +14,7 @@ import pytest
 from harness.errors import BudgetError
 from harness.runtime.events import read_events
 from harness.shards import read_records, read_rows
+from harness.stage import read_summary
 from harness.types import Reject, file_hash
 from support.lab_runs import Bench, Finished
 
@@ -173,6 +174,11 @@ def test_several_pairs_of_a_seed(bench: Bench, plain: Finished) -> None:
     made = Counter(s.seed_ids for s in run.samples("regenerate"))
     # Two draws of each; that one of them is invalid here and there is up to the lab's models.
     assert {2} <= set(made.values()) <= {1, 2} and len(run.samples()) == run.config.budget
+    summary = read_summary(run.stage("regenerate"))
+    assert summary is not None and summary.rows_in == len(run.samples("regenerate")) + sum(summary.rejected.values())
+    # Shards hold both draws of a seed, and one pass over the seeds is enough.
+    assert summary.rows_in % 2 == 0 and len(made) <= summary.rows_in / 2
+    assert {s.rollout for s in run.samples("regenerate")} == {0, 1}
     assert "regenerate" not in run.reused()
     rollouts = {(s.seed_ids, s.rollout) for s in run.samples("regenerate")}
     assert len(rollouts) == len(run.samples("regenerate"))
