@@ -288,7 +288,9 @@ def _explain(error: ValidationError, origin: Mapping[str, str], prefix: str = ""
     key = next((k for n in range(len(path), 0, -1) if (k := ".".join(path[:n])) in origin), ".".join(path))
     where = f" ({origin[key]})" if key in origin else ""
     message = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] != "value_error":
+    if fault["type"] == "finite_number":
+        message = f"expected a finite number, got {_shown(fault['input'])}"
+    elif fault["type"] != "value_error":
         message = f"{_expected(key) or message}, got {_shown(fault['input'])}"
     more = error.error_count() - 1
     return f"setting '{key}'{where}: {message}" + (f" (and {more} more)" if more else "")
