@@ -6,9 +6,9 @@ no stage identity reads. How the tree is put together from layers is in `harness
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from harness import plugins
 from harness.choice import Choice
@@ -151,71 +151,17 @@ class WarmupConfig(Section):
         return self
 
 
+class DriverChoice(Choice):
+    """What is done about scores, and the settings of it (`harness drivers`)."""
+
+    group: ClassVar[str] = plugins.DRIVERS
+
+
 class SignalChoice(Choice):
     """Which signal says how good an item is, and its settings (`harness signals`); `none` where a driver needs none."""
 
     group: ClassVar[str] = plugins.SIGNALS
     optional: ClassVar[bool] = True
-
-
-class RewardConfig(Section):
-    """Shaping, which belongs to the driver: the scale of scores, and what an invalid sample gets."""
-
-    scope: Literal["batch", "group", "none"] = "batch"
-    invalid: Literal["penalty", "zero"] = "penalty"
-    penalty: float = Field(0.1, ge=0)
-
-
-class GrpoConfig(Section):
-    """GRPO of the policy. `mini_batch_prompts` splits a rollout batch into several optimizer steps.
-
-    `rollouts` is who samples: transformers in the trainer's process, a vLLM `server` that is given the LoRA adapter
-    anew for every batch, or TRL's own vLLM in the trainer's process (`colocate`, CUDA only). `max_logprob_gap` is the
-    largest mean difference between a token's log-probability where it was sampled and where it is trained on.
-
-    `kl_bias_correction` multiplies the KL term (k3) by the ratio of probabilities, whose gradient is then that of the
-    reverse KL divergence (TRL's default); without it the term is plain k3, as verl has it. `micro_batch` changes no
-    result beyond rounding.
-    """
-
-    prompts_per_step: int = Field(256, ge=1)
-    mini_batch_prompts: int | None = Field(None, ge=1)
-    group_size: int = Field(5, ge=2)
-    steps: int | None = Field(None, ge=1)
-    epochs: float = Field(1.0, gt=0)
-    learning_rate: float = Field(1e-6, gt=0)
-    schedule: Literal["linear", "constant"] = "constant"
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    temperature: float = Field(1.5, gt=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    max_tokens: int = Field(8192, ge=1)
-    kl_coefficient: float = Field(0.001, ge=0)
-    kl_bias_correction: bool = True
-    clip_epsilon: float = Field(0.2, gt=0)
-    entropy_coefficient: float = Field(0.0, ge=0)
-    loss: Literal["grpo", "dapo", "bnpo", "dr_grpo"] = "grpo"
-    advantage_scale: Literal["group", "batch", "none"] = "group"
-    generator: SamplingConfig = SamplingConfig(temperature=0.0, max_tokens=8192)
-    tune: Literal["full", "lora"] = "full"
-    lora_rank: int = Field(16, ge=1)
-    lora_alpha: int = Field(32, ge=1)
-    lora_modules: tuple[str, ...] = ("all-linear",)
-    rollouts: Literal["transformers", "server", "colocate"] = "transformers"
-    max_logprob_gap: float = Field(0.1, gt=0)
-    micro_batch: int = Field(8, ge=1)
-    reward: RewardConfig = RewardConfig()
-
-    @field_validator("lora_modules", mode="before")
-    @classmethod
-    def _one_or_more(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value or ()
-
-    @model_validator(mode="after")
-    def _sizes(self) -> GrpoConfig:
-        if self.mini_batch_prompts and self.prompts_per_step % self.mini_batch_prompts:
-            raise ValueError("prompts_per_step must be a multiple of mini_batch_prompts")
-        return self
 
 
 class SelectConfig(Section):
@@ -346,7 +292,7 @@ class RunConfig(Section):
 
     method: str
     """The method: a driver and a signal with their settings ('harness methods')."""
-    driver: str
+    driver: DriverChoice
     """What is done about the signal ('harness drivers')."""
     signal: SignalChoice
     """What says how good a pair is ('harness signals')."""
@@ -373,7 +319,6 @@ class RunConfig(Section):
     """Goes on with fewer pairs than the budget where the documents give no more."""
     writer_from: str | None = None
     """A finished run whose trained writer is started from."""
-    best_of: int = Field(4, ge=2)
     models: ModelsConfig
     """The models in their roles."""
     lab: LabConfig | None = None
@@ -386,7 +331,6 @@ class RunConfig(Section):
     """How pairs are made."""
     warmup: WarmupConfig = WarmupConfig()
     """LoRA warm-up of the target, for signals that read its gradients."""
-    grpo: GrpoConfig = GrpoConfig()
     select: SelectConfig | None = None
     """Selection among the pairs before fine-tuning; by default none."""
     sft: SftConfig = SftConfig()

@@ -23,8 +23,11 @@ SIGNALS, DRIVERS, METHODS, SUITES = (f"harness.{kind}" for kind in ("signals", "
 GROUPS = (SIGNALS, DRIVERS, METHODS, SUITES)
 """The entry-point groups that are read."""
 
-CLASSES = (SIGNALS,)
+CLASSES = (SIGNALS, DRIVERS)
 """Those whose entries are classes with settings; methods and suites are files."""
+
+_RENAMED = {(DRIVERS, "grpo_rubric"): "grpo"}
+"""What a name of an older version is called now."""
 
 OWN = "harness"
 """The name of this project's own distribution."""
@@ -71,6 +74,8 @@ def find(group: str, name: str) -> Entry:
     """
     known = _entries()[group]
     if name not in known:
+        if new := _RENAMED.get((group, name)):
+            raise ConfigError(f"{kind_of(group)} '{name}' is called '{new}' now")
         raise ConfigError(f"there is no {kind_of(group)} '{name}'{suggest(name, known)}")
     first, *others = known[name]
     if others:

@@ -2,7 +2,7 @@
 
 Layers are merged in the order method < preset < target (and its scale) < file < command line, each key remembering
 which layer set it, so that `plan` can name every resolved default. Unknown keys are refused with the nearest known one.
-Where a plug-in is chosen (`signal`), a later layer that names another one drops the settings of the former.
+Where a plug-in is chosen (`driver`, `signal`), a later layer that names another one drops the settings of the former.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     """`key=value` of `--set`; the value is read as YAML, with 1e-5 taken for the number that it is."""
     key, sep, value = text.partition("=")
     if not sep or not key.strip():
-        raise ConfigError(f"--set {text!r}: expected KEY=VALUE, for example --set grpo.learning_rate=1e-3")
+        raise ConfigError(f"--set {text!r}: expected KEY=VALUE, for example --set driver.learning_rate=1e-3")
     return key.strip(), parse_yaml(value, f"--set {text!r}: the value")
 
 
@@ -229,13 +229,17 @@ def _settle(tree: dict[str, Any], place: str, kind: type[Choice], merged: _Merge
     node[leaf] = kind(name=name, settings=checked)
 
 
+_MOVED = {"best_of": ("best_of_n", "n")}
+"""Settings of drivers that stood alone in earlier versions: the driver's name, and what the setting is called now."""
+
+
 def _refuse_moved(values: Mapping[str, Any], layer: str) -> None:
-    """Refuse sections that are called as a plug-in is: its settings stand with the choice of it now.
+    """Refuse sections that are called as a plug-in is, and `_MOVED`: such settings stand with the choice of it now.
 
     Files of a run that an earlier version wrote have them for every plug-in, in use or not.
     """
     known = set(RunConfig.model_fields)
-    moved: dict[str, str] = {}
+    moved = {key: "driver" for key in values if key in _MOVED}
     for place, kind in choices().items():
         names = set(plugins.names(kind.group)) - known if "." not in place else ()
         moved |= {key: place for key in values if "." in key and key.partition(".")[0] in names}
@@ -243,12 +247,14 @@ def _refuse_moved(values: Mapping[str, Any], layer: str) -> None:
         return
     key, place = next(iter(moved.items()))
     first, _, rest = key.partition(".")
+    first, rest = _MOVED.get(key, (first, rest))
     sections = list(dict.fromkeys(key.partition(".")[0] for key in moved))
     if len(sections) == 1:
         raise ConfigError(f"setting '{key}' ({layer}) is '{place}.{rest}' now, beside {place} '{first}'")
+    kinds = " or ".join(sorted(set(moved.values())))
     raise ConfigError(
-        f"the {layer} is of an earlier version: settings of a {place} stand with the one in use now, as in "
-        f"'{place}: {{name: {first}, {rest}: ...}}'; write those of the {place} in use so, delete the sections "
+        f"the {layer} is of an earlier version: settings of a {kinds} stand with the one in use now, as in "
+        f"'{place}: {{name: {first}, {rest}: ...}}'; write those of the {kinds} in use so, delete the sections "
         f"{', '.join(sections)}, and start a new run from it, which takes over what is stored of equal stages"
     )
 
@@ -315,27 +321,16 @@ def _shown(value: Any) -> str:
 
 def check_consistency(config: RunConfig) -> None:
     """Refuse combinations that cannot mean what they say."""
-    grpo = config.grpo
-    if grpo.reward.scope == "none" and grpo.advantage_scale == "none":
-        raise ConfigError(
-            "grpo.reward.scope and grpo.advantage_scale are both 'none': raw scores would reach the learner without a "
-            "scale; set one of them to 'batch' or 'group'"
-        )
     if config.match == "samples" and config.budget != int(config.budget):
         raise ConfigError(f"budget {config.budget} is not a whole number of samples; give one, or set --match")
     _check_services(config)
 
 
 def _check_services(config: RunConfig) -> None:
-    """Refuse servers in roles that need the weights here, rollouts without what they need, and unpriced dollars."""
-    models, grpo = config.models, config.grpo
+    """Refuse servers in roles that need the weights here, and unpriced dollars."""
+    models = config.models
     if models.target.served:
         raise ConfigError("models.target.backend must be transformers: the target is trained, its weights must be here")
-    if grpo.rollouts == "server" and (models.writer.backend != "vllm" or grpo.tune != "lora"):
-        raise ConfigError(
-            "grpo.rollouts=server needs models.writer.backend=vllm and grpo.tune=lora: the server is given the trained "
-            "adapter before every batch; full fine-tuning needs grpo.rollouts=transformers or colocate"
-        )
     if config.runtime.max_usd is not None:
         for role, model in (("writer", models.writer), ("generator", models.generator)):
             if (model.backend == "openai" or model.remote_host) and model.price is None:

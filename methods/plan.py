@@ -12,6 +12,7 @@ from evals.read import DataContext
 from evals.suite import Suite
 from harness.config import ModelConfig, RunConfig
 from harness.errors import ConfigError
+from harness.identity import identity
 from harness.models.open import model_identity
 from harness.models.prompts import (
     GENERATOR_KNOWN,
@@ -119,7 +120,7 @@ class Plan:
             "validity": s.validity.model_dump(mode="json", exclude_defaults=True),
             "generator": self.identity(self.config.models.generator),
             "lengths": [self.config.models.writer.max_length, self.config.models.generator.max_length],
-            **{name: getattr(s, name).model_dump(mode="json") for name in sampling},
+            **{name: identity(getattr(s, name)) for name in sampling},
         }
 
 

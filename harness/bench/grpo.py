@@ -32,6 +32,7 @@ from harness.synthesis.synthesize import Counter, Draft, Draw
 from harness.training.grpo import PolicyPrompt, batch_sizes, prompt_order, trl_arguments
 from harness.training.trainer import common_arguments
 from harness.types import Seed, chat, derive_seed
+from methods.drivers.grpo import GrpoSettings
 from methods.drivers.shaping import shape
 from methods.plan import Plan
 from methods.signals.base import Archive
@@ -118,15 +119,21 @@ def run_bench(
             if number:
                 counted.append(Turn(bare[0], own[0], bare[1], own[1]))
             progress("bench grpo", number + 1, turns + 1)
-        g = plan.config.grpo
+        g = _settings(plan)
     return GrpoBench(tuple(counted), signal, steps, steps * g.prompts_per_step * g.group_size)
 
 
 def _lay_out(signal: str, steps: int, folder: Path) -> tuple[Plan, Stage]:
-    sets = {"grpo.steps": steps, "runtime.runs": str(folder / "runs")}
-    config = resolve_run(method="optimsyn", target="nano", signal=signal, sets=sets).config
+    sets = {"driver.steps": steps, "runtime.runs": str(folder / "runs")}
+    config = resolve_run(driver="grpo", target="nano", signal=signal, sets=sets).config
     assembly = assemble(config)
     return assembly.plan, assembly.only("policy")
+
+
+def _settings(plan: Plan) -> GrpoSettings:
+    settings = plan.config.driver.settings
+    assert isinstance(settings, GrpoSettings)
+    return settings
 
 
 def _observer(folder: Path) -> RunObserver:
@@ -151,7 +158,7 @@ def _bare(stage: Stage, plan: Plan, folder: Path) -> Rewards:
     from transformers import AutoTokenizer, PrinterCallback
     from trl import GRPOTrainer
 
-    c, g = plan.config, plan.config.grpo
+    c, g = plan.config, _settings(plan)
     observer = _observer(folder / "bare")
     run = StageRun(stage, store_of(c.runtime.runs), observer)
     signal, _ = prepare_signal(run.inputs, plan, c.signal)

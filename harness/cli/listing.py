@@ -20,12 +20,17 @@ def _methods(_: argparse.Namespace) -> int:
 
 
 def _drivers(_: argparse.Namespace) -> int:
-    from harness.runtime.registry import drivers
+    from methods.drivers.catalogue import driver_classes
 
-    rows = [
-        (d.name, "yes" if d.uses_signal else "no", "yes" if d.trains else "no", d.summary) for d in drivers().values()
-    ]
-    emit(table(("driver", "uses a signal", "trains a model", "what it does"), rows))
+    usable, faults = driver_classes()
+    rows = []
+    for driver in usable:
+        training = driver.trains(driver.Settings())
+        uses = "yes" if driver.uses_signal else "no"
+        rows.append((driver.name, uses, training.role if training else "-", driver.summary))
+    emit(table(("driver", "uses a signal", "trains", "what it does"), rows))
+    for fault in faults:
+        emit(f"\nnot usable: {fault}")
     return 0
 
 

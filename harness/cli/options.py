@@ -96,8 +96,11 @@ def resolve_options(args: argparse.Namespace) -> Resolved:
     if args.config and args.config_option:
         raise ConfigError(f"two settings files are named, {args.config} and {args.config_option}; name one")
     config_file = args.config or args.config_option
-    if not args.method and not config_file:
-        raise ConfigError("name a method, for example --method optimsyn, or a settings file; see 'harness methods'")
+    if not args.method and not args.driver and not config_file:
+        raise ConfigError(
+            "name a method (--method, see 'harness methods'), a driver with a signal (--driver and --signal), or a "
+            "settings file"
+        )
 
     from harness.runtime.layers import resolve_run
     from harness.settings import parse_assignment

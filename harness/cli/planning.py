@@ -60,7 +60,9 @@ def _doctor_target(args: argparse.Namespace) -> int:
     from harness.settings import parse_assignment
 
     sets = dict(parse_assignment(text) for text in args.sets)
-    config = resolve_run(method="optimsyn", signal=args.signal, target=args.target, sets=sets).config
+    # Without a signal, the checks are those of the one that asks most of a target: its gradients under an adapter.
+    signal = args.signal or "influence"
+    config = resolve_run(driver="best_of_n", signal=signal, target=args.target, sets=sets).config
     signalled = check_signal(config) if args.signal else []
     checks = check_training(config)
     checks += [check for check in signalled if check.name not in {c.name for c in checks}]

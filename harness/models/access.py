@@ -25,6 +25,7 @@ from harness.models.vllm.pool import serve
 from harness.models.vllm.server import MODEL, VllmServer, Weights
 from harness.stage import StageRun
 from harness.texts import read_text
+from harness.training.policy import policy_training
 from harness.training.template import dateless, require_template
 from harness.types import file_hash, stable_hash
 
@@ -89,15 +90,23 @@ def key_of(model: ModelConfig, role: str) -> str | None:
     return key
 
 
-def connect(model: ModelConfig, role: str, access: Access, identity: str, weights: str | Path | None) -> Connection:
-    """A connection to the role's server; one that has no URL is started with `weights`."""
+def connect(
+    model: ModelConfig,
+    role: str,
+    access: Access,
+    identity: str,
+    weights: str | Path | None,
+    adapter: Path | None = None,
+) -> Connection:
+    """A connection to the role's server; one that has no URL is started with `weights`, with room for `adapter`."""
     runtime = access.config.runtime
     server = None
     if model.base_url is not None:
         base_url, key = model.base_url, key_of(model, role)
     else:
         assert weights is not None
-        server = serve(_weights(model, access.config, str(weights)), runtime.vllm, access.server_logs, access.notify)
+        served = _weights(model, access.config, str(weights), adapter)
+        server = serve(served, runtime.vllm, access.server_logs, access.notify)
         base_url, key = server.base_url, server.key
     found = Endpoint(
         base_url,
@@ -116,12 +125,13 @@ def connect(model: ModelConfig, role: str, access: Access, identity: str, weight
     return Connection(found, server)
 
 
-def _weights(model: ModelConfig, config: RunConfig, path: str) -> Weights:
-    """What to serve; with room for adapters where the run trains one for these weights."""
-    grpo, writer = config.grpo, config.models.writer
-    takes_adapters = writer.backend == "vllm" and grpo.tune == "lora" and (model.id == writer.id or model == writer)
+def _weights(model: ModelConfig, config: RunConfig, path: str, adapter: Path | None) -> Weights:
+    """What to serve; with room for `adapter`, and for those that the run trains for these weights."""
+    training, writer = policy_training(config.driver), config.models.writer
+    own = writer.backend == "vllm" and (model.id == writer.id or model == writer)
+    ranks = [training.lora.rank] if own and training is not None and training.lora is not None else []
+    rank = max([*ranks, *([_rank_of(adapter)] if adapter else [])], default=None)
     revision = None if Path(path).is_dir() else model.revision
-    rank = grpo.lora_rank if takes_adapters else None
     return Weights(path, model.dtype, revision, model.max_length, rank, dateless(_tokenizer(path, revision), path))
 
 
@@ -140,7 +150,7 @@ def served_backend(
     if trained and adapter is None and model.base_url:
         raise ConfigError(
             f"the policy in {trained} has no adapter, and the server at {model.base_url} can be given nothing else; "
-            "train with grpo.tune=lora, or leave base_url out"
+            "train with driver.tune=lora, or leave base_url out"
         )
     if trained:
         # The adapter names the weights that it was trained on.
@@ -148,7 +158,7 @@ def served_backend(
     own = model.base_url is None
 
     def open_endpoint() -> tuple[Endpoint, str]:
-        connection = connect(model, role, access, identity, weights)
+        connection = connect(model, role, access, identity, weights, adapter)
         name = connection.load_adapter(adapter) if adapter else MODEL if own else model.id
         return connection.endpoint, name
 
@@ -171,6 +181,10 @@ def served_backend(
 def _base_of(adapter: Path) -> str:
     config = json.loads(read_text(adapter / "adapter_config.json"))
     return str(config["base_model_name_or_path"])
+
+
+def _rank_of(adapter: Path) -> int:
+    return int(json.loads(read_text(adapter / "adapter_config.json"))["r"])
 
 
 def _flops(model_id: str, weights: str | Path | None) -> float:

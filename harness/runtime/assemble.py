@@ -14,7 +14,8 @@ from harness.errors import ConfigError, InputError
 from harness.record import Origin
 from harness.runtime.provenance import origins
 from harness.stage import Kind, Stage, ordered, read_summary, store_of
-from methods.drivers.catalogue import DRIVERS, make_driver
+from harness.training.policy import policy_training
+from methods.drivers.catalogue import driver_class, make_driver
 from methods.plan import Plan
 from methods.signals.catalogue import signal_class
 
@@ -43,7 +44,7 @@ class Assembly:
         """As `last`, for what every run has. Raises `ConfigError` where the driver lays out none."""
         stage = self.last(kind)
         if stage is None:
-            raise ConfigError(f"driver '{self.plan.config.driver}' lays out no stage that leaves: {kind}")
+            raise ConfigError(f"driver '{self.plan.config.driver.name}' lays out no stage that leaves: {kind}")
         return stage
 
     @property
@@ -54,7 +55,7 @@ class Assembly:
     @property
     def reads_itself(self) -> bool:
         """Whether the run's own feedback reads labelled validation items."""
-        used = [self.plan.config.signal] if DRIVERS[self.plan.config.driver].uses_signal else []
+        used = [self.plan.config.signal] if driver_class(self.plan.config.driver.name).uses_signal else []
         if self.plan.config.select and self.plan.config.select.signal:
             used.append(self.plan.config.select.signal)
         return any(signal_class(signal.name).reads_validation for signal in used if signal.chosen)
@@ -76,10 +77,12 @@ def assemble(config: RunConfig) -> Assembly:
     plan = Plan(config, suite, policy, tests)
     if config.suite != "lab" and config.lab is not None:
         raise ConfigError(f"lab settings are given, but the suite is '{config.suite}'; drop 'lab', or use --suite lab")
-    if DRIVERS[config.driver].trains and config.models.writer.backend == "openai":
+    training = policy_training(config.driver)
+    if training is not None and getattr(config.models, training.role).backend == "openai":
+        role = training.role
         raise ConfigError(
-            f"driver '{config.driver}' trains its writer, and the weights behind models.writer.base_url are not here; "
-            "set models.writer.backend to transformers or vllm, or take a driver that trains nothing ('harness "
+            f"driver '{config.driver.name}' trains its {role}, and the weights behind models.{role}.base_url are not "
+            f"here; set models.{role}.backend to transformers or vllm, or take a driver that trains nothing ('harness "
             "drivers')"
         )
     stages = tuple(ordered(make_driver(config.driver).stages(plan, config.signal)))

@@ -199,7 +199,7 @@ def _plan(world: int, arm: AssessArm, sets: Mapping[str, Any], sizes: AssessSize
     """The plan of a run in this world with this signal; world and seed go together, as in a calibration."""
     own = {"lab.world": world, "runtime.runs": runs, "synthesis.shard_size": 1024, **sets, **arm.sets}
     resolved = resolve_run(
-        method="optimsyn", target="nano", driver="best_of_n", signal=arm.signal, scale=sizes.scale, seed=world, sets=own
+        target="nano", driver="best_of_n", signal=arm.signal, scale=sizes.scale, seed=world, sets=own
     )
     return assemble(resolved.config).plan
 

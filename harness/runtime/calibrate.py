@@ -43,6 +43,9 @@ ARMS: Mapping[str, CalibrationArm] = {
 }
 """The arms of a calibration, by the name that the table shows."""
 
+ENTROPY = {"driver.entropy_coefficient": 0.001}
+"""What the committed calibration trained its writers with (the choice of preset `paper` of method `optimsyn`)."""
+
 
 def calibrate(
     worlds: Sequence[int],
@@ -126,16 +129,18 @@ def _find(name: str) -> CalibrationArm:
 
 def _run(arm: CalibrationArm, world: int, scale: str, runs: str) -> RunRecord:
     """One run in a process of its own, unless it is finished already."""
-    sets = {"lab.world": world, "runtime.runs": runs}
+    own = {**ENTROPY} if arm.driver == "grpo" else {}
+    sets = {"lab.world": world, "runtime.runs": runs, **own}
     resolved = resolve_run(
-        method="optimsyn", target="nano", driver=arm.driver, signal=arm.signal, scale=scale, seed=world, sets=sets
+        target="nano", driver=arm.driver, signal=arm.signal, scale=scale, seed=world, sets=sets
     )
     folder = Path(runs) / run_name(resolved.config)
     if not (folder / "record.json").exists():
-        command = [sys.executable, "-m", "harness", "run", "--method", "optimsyn", "--target", "nano"]
-        command += ["--driver", arm.driver, "--scale", scale, "--seed", str(world), "--runs", runs, "--quiet"]
+        command = [sys.executable, "-m", "harness", "run", "--driver", arm.driver, "--target", "nano"]
+        command += ["--scale", scale, "--seed", str(world), "--runs", runs, "--quiet"]
         command += ["--signal", arm.signal] if arm.signal else []
-        command += ["--set", f"lab.world={world}"]
+        for key, value in {"lab.world": world, **own}.items():
+            command += ["--set", f"{key}={value}"]
         finished = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
         if finished.returncode:
             last = (finished.stderr.strip() or "no message").splitlines()[-1]

@@ -33,6 +33,7 @@ from harness.runtime.findings import Finding, Problem, Report
 from harness.runtime.needs import GPU_FROM, loads
 from harness.runtime.role_models import embedder_model, role_models, trains_writer
 from harness.runtime.weights import missing_weights, unreadable_weights
+from harness.training.policy import policy_training
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -368,14 +369,16 @@ def _missing_memory(models: Sequence[RoleModel], needed: Sequence[Load]) -> list
 
 
 def _missing_disk(config: RunConfig, models: Sequence[RoleModel]) -> list[Problem]:
-    """Two checkpoints of the trained writer with Adam's moments, and the fine-tuned target with its checkpoints.
+    """Two checkpoints of the trained policy with Adam's moments, and the fine-tuned target with its checkpoints.
 
     All in float32: 12 bytes a parameter in a checkpoint, 4 in what is left. An adapter's policy is merged.
     """
-    target, writer, _ = models
+    target = models[0]
     need = 50_000_000 + (28 * target.shape.parameters if target.shape and config.sft.tune == "full" else 0)
-    if trains_writer(config) and writer.shape:
-        need += (28 if config.grpo.tune == "full" else 4) * writer.shape.parameters
+    training = policy_training(config.driver)
+    model = next((m for m in models if training is not None and m.role == training.role), None)
+    if training is not None and model is not None and model.shape:
+        need += (28 if training.lora is None else 4) * model.shape.parameters
     runs = Path(config.runtime.runs)
     free = machine.disk_free(runs)
     problems = []

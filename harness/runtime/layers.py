@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness import plugins
 from harness.choice import NONE
 from harness.errors import ConfigError
 from harness.models.packaged import is_gguf, model_id
 from harness.runtime.contexts import NAME as CONTEXT
 from harness.runtime.contexts import context_limits
-from harness.runtime.registry import drivers, find, find_method, preset_settings
+from harness.runtime.registry import MethodInfo, find, find_method, preset_settings
 from harness.runtime.targets import find_target
 from harness.synthesis.tables import is_pattern
+from methods.drivers.catalogue import driver_class
 from methods.signals.catalogue import signal_class
 
 if TYPE_CHECKING:
@@ -55,19 +57,22 @@ def resolve_run(
     target = find_target(target).name if target else None
     names = {"method": method, "preset": preset, "target": target, "scale": scale}
     _check_names(file, names)
-    info = find_method(_first(method, file.values.get("method"), "a method: --method NAME"))
+    chosen_driver = chosen_name([file, Layer("", {"driver": driver} if driver else {}), Layer("", sets)], "driver")
+    info = _method(method or file.values.get("method"), chosen_driver)
+    chosen_driver = chosen_driver or info.driver
     aim = find_target(_first(target, file.values.get("target"), "a target: --target NAME"))
     chosen = preset or file.values.get("preset") or info.preset
     size = scale or file.values.get("scale") or aim.default_scale
-    layers = [
-        Layer(f"method {info.name}", {"method": info.name, **_pairing(info.driver, info.signal), **info.settings})
-    ]
+    own = {"name": info.driver, **info.settings.get("driver", {})}
+    pairing = {"method": info.name, "signal": info.signal, **info.settings, "driver": own}
+    layers = [Layer(f"method {info.name}" if info.folder else "driver", pairing)]
     if chosen:
         layers.append(Layer(f"preset {chosen}", {"preset": chosen, **preset_settings(info, chosen)}))
     documents = seeds_source(seeds) if seeds else None
     source = documents or sets.get("seeds.source") or _value([file], "seeds.source")
     tested = suite or file.values.get("suite")
-    layers += _of_own(_target_layers(aim, size, tested, source), source, other_suite=tested not in (None, aim.suite))
+    aims = _of_own(_target_layers(aim, size, tested, source), source, other_suite=tested not in (None, aim.suite))
+    layers += [_for_driver(layer, chosen_driver, info.driver) for layer in aims]
     if file.values:
         layers.append(file)
     line = {
@@ -138,19 +143,33 @@ def _check_names(file: Layer, flags: Mapping[str, str | None]) -> None:
             )
 
 
+def _method(name: Any, driver: str | None) -> MethodInfo:
+    """The method that is named, or a driver's pairing on neutral defaults, which is called by the driver."""
+    known = plugins.names(plugins.METHODS)
+    if driver is not None and (name is None or (name == driver and name not in known)):
+        return MethodInfo(driver, "", driver, NONE, None, (), None, {})
+    if name and name not in known and name in plugins.names(plugins.DRIVERS):
+        raise ConfigError(f"there is no method '{name}', but a driver: --driver {name}")
+    return find_method(_first(None, name, "a method or a driver: --method NAME, or --driver NAME"))
+
+
+def _for_driver(layer: Layer, driver: str, methods_own: str) -> Layer:
+    """A target's layer with what it says of the driver in use, and nothing of others (its section `drivers`)."""
+    from harness.settings import Layer
+
+    values = dict(layer.values)
+    own = dict(values.pop("drivers", {}).get(driver, {}))
+    if own and driver != methods_own:
+        # Named here, so that the settings of the method's own driver go and these stay.
+        own = {"name": driver, **own}
+    return Layer(layer.name, {**values, **({"driver": own} if own else {})})
+
+
 def _first(flag: str | None, value: Any, what: str) -> str:
     name = flag or value
     if not name:
         raise ConfigError(f"a run needs {what} (see 'harness methods' and 'harness targets')")
     return str(name)
-
-
-def _pairing(driver: str, signal: str) -> dict[str, str]:
-    """The method's choices by name, beside which its settings may set more of them."""
-    from harness.settings import choices
-
-    names = {"driver": driver, "signal": signal}
-    return {f"{place}.name" if place in choices() else place: name for place, name in names.items()}
 
 
 def _target_layers(aim: Any, size: str, suite: str | None, source: Any) -> list[Layer]:
@@ -236,7 +255,7 @@ def _check_pairing(layers: list[Layer], given: str | None) -> None:
     """
     from harness.settings import Layer, chosen_name
 
-    driver = find("driver", str(chosen_name(layers, "driver")), drivers())
+    driver = driver_class(str(chosen_name(layers, "driver")))
     if not driver.uses_signal:
         if given not in (None, NONE):
             shown = given if "." in str(given) else f"--signal {given}"

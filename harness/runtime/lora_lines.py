@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from harness.models.role_model import RoleModel
-from harness.runtime.role_models import needs_of_signals, role_models, trains_writer
+from harness.runtime.role_models import needs_of_signals, role_models
 from harness.training.lora_modules import adapted, count_parameters, meta_model, plain_names
+from harness.training.policy import policy_training
 
 if TYPE_CHECKING:
     from harness.config import RunConfig
@@ -22,13 +23,14 @@ def lora_lines(config: RunConfig) -> list[tuple[str, str]]:
 
 
 def _adapters(config: RunConfig) -> Iterator[tuple[str, RoleModel, int, Sequence[str], str]]:
-    target, writer, _ = role_models(config)
+    target, writer, generator = role_models(config)
     warms = any("warm_target" in needs for needs in needs_of_signals(config))
-    w, g = config.warmup, config.grpo
+    w, training = config.warmup, policy_training(config.driver)
     if warms and not w.adapter:
         yield "warm-up", target, w.lora_rank, w.lora_modules, "warmup.lora_modules"
-    if trains_writer(config) and g.tune == "lora":
-        yield "GRPO", writer, g.lora_rank, g.lora_modules, "grpo.lora_modules"
+    if training is not None and training.lora is not None:
+        model = {"writer": writer, "generator": generator}[training.role]
+        yield training.label, model, training.lora.rank, training.lora.modules, "driver.lora_modules"
     if config.sft.tune == "lora":
         yield "fine-tuning", target, config.sft.lora_rank, w.lora_modules, "warmup.lora_modules"
 

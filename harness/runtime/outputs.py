@@ -91,7 +91,7 @@ def _record(
     return RunRecord(
         run=folder.name,
         method=c.method,
-        driver=c.driver,
+        driver=c.driver.name,
         signal=c.signal.name,
         target=c.target,
         suite=assembly.plan.tests.name,
@@ -227,8 +227,8 @@ def _card(
     lines = [
         f"# {record.run}",
         "",
-        f"{len(samples)} synthetic conversations made by `{c.method}` (driver `{c.driver}`, signal `{c.signal.name}`) "
-        f"for the target `{c.models.target.id}`.",
+        f"{len(samples)} synthetic conversations made by `{c.method}` (driver `{c.driver.name}`, signal "
+        f"`{c.signal.name}`) for the target `{c.models.target.id}`.",
         "",
         *[f"- Note: {line}" for line in copies(c.models)],
         f"- Writer: `{c.models.writer.id}`{' (trained in this run)' if assembly.last('policy') else ''}; generator: "

@@ -245,16 +245,18 @@ def _parameters(count: int) -> str:
 def read_reference(method: str, settings: Sequence[Setting]) -> tuple[tuple[Deviation, ...], tuple[str, ...]]:
     """Where the settings leave the paper or its released code, by the method's `reference.yaml`; and its notes.
 
-    What it says of the settings of the method's own signal says nothing of another signal's.
+    What it says of the settings of the method's own driver and signal says nothing of others'.
     """
     from harness.runtime.registry import methods
 
     content = _reference(method)
     by_key = {s.key: s for s in settings}
-    own = method in methods() and by_key["signal.name"].value == methods()[method].signal
+    chosen = {place: by_key[f"{place}.name"].value for place in ("driver", "signal")}
+    own = methods().get(method)
+    others = tuple(f"{place}." for place, name in chosen.items() if own and name != getattr(own, place))
     rows = []
     for entry in content.get("values", ()):
-        if entry["key"].startswith("signal.") and not own:
+        if entry["key"].startswith(others):
             continue
         setting = by_key[entry["key"]]
         paper, code = entry.get("paper"), entry.get("code")
@@ -269,7 +271,8 @@ def _reference(method: str) -> Mapping[str, Any]:
     from harness.runtime.registry import methods
     from harness.yaml_text import read_yaml
 
-    path = methods()[method].folder / "reference.yaml" if method in methods() else None
+    folder = methods()[method].folder if method in methods() else None
+    path = folder / "reference.yaml" if folder else None
     if path is None or not path.is_file():
         return {}
     content: Mapping[str, Any] = read_yaml(path, "the reference")

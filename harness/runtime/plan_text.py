@@ -34,7 +34,9 @@ def _head(plan: Plan) -> list[str]:
     c = plan.config
     preset = f", preset {c.preset}" if c.preset else ""
     scale = f", scale {c.scale}" if c.scale else ""
-    lines = [f"{c.method} = {c.driver} x {c.signal.name}{preset}; target {c.target}{scale}", ""]
+    # A pairing without a method is called by its driver.
+    method = f"{c.method} = " if c.method != c.driver.name else ""
+    lines = [f"{method}{c.driver.name} x {c.signal.name}{preset}; target {c.target}{scale}", ""]
     for name, value in plan.meaning:
         lines += textwrap.wrap(value, WIDTH, initial_indent=f"  {name:<12}", subsequent_indent=" " * 14)
     if plan.problems:

@@ -28,7 +28,6 @@ from harness.stage import WEIGHTS, Kind, Stage, store_of
 from harness.synthesis.tables import find_tables
 from harness.texts import read_text
 from harness.types import file_hash
-from methods.drivers.catalogue import DRIVERS
 from methods.signals.catalogue import signal_class
 from results.runs import MANIFEST, RECORD, Run, find_run, load_run, run_folders
 
@@ -88,9 +87,8 @@ def _own(run: str, settings: Mapping[str, Any], kind: Kind = "model") -> Origin:
     that another signal may have selected.
     """
     select, guide = settings.get("select") or {}, settings["guide"]["set"]
-    driver = DRIVERS.get(settings["driver"])
-    used = kind != "checkpoints" and driver is not None and driver.uses_signal
-    signal = stored_name(settings["signal"]) if used else NONE
+    # A run whose driver reads no scores stores that it has no signal.
+    signal = stored_name(settings["signal"]) if kind != "checkpoints" else NONE
     names = {signal, stored_name(select.get("signal")) or signal} if kind == "model" else {signal}
     read = _read_by(names - {NONE})
     suite, guided = str(settings["suite"]), tuple[str, ...]()

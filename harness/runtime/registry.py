@@ -13,14 +13,13 @@ from typing import Any
 
 from harness import plugins
 from harness.errors import ConfigError, HarnessError, suggest
-from methods.drivers.catalogue import DRIVERS, DriverInfo
 
 _TARGETS = Path(__file__).parents[1] / "targets"
 
 
 @dataclass(frozen=True, slots=True)
 class MethodInfo:
-    """A named pairing of driver and signal with its published defaults."""
+    """A named pairing of driver and signal with its published defaults; a nameless one has no folder."""
 
     name: str
     summary: str
@@ -28,7 +27,7 @@ class MethodInfo:
     signal: str
     preset: str | None
     presets: tuple[str, ...]
-    folder: Path
+    folder: Path | None
     settings: Mapping[str, Any]
 
 
@@ -111,11 +110,6 @@ def targets() -> dict[str, TargetInfo]:
     return found
 
 
-def drivers() -> dict[str, DriverInfo]:
-    """All drivers."""
-    return dict(DRIVERS)
-
-
 def find(kind: str, name: str, known: Mapping[str, Any]) -> Any:
     """`known[name]`, or a `ConfigError` with the nearest known name."""
     if name not in known:
@@ -125,7 +119,7 @@ def find(kind: str, name: str, known: Mapping[str, Any]) -> Any:
 
 def preset_settings(method: MethodInfo, name: str) -> Mapping[str, Any]:
     """The settings of a method's preset."""
-    if name not in method.presets:
+    if method.folder is None or name not in method.presets:
         raise ConfigError(f"method '{method.name}' has no preset '{name}'{suggest(name, method.presets)}")
     return _read(method.folder / "presets" / f"{name}.yaml")
 

@@ -17,6 +17,7 @@ from harness.models.known import known_shape
 from harness.models.packaged import entry_of, gguf_path, is_gguf
 from harness.models.role_model import RoleModel
 from harness.runtime import machine
+from harness.training.policy import policy_training
 
 if TYPE_CHECKING:
     from harness.config import ModelConfig, RunConfig, SignalChoice
@@ -118,16 +119,15 @@ def embedder_model(config: RunConfig) -> RoleModel | None:
 
 def trains_writer(config: RunConfig) -> bool:
     """Whether the run trains its writer."""
-    from methods.drivers.catalogue import DRIVERS
-
-    return DRIVERS[config.driver].trains
+    training = policy_training(config.driver)
+    return training is not None and training.role == "writer"
 
 
 def used_signals(config: RunConfig) -> list[SignalChoice]:
     """The signals that the run scores with."""
-    from methods.drivers.catalogue import DRIVERS
+    from methods.drivers.catalogue import driver_class
 
-    used = [config.signal] if DRIVERS[config.driver].uses_signal else []
+    used = [config.signal] if driver_class(config.driver.name).uses_signal else []
     if config.select:
         used.append(config.select.signal or config.signal)
     return [signal for at, signal in enumerate(used) if signal.chosen and signal not in used[:at]]

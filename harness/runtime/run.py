@@ -145,8 +145,8 @@ def run_name(config: RunConfig) -> str:
 
     So a setting that is added later, and leaves everything as it was where it is not set, renames no run.
     """
-    own = methods()[config.method].driver if config.method in methods() else config.driver
-    driver = "" if config.driver == own else f".{config.driver}"
+    own = methods()[config.method].driver if config.method in methods() else config.driver.name
+    driver = "" if config.driver.name == own else f".{config.driver.name}"
     signal = f"+{config.signal.name}" if config.signal.chosen else ""
     digest = stable_hash(naming_settings(config), length=8)
     return f"{config.method}{driver}{signal}@{short_name(config.target)}-{config.seed}-{digest}"

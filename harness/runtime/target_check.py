@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from harness.models.open import model_identity, model_path
 from harness.runtime.manifest import versions
-from harness.runtime.role_models import needs_of_signals, trains_writer, used_signals
+from harness.runtime.role_models import needs_of_signals, used_signals
 from harness.shards import write_json
 from harness.training.checks import Check, require, to_rows
+from harness.training.policy import policy_training
 from harness.training.recipe import LoraSettings
 from harness.training.target_check import VERSION, Asked, check_target
 from harness.types import stable_hash
@@ -50,13 +51,10 @@ def target_of(config: RunConfig) -> Asked:
     return Asked(tuple(layouts), adapter, "warmup.lora_modules", hooked and warms, sft_recipe(config))
 
 
-def writer_of(config: RunConfig) -> Asked | None:
-    """What GRPO does with the writer; nothing where it is not trained."""
-    if not trains_writer(config):
-        return None
-    g = config.grpo
-    adapter = LoraSettings(g.lora_rank, g.lora_alpha, 0.0, g.lora_modules) if g.tune == "lora" else None
-    return Asked((("left", "Use another writer: GRPO pads its prompts on the left"),), adapter, "grpo.lora_modules")
+def policy_of(config: RunConfig) -> tuple[str, Asked] | None:
+    """The role whose model the driver trains, and what it does with it; None where it trains none."""
+    training = policy_training(config.driver)
+    return None if training is None else (training.role, Asked(training.layouts, training.lora, "driver.lora_modules"))
 
 
 def check_models(config: RunConfig, world: int | None, store: Path) -> list[dict[str, Any]]:
@@ -85,8 +83,11 @@ def run_checks(config: RunConfig, model: ModelConfig, world: int | None, asked: 
 
 def _models(config: RunConfig) -> Iterator[tuple[str, ModelConfig, Asked]]:
     yield "target", config.models.target, target_of(config)
-    if (asked := writer_of(config)) is not None and config.models.writer.backend != "openai":
-        yield "writer", config.models.writer, asked
+    if (policy := policy_of(config)) is not None:
+        role, asked = policy
+        model: ModelConfig = getattr(config.models, role)
+        if model.backend != "openai":
+            yield role, model, asked
 
 
 def _key(config: RunConfig, model: ModelConfig, world: int | None, asked: Asked) -> str:

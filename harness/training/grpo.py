@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.config import GrpoConfig
 from harness.errors import ConfigError, InputError, PrerequisiteError
 from harness.models.access import ADAPTER
 from harness.stage import SCRATCH
 from harness.training.chat import prompt_ids
+from harness.training.grpo_config import GrpoConfig
 from harness.training.grpo_loss import WholeStep
 from harness.training.layouts import settle_left_padding
 from harness.training.lora_modules import meta_model

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.config import GrpoConfig
 from harness.errors import StageError
 from harness.training.chat import prompt_ids
+from harness.training.grpo_config import GrpoConfig
 from harness.types import Message, derive_seed
 
 COMPARED = 8

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Generic, TypeVar
 
+from harness import plugins
+from harness.choice import Plugin
 from harness.config import SignalChoice
+from harness.config_models import Section
 from harness.errors import ConfigError
 from harness.stage import Stage
+from harness.training.policy import PolicyTraining
 from methods.plan import Plan
 from methods.signals.catalogue import signal_needs
 from methods.stages.dataset import dataset
@@ -19,12 +24,34 @@ from methods.stages.synthesis import initial, regenerate
 from methods.stages.target import evaluate_stage, finetune_stage
 from methods.stages.warmup import given_warmup, warmup
 
+S = TypeVar("S", bound=Section)
 
-class Driver(Protocol):
-    """`stages` returns the run's last stages; what they need comes with them through their inputs."""
 
+class Driver(Plugin, ABC, Generic[S]):
+    """A driver: what it declares, and the stages it lays out. A subclass is the whole driver, settings included.
+
+    Declared on the class, beside what every plug-in declares (`harness.choice.Plugin`): `uses_signal`, whether it reads
+    scores. It is registered in the entry-point group `harness.drivers`.
+    """
+
+    group = plugins.DRIVERS
+
+    uses_signal: ClassVar[bool] = True
+
+    def __init__(self, settings: S) -> None:
+        self.settings = settings
+
+    @classmethod
+    def trains(cls, settings: S) -> PolicyTraining | None:
+        """Whose model it trains under these settings, and how; None where it trains none."""
+        return None
+
+    @abstractmethod
     def stages(self, plan: Plan, signal: SignalChoice) -> list[Stage]:
-        """The evaluation of the fine-tuned target, and of the target before it."""
+        """The run's last stages: the evaluation of the fine-tuned target, and of the target before it.
+
+        What they need comes with them through their inputs. Raises `ConfigError` for settings that do not fit the run.
+        """
 
 
 @dataclass(frozen=True, slots=True)

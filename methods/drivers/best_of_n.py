@@ -5,20 +5,34 @@ The control for every training driver: it spends the signal on choosing instead 
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from harness.config import SignalChoice
+from harness.config_models import Section
 from harness.errors import ConfigError
 from harness.stage import Stage
-from methods.drivers.base import common, finish
+from methods.drivers.base import Driver, common, finish
 from methods.plan import Plan
 from methods.stages.selection import Selection
 
 
-class BestOfN:
-    """Keep the best of `best_of` draws of each seed."""
+class BestOfNSettings(Section):
+    """How many pairs are drawn of each document, of which the best is kept."""
+
+    n: int = Field(4, ge=2)
+    """Pairs that are drawn of each document."""
+
+
+class BestOfN(Driver[BestOfNSettings]):
+    """Keep the best of `n` draws of each seed."""
+
+    name = "best_of_n"
+    summary = "rejection sampling: the best-scored of n pairs of each seed"
+    Settings = BestOfNSettings
 
     def stages(self, plan: Plan, signal: SignalChoice) -> list[Stage]:
-        """The shared tail with `best_of` draws a seed and a selection."""
+        """The shared tail with `n` draws a seed and a selection."""
         if plan.config.select:
             raise ConfigError("driver 'best_of_n' selects already; drop select, or use another driver")
-        selection = Selection(per_seed=plan.config.best_of, rule="best_of_seed", signal=signal)
+        selection = Selection(per_seed=self.settings.n, rule="best_of_seed", signal=signal)
         return finish(plan, common(plan, signal), None, selection)

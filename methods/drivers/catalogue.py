@@ -1,55 +1,26 @@
-"""The drivers that there are, by name."""
+"""The drivers that are installed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib import import_module
-from types import MappingProxyType
+from typing import Any, cast
 
-from harness.errors import ConfigError, suggest
+from harness import plugins
+from harness.choice import plugin_class, plugin_classes
+from harness.config import DriverChoice
 from methods.drivers.base import Driver
 
 
-@dataclass(frozen=True, slots=True)
-class DriverInfo:
-    """A driver's name, one line about it, whether it reads a signal and trains a model, and where its class is."""
-
-    name: str
-    summary: str
-    uses_signal: bool
-    trains: bool
-    path: str
+def driver_class(name: str) -> type[Driver[Any]]:
+    """The driver called `name`. Raises `ConfigError` where it is not there, or is not usable."""
+    return cast(type[Driver[Any]], plugin_class(plugins.DRIVERS, name))
 
 
-DRIVERS: Mapping[str, DriverInfo] = MappingProxyType(
-    {
-        "grpo_rubric": DriverInfo(
-            "grpo_rubric",
-            "train the rubric writer with GRPO on the score of the pair that its rubric leads to",
-            True,
-            True,
-            "methods.drivers.grpo_rubric:GrpoRubric",
-        ),
-        "best_of_n": DriverInfo(
-            "best_of_n",
-            "rejection sampling: the best-scored of n pairs of each seed",
-            True,
-            False,
-            "methods.drivers.best_of_n:BestOfN",
-        ),
-        "static": DriverInfo(
-            "static", "no feedback: pairs from the writer as it is", False, False, "methods.drivers.static:Static"
-        ),
-    }
-)
-"""All drivers by name."""
+def driver_classes() -> tuple[list[type[Driver[Any]]], list[str]]:
+    """All usable drivers by name, and one line for each that is installed and is not."""
+    usable, faults = plugin_classes(plugins.DRIVERS)
+    return [cast(type[Driver[Any]], found) for found in usable], faults
 
 
-def make_driver(name: str) -> Driver:
-    """The driver called `name`. Raises `ConfigError` with the nearest known name."""
-    if name not in DRIVERS:
-        raise ConfigError(f"there is no driver '{name}'{suggest(name, DRIVERS)}")
-    module, _, attribute = DRIVERS[name].path.partition(":")
-    driver: Driver = getattr(import_module(module), attribute)()
-    return driver
+def make_driver(choice: DriverChoice) -> Driver[Any]:
+    """The chosen driver under its settings."""
+    return driver_class(choice.name)(choice.settings)

@@ -9,8 +9,22 @@ learned among valid ones.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
-from harness.config import RewardConfig
+from pydantic import Field
+
+from harness.config_models import Section
+
+
+class RewardConfig(Section):
+    """Shaping, which belongs to the driver: the scale of scores, and what an invalid sample gets."""
+
+    scope: Literal["batch", "group", "none"] = "batch"
+    """Over which samples scores are brought to one scale, from 0 to 1: a step's, a group's, or none."""
+    invalid: Literal["penalty", "zero"] = "penalty"
+    """What an invalid sample gets: minus the penalty, or 0."""
+    penalty: float = Field(0.1, ge=0)
+    """What an invalid sample costs."""
 
 
 def shape(

@@ -16,6 +16,7 @@ from decontam.conversations import Checked, Conversation, Hit, check_conversatio
 from decontam.engines import open_backend
 from decontam.tokens import clean
 from evals.data import contamination_items
+from harness.identity import identity
 from harness.models.embedder import embedder_identity
 from harness.stage import StageRun
 from harness.synthesis.duplicates import drop_duplicates
@@ -80,7 +81,7 @@ def gate_settings(plan: Plan) -> dict[str, Any]:
     """The settings of the gate that change what passes; the engine changes nothing."""
     c = plan.config
     settings: dict[str, Any] = {
-        "decontam": c.decontam.model_dump(mode="json", exclude={"backend", "thresholds"}),
+        "decontam": identity(c.decontam, exclude={"backend", "thresholds"}),
         "suite": plan.suite_identity,
     }
     # The lab's texts are plain words and compared whole, which no version has done otherwise.

@@ -20,6 +20,7 @@ from harness.costs.estimator import Estimator
 from harness.costs.records import Before, Cost, Load
 from harness.costs.sizer import no_models
 from harness.errors import InputError
+from harness.identity import identity
 from harness.models.open import model_path
 from harness.shards import ShardOutput
 from harness.stage import Stage, StageRun
@@ -143,7 +144,7 @@ def realised_stage(plan: Plan, pool: Stage, ids: Sequence[str], exam: Exam) -> S
     c = plan.config
     settings: dict[str, Any] = {
         "target": plan.identity(c.models.target),
-        "sft": c.sft.model_dump(mode="json", exclude={"micro_batch"}),
+        "sft": identity(c.sft, exclude={"micro_batch"}),
         "seed": c.tuning_seed,
         "pairs": stable_hash(list(ids)),
         "exam": [exam.column, exam.identity],

@@ -10,6 +10,7 @@ from evals.overlap import split_without_overlaps
 from harness.costs.estimator import Estimator
 from harness.costs.records import Cost, Load
 from harness.costs.sizer import Sizer
+from harness.identity import identity
 from harness.models.embedder import embedder_identity
 from harness.shards import ShardOutput
 from harness.stage import Stage, StageRun
@@ -40,14 +41,14 @@ def sources(plan: Plan) -> Stage:
     """Seeds as main table; validation items as side table `validation`, and `capabilities` where a tree chose them."""
     c = plan.config
     check_guide(plan)
-    origin: Any = c.seeds.model_dump(mode="json")
+    origin: Any = identity(c.seeds)
     if c.seeds.source == "lab":
         origin = {"lab": plan.world, "n": c.lab.seeds if c.lab else 0}
     else:
         origin = {**origin, "source": fingerprint(c.seeds.sources)}
     settings: dict[str, Any] = {
         "seeds": origin,
-        "guide": c.guide.model_dump(mode="json"),
+        "guide": identity(c.guide),
         **gate_settings(plan),
         "seed": c.synthesis_seed,
     }

@@ -14,6 +14,7 @@ from harness.config import RunConfig
 from harness.costs.estimator import LAB_RATES, Estimator, times
 from harness.costs.records import Before, Cost, Load, Part
 from harness.costs.sizer import Sizer
+from harness.identity import identity
 from harness.models.open import model_path
 from harness.shards import ShardOutput
 from harness.stage import Stage, StageRun
@@ -99,7 +100,7 @@ def finetune_stage(plan: Plan, dataset: Stage) -> Stage:
     accelerate_settings(c.runtime.training)
     settings: dict[str, Any] = {
         "target": plan.identity(c.models.target),
-        "sft": c.sft.model_dump(mode="json", exclude={"micro_batch"}),
+        "sft": identity(c.sft, exclude={"micro_batch"}),
         "seed": c.tuning_seed,
     }
     if c.sft.tune == "lora":
@@ -172,7 +173,7 @@ def evaluate_stage(plan: Plan, tuned: Stage | None) -> Stage:
     c = plan.config
     settings = {
         "suite": plan.identity_of(plan.tests),
-        "eval": c.eval.model_dump(mode="json", exclude={"suite"}),
+        "eval": identity(c.eval, exclude={"suite"}),
         "target": None if tuned else plan.identity(c.models.target),
         "dtype": c.models.target.dtype,
     }

@@ -20,6 +20,7 @@ from harness.costs.estimator import SURVIVE, Estimator, times
 from harness.costs.records import Before, Cost, Load, Part
 from harness.costs.sizer import Sizer
 from harness.errors import StageError
+from harness.identity import identity
 from harness.models.open import model_path
 from harness.shards import ShardOutput, write_json
 from harness.stage import Stage, StageRun
@@ -44,7 +45,7 @@ def warmup(plan: Plan, initial: Stage) -> Stage:
     settings: dict[str, Any] = {
         "target": plan.identity(c.models.target),
         "max_length": c.models.target.max_length,
-        "warmup": {**w.model_dump(mode="json", exclude={"adapter"}), "lora_modules": modules},
+        "warmup": {**identity(w, exclude={"adapter"}), "lora_modules": modules},
         "seed": c.synthesis_seed,
     }
 

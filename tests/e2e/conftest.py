@@ -19,7 +19,7 @@ SETTINGS = (
 
 OPTIMSYN = (
     *("--method", "optimsyn", *SETTINGS, "--budget", "40"),
-    *("--set", "grpo.steps=8", "--set", "grpo.prompts_per_step=8", "--set", "grpo.group_size=4"),
+    *("--set", "driver.steps=8", "--set", "driver.prompts_per_step=8", "--set", "driver.group_size=4"),
     *("--set", "sft.batch_size=16", "--set", "sft.epochs=15"),
 )
 """48 prompts are six rollout batches, so that eight reach into a second pass. Three fine-tuning steps an epoch are 45

@@ -30,7 +30,7 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def pair(lab: None, optimsyn: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """`grpo_rubric` and `best_of_n` with one signal: sources, initial, warm-up and the base's evaluation are shared."""
+    """`grpo` and `best_of_n` with one signal: sources, initial, warm-up and the base's evaluation are shared."""
     base = tmp_path_factory.mktemp("pair")
     runs = base / "runs"
     arguments = ["run", *optimsyn, "--runs", str(runs), "--quiet"]
@@ -43,11 +43,11 @@ def pair(lab: None, optimsyn: tuple[str, ...], tmp_path_factory: pytest.TempPath
                 return folder
         return None
 
-    trained.until(lambda: seen("grpo_rubric", "stage_started", "initial") is not None)
+    trained.until(lambda: seen("grpo", "stage_started", "initial") is not None)
     # A stopped process keeps its locks, so what the others do meanwhile does not hang on who is quicker.
     trained.process.send_signal(signal.SIGSTOP)
     try:
-        mine = seen("grpo_rubric", "stage_started", "initial")
+        mine = seen("grpo", "stage_started", "initial")
         assert mine is not None
         chosen = Harness([*arguments, "--driver", "best_of_n"], base / "chosen")
         second = harness(["resume", str(mine), "--quiet"], base)

@@ -38,7 +38,7 @@ def scored(lab: None, settings: tuple[str, ...], tmp_path_factory: pytest.TempPa
     base = tmp_path_factory.mktemp("scored")
     method = ("--method", "optimsyn", "--driver", "best_of_n")
     epochs = ("--set", "warmup.keep=epochs", "--set", "warmup.epochs=3", "--set", "warmup.batch_size=2")
-    sizes = ("--budget", str(BUDGET), "--set", "best_of=3", "--set", f"synthesis.shard_size={SHARD}")
+    sizes = ("--budget", str(BUDGET), "--set", "driver.n=3", "--set", f"synthesis.shard_size={SHARD}")
     arm = (*method, *settings, *epochs, *sizes, "--quiet")
     finished(["run", *arm, "--runs", str(base / "whole")], base)
     (whole,) = run_folders(base / "whole")

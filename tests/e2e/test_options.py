@@ -122,11 +122,12 @@ def test_withheld_items_are_scored_beside_the_reward(
 
 def test_steps_of_the_rollouts_are_those_of_the_run(guided: Finished) -> None:
     rows = read_rows(guided.stage("grpo"))
-    size = guided.config.grpo.prompts_per_step * guided.config.grpo.group_size
-    assert Counter(row["step"] for row in rows) == {step: size for step in range(guided.config.grpo.steps or 0)}
-    for step in range(guided.config.grpo.steps or 0):
+    grpo = guided.config.driver.settings
+    size = grpo.prompts_per_step * grpo.group_size
+    assert Counter(row["step"] for row in rows) == {step: size for step in range(grpo.steps or 0)}
+    for step in range(grpo.steps or 0):
         seeds = [row["seed_id"] for row in rows if row["step"] == step]
-        group = guided.config.grpo.group_size
+        group = grpo.group_size
         assert all(len(set(seeds[i : i + group])) == 1 for i in range(0, size, group))
     assert all(row["reward"] == pytest.approx(-0.1) for row in rows if row["reason"] and row["value"] is None)
 
@@ -151,7 +152,7 @@ def test_best_of_n_keeps_the_best_of_each_seed(bench: Bench, guided: Finished) -
     assert len({s.seed_ids for s in chosen}) == len(chosen) == run.config.budget
     dropped = {r.item_id for r in read_records(run.stage("dataset") / "rejects", Reject) if r.reason != "not_selected"}
     drawn = Counter(s.seed_ids for s in run.samples("regenerate"))
-    assert max(drawn.values()) == run.config.best_of
+    assert max(drawn.values()) == run.config.driver.settings.n
     for sample in chosen:
         # What the contamination check removed was not scored.
         drawn_too = [s for s in run.samples("regenerate") if s.seed_ids == sample.seed_ids and s.id in scores]
@@ -162,7 +163,7 @@ def test_best_of_n_keeps_the_best_of_each_seed(bench: Bench, guided: Finished) -
 def test_the_codes_preset_runs_and_gives_invalid_pairs_zero(bench: Bench, guided: Finished) -> None:
     run = bench.run(**INFLUENCE, preset="code")
     assert run.config.signal.identity() == {"name": "influence", "eps_mode": "inside", "bias_correction": False}
-    assert run.config.grpo.loss == "dapo" and run.config.grpo.reward.invalid == "zero"
+    assert run.config.driver.settings.loss == "dapo" and run.config.driver.settings.reward.invalid == "zero"
     rows = read_rows(run.stage("grpo"))
     invalid = [row for row in rows if row["value"] is None]
     assert invalid and all(row["reward"] == 0.0 for row in invalid)

@@ -47,7 +47,7 @@ def office(lab: None, tmp_path_factory: pytest.TempPathFactory) -> Office:
     exam = [json.loads(line) for line in (base / "bar-exam" / "exam.jsonl").read_text(encoding="utf-8").splitlines()]
     texts = commentary(DOCUMENTS)
     write_commentary(base / "commentary.jsonl", [*texts, texts[0], "Too short.", exam[0]["q"].upper()])
-    done = finished(["run", *_options("--set", "grpo.steps=2", "--set", "seeds.min_words=5")], base)
+    done = finished(["run", *_options("--set", "driver.steps=2", "--set", "seeds.min_words=5")], base)
     (folder,) = run_folders(base / "runs")
     return Office(base, folder, _record(folder), done)
 

@@ -49,9 +49,9 @@ def run(lab: None, test_data: Path, tmp_path_factory: pytest.TempPathFactory) ->
         sets = {
             "seeds.limit": DOCUMENTS,
             "synthesis.initial_samples": DRAWS,
-            "grpo.prompts_per_step": GRPO["prompts"],
-            "grpo.group_size": GRPO["group"],
-            "grpo.steps": GRPO["steps"],
+            "driver.prompts_per_step": GRPO["prompts"],
+            "driver.group_size": GRPO["group"],
+            "driver.steps": GRPO["steps"],
         }
         done = finished(
             [
@@ -138,7 +138,7 @@ def test_pairs_that_leave_no_answer_are_unscorable_and_earn_nothing(
     arguments = [
         *("run", "--method", "optimsyn", "--target", "nano", "--scale", "smoke", "--suite", str(exam), "--quiet"),
         *("--seeds", str(_seeds(test_data)), "--runs", str(tmp_path / "runs"), "--set", f"seeds.limit={DOCUMENTS}"),
-        *("--set", "models.target.max_length=130", "--set", "grpo.steps=1", "--set", "sft.epochs=1"),
+        *("--set", "models.target.max_length=130", "--set", "driver.steps=1", "--set", "sft.epochs=1"),
     ]
     finished(arguments, tmp_path)
     (folder,) = run_folders(tmp_path / "runs")

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.config import GrpoConfig
 from harness.training import sft
 from harness.training.dpo import DpoRecipe, Preference, train_preferences
 from harness.training.grpo import PolicyPrompt, train_policy
+from harness.training.grpo_config import GrpoConfig
 from harness.training.recipe import LoraSettings, Recipe
 from harness.training.rollouts import Decoding, Drawn
 from harness.types import Message, Sample

@@ -34,7 +34,7 @@ def make_record(name: str, tuned: Answers, base: Answers, **changes: object) -> 
     values: dict[str, object] = {
         "run": name,
         "method": "optimsyn",
-        "driver": "grpo_rubric",
+        "driver": "grpo",
         "signal": "influence",
         "target": "nano",
         "suite": "lab",

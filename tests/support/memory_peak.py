@@ -197,8 +197,8 @@ def _policy_adapter(lora: Lora | None) -> dict[str, Any]:
 
 
 def _grpo(home: Path, case: Case) -> int:
-    from harness.config import GrpoConfig
     from harness.training.grpo import PolicyPrompt, train_policy
+    from harness.training.grpo_config import GrpoConfig
 
     b = case.batch
     new = b.length // 2

@@ -13,7 +13,7 @@ from harness.runtime import calibrate as module
 from harness.runtime.calibrate import ARMS, calibrate
 from results.calibration import CalibrationRow
 
-ASKED = {"static": 0.4, "grpo_rubric × oracle": 0.7, "grpo_rubric × random": 0.41}
+ASKED = {"static": 0.4, "grpo × oracle": 0.7, "grpo × random": 0.41}
 
 
 @pytest.fixture
@@ -31,25 +31,25 @@ def asked_for(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str | None, int]]:
 
 
 def test_static_is_always_there_and_an_arm_may_have_its_own_worlds(asked_for: list[tuple[str | None, int]]) -> None:
-    arms = dict(map(_arm, ["grpo_rubric × oracle", "grpo_rubric × random@1-2"]))
+    arms = dict(map(_arm, ["grpo × oracle", "grpo × random@1-2"]))
     text = calibrate([1, 2, 3], arms=arms)
     assert sorted(asked_for, key=str) == sorted(
         [(None, 1), (None, 2), (None, 3), ("oracle", 1), ("oracle", 2), ("oracle", 3), ("random", 1), ("random", 2)],
         key=str,
     )
-    (line,) = [line for line in text.splitlines() if line.startswith("| grpo_rubric × random ")][:1]
+    (line,) = [line for line in text.splitlines() if line.startswith("| grpo × random ")][:1]
     assert line.split("|")[2].strip() == "2"
 
 
 @pytest.mark.parametrize("cross", [" × ", "×", " x ", " X ", "*", "  ×"])
 def test_any_cross_names_an_arm(asked_for: list[tuple[str | None, int]], cross: str) -> None:
-    calibrate([1], arms=dict([_arm(f"grpo_rubric{cross}oracle@1")]))
+    calibrate([1], arms=dict([_arm(f"grpo{cross}oracle@1")]))
     assert sorted(asked_for, key=str) == [("oracle", 1), (None, 1)]
 
 
 def test_an_unknown_arm_is_named_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="did you mean 'grpo_rubric × oracle'"):
-        calibrate([1], arms={"grpo_rubric × oracel": None})
+    with pytest.raises(ConfigError, match="did you mean 'grpo × oracle'"):
+        calibrate([1], arms={"grpo × oracel": None})
 
 
 def test_the_first_failing_run_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,10 +67,9 @@ def test_the_first_failing_run_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_all_arms_name_drivers_and_signals_that_exist() -> None:
     from harness import plugins
-    from methods.drivers.catalogue import DRIVERS
 
     signals = (None, *plugins.names(plugins.SIGNALS))
-    assert all(arm.driver in DRIVERS and arm.signal in signals for arm in ARMS.values())
+    assert all(arm.driver in plugins.names(plugins.DRIVERS) and arm.signal in signals for arm in ARMS.values())
 
 
 def test_jobs_are_a_number_from_1(capsys: pytest.CaptureFixture[str]) -> None:

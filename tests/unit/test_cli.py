@@ -67,8 +67,8 @@ def test_no_command_shows_the_front_page(capsys: pytest.CaptureFixture[str]) -> 
         (["run", "--method", "optimsin", "--target", "nano"], "did you mean 'optimsyn'?"),
         (["run", "--method", "optimsyn", "--target", "nanno"], "did you mean 'nano'?"),
         (["run", "--method", "optimsyn", "--target", "nano", "--signal", "influense"], "did you mean 'influence'?"),
-        (["run", "--method", "optimsyn", "--target", "nano", "--set", "grpo.stps=3"], "did you mean 'grpo.steps'?"),
-        (["run", "--method", "optimsyn", "--target", "nano", "--set", "grpo.steps"], "expected KEY=VALUE"),
+        (["run", "--method", "optimsyn", "--target", "nano", "--set", "driver.stps=3"], "did you mean 'driver.steps'?"),
+        (["run", "--method", "optimsyn", "--target", "nano", "--set", "driver.steps"], "expected KEY=VALUE"),
         (["plan", "--method", "optimsyn", "--target", "nano", "--seeds", "no.jsonl"], "file no.jsonl does not exist"),
         (["plan", "--method", "optimsyn", "--target", "nano", "--replicates", "0"], "at least one run of each arm"),
         (["doctor", "--set", "a=b"], "--set is for the check of a target"),
@@ -158,12 +158,12 @@ def test_listings_fit_the_screen(command: str, capsys: pytest.CaptureFixture[str
 
 def test_options_reach_the_settings() -> None:
     arguments = "run --method optimsyn --target nano --scale smoke --signal random --seed 7 --budget 12 --match samples"
-    arguments += " --runs elsewhere --set grpo.learning_rate=1e-3 --set grpo.steps=4"
+    arguments += " --runs elsewhere --set driver.learning_rate=1e-3 --set driver.steps=4"
     resolved = resolve_options(cli.build_parser().parse_all(arguments.split()))
     c = resolved.config
     assert (c.signal.name, c.scale, c.seed, c.budget, c.runtime.runs) == ("random", "smoke", 7, 12, "elsewhere")
-    assert (c.grpo.learning_rate, c.grpo.steps) == (1e-3, 4)
-    assert resolved.origin["grpo.learning_rate"] == "command line"
+    assert (c.driver.settings.learning_rate, c.driver.settings.steps) == (1e-3, 4)
+    assert resolved.origin["driver.learning_rate"] == "command line"
 
 
 def test_options_not_given_leave_the_layers_alone() -> None:

@@ -11,7 +11,7 @@ from harness.record import RunRecord
 OPTIMSYN = RunRecord(
     run="a",
     method="optimsyn",
-    driver="grpo_rubric",
+    driver="grpo",
     signal="influence",
     target="nano",
     suite="lab",

@@ -28,7 +28,7 @@ from harness.settings import (
 
 REQUIRED = {
     "method": "optimsyn",
-    "driver": "grpo_rubric",
+    "driver": "grpo",
     "signal": "influence",
     "target": "nano",
     "suite": "lab",
@@ -56,14 +56,14 @@ def message(*layers: tuple[str, dict[str, Any]]) -> str:
 
 def test_later_layers_win_key_by_key_and_leave_the_rest() -> None:
     got = resolved(
-        ("preset paper", {"grpo": {"group_size": 5, "learning_rate": 1e-6, "temperature": 1.5}}),
-        ("target nano", {"grpo": {"group_size": 8, "learning_rate": 2e-3}}),
-        ("file x.yaml", {"grpo": {"learning_rate": 1e-3}}),
+        ("preset paper", {"driver": {"group_size": 5, "learning_rate": 1e-6, "temperature": 1.5}}),
+        ("target nano", {"driver": {"group_size": 8, "learning_rate": 2e-3}}),
+        ("file x.yaml", {"driver": {"learning_rate": 1e-3}}),
         ("command line", {"seed": 4}),
     )
-    grpo = got.config.grpo
+    grpo = got.config.driver.settings
     assert (grpo.group_size, grpo.learning_rate, grpo.temperature, got.config.seed) == (8, 1e-3, 1.5, 4)
-    keys = ("grpo.temperature", "grpo.group_size", "grpo.learning_rate", "seed", "grpo.top_p", "method")
+    keys = ("driver.temperature", "driver.group_size", "driver.learning_rate", "seed", "driver.top_p", "method")
     assert [got.origin[key] for key in keys] == [
         "preset paper", "target nano", "file x.yaml", "command line", "default", "method",
     ]  # fmt: skip
@@ -78,10 +78,10 @@ def test_setting_one_key_of_a_section_keeps_the_defaults_of_its_place() -> None:
     """The writer's sampling defaults differ from those of sampling in general."""
     before, after = (
         resolved().config,
-        command_line("synthesis.writer.temperature=1.2", "grpo.generator.top_p=0.5").config,
+        command_line("synthesis.writer.temperature=1.2", "driver.generator.top_p=0.5").config,
     )
     assert after.synthesis.writer == before.synthesis.writer.model_copy(update={"temperature": 1.2})
-    assert after.grpo.generator == before.grpo.generator.model_copy(update={"top_p": 0.5})
+    assert after.driver.settings.generator == before.driver.settings.generator.model_copy(update={"top_p": 0.5})
     assert after.synthesis.generator == before.synthesis.generator
 
 
@@ -96,7 +96,7 @@ def test_a_section_can_be_switched_on_and_off() -> None:
 @pytest.mark.parametrize("text", ["1e-5", "1E-5", "0.00001", "1.0e-05"])
 def test_scientific_notation_is_a_number_from_command_line_and_file(tmp_path: Path, text: str) -> None:
     """YAML 1.1 reads `1e-5` as text."""
-    assert command_line(f"grpo.learning_rate={text}").config.grpo.learning_rate == 1e-5
+    assert command_line(f"driver.learning_rate={text}").config.driver.settings.learning_rate == 1e-5
     (tmp_path / "c.yaml").write_text(f"sft:\n  learning_rate: {text}\n")
     got = resolve([Layer("method", REQUIRED), read_config_file(tmp_path / "c.yaml")])
     assert got.config.sft.learning_rate == 1e-5
@@ -114,19 +114,19 @@ def test_assignments() -> None:
 
 
 def test_unknown_keys_are_refused_with_the_nearest_one_and_their_layer() -> None:
-    said = message(("file my.yaml", {"grpo": {"learning_rat": 1}}))
-    assert said == "unknown setting 'grpo.learning_rat' (file my.yaml); did you mean 'grpo.learning_rate'?"
+    said = message(("file my.yaml", {"driver": {"learning_rat": 1}}))
+    assert said == "unknown setting 'driver.learning_rat' (file my.yaml); did you mean 'driver.learning_rate'?"
     assert "did you mean 'seed'" in message(("command line", {"sed": 1}))
     assert "unknown setting 'seed.x'" in message(("command line", {"seed": {"x": 1}}))
 
 
 def test_wrong_values_name_key_layer_and_value() -> None:
-    said = message(("file my.yaml", {"grpo": {"group_size": "many"}}))
-    assert said.startswith("setting 'grpo.group_size' (file my.yaml): ") and said.endswith("got 'many'")
+    said = message(("file my.yaml", {"driver": {"group_size": "many"}}))
+    assert said.startswith("setting 'driver.group_size' (file my.yaml): ") and said.endswith("got 'many'")
     assert "setting 'match' (command line)" in message(("command line", {"match": "smaples"}))
     assert "one of samples, sft_tokens," in message(("command line", {"match": "smaples"}))
     assert "(and 1 more)" in message(("command line", {"match": "x", "seed": -1}))
-    assert "setting 'grpo' (file)" in message(("file", {"grpo": 5}))
+    assert "setting 'driver' (file)" in message(("file", {"driver": 5}))
     assert "setting 'synthesis.validity.excerpt_max' (file)" in message(
         ("file", {"synthesis": {"validity": {"excerpt_max": [1]}}})
     )
@@ -162,8 +162,8 @@ def test_no_number_is_a_truth_value_or_out_of_bounds(key: str) -> None:
 
 def test_a_count_is_a_whole_number_of_reasonable_size() -> None:
     for value in ("1e3", 1.5, 2**53 + 1, "0x10"):
-        assert "'grpo.steps'" in message(("command line", {"grpo": {"steps": value}}))
-    assert command_line("grpo.steps=1000.0", "budget=1e3").config.budget == 1000.0
+        assert "'driver.steps'" in message(("command line", {"driver": {"steps": value}}))
+    assert command_line("driver.steps=1000.0", "budget=1e3").config.budget == 1000.0
     assert command_line("match=flops", "budget=1e18").config.budget == 1e18
     assert "expected a number" in message(("file", {"decontam": {"thresholds": [0.1, True]}}))
 
@@ -174,9 +174,9 @@ def test_a_missing_setting_says_that_it_is_missing() -> None:
 
 
 def test_contradictions_are_refused() -> None:
-    both = {"grpo": {"reward": {"scope": "none"}, "advantage_scale": "none"}}
+    both = {"driver": {"reward": {"scope": "none"}, "advantage_scale": "none"}}
     assert "without a scale" in message(("command line", both))
-    assert "multiple of mini_batch_prompts" in message(("file", {"grpo": {"mini_batch_prompts": 100}}))
+    assert "multiple of mini_batch_prompts" in message(("file", {"driver": {"mini_batch_prompts": 100}}))
     assert "not a whole number of samples" in message(("command line", {"budget": 1.5}))
     assert resolved(("command line", {"budget": 1.5, "match": "flops"})).config.budget == 1.5
 
@@ -201,13 +201,13 @@ def test_file_errors_name_file_and_line(tmp_path: Path) -> None:
 
 def test_a_written_config_resolves_to_itself(tmp_path: Path) -> None:
     config = command_line(
-        "grpo.learning_rate=1e-6", "select.keep=0.25", "lab.world=7", "synthesis.validity.excerpt_max=9",
+        "driver.learning_rate=1e-6", "select.keep=0.25", "lab.world=7", "synthesis.validity.excerpt_max=9",
         "seeds.domain=médecine «x»", "runtime.runs=/tmp/elsewhere",
     ).config  # fmt: skip
     (tmp_path / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
     again = resolve([read_config_file(tmp_path / "config.yaml")])
     assert again.config == config
-    assert again.origin["grpo.learning_rate"] == f"file {tmp_path / 'config.yaml'}"
+    assert again.origin["driver.learning_rate"] == f"file {tmp_path / 'config.yaml'}"
 
 
 def test_settings_are_frozen() -> None:
@@ -226,7 +226,7 @@ def test_known_keys_reach_into_optional_sections() -> None:
         "lab.world",
         "select.signal",
         "models.writer.revision",
-        "grpo.reward.scope",
+        "models.judge",
         "synthesis.writer.top_p",
     } <= keys
     assert set(RunConfig.model_fields) <= keys
@@ -248,4 +248,4 @@ def test_nest_is_the_inverse_of_flatten(tree: dict[str, Any]) -> None:
 def test_half_a_character_in_any_setting_is_refused() -> None:
     for path, value in (("seeds.domain", "a\ud83d"), ("seeds.source", "f\udcff.jsonl"), ("models.target.id", "\udfff")):
         assert f"setting '{path}' (file f) holds half a character" in message(("file f", nest({path: value})))
-    assert "holds half a character" in message(("file f", {"grpo": {"lora_modules": ["q_proj", "\ud83d"]}}))
+    assert "holds half a character" in message(("file f", {"driver": {"lora_modules": ["q_proj", "\ud83d"]}}))

@@ -43,7 +43,7 @@ def test_the_kl_term_is_plain_k3_where_the_settings_say_so(model: Path, tmp_path
 
 def test_the_preset_of_the_code_has_plain_k3() -> None:
     def corrected(name: str) -> bool:
-        return resolve_run(method="optimsyn", target="qwen3-8b", preset=name).config.grpo.kl_bias_correction
+        return resolve_run(method="optimsyn", target="qwen3-8b", preset=name).config.driver.settings.kl_bias_correction
 
     assert not corrected("code") and corrected("paper")
 

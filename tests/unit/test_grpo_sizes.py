@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from harness.config import GrpoConfig
 from harness.errors import InputError
 from harness.runtime.layers import resolve_run
 from harness.training.grpo import PolicyPrompt, RolloutBatch, batch_sizes, rollout_steps, train_policy
+from harness.training.grpo_config import GrpoConfig
 from harness.types import Message
 from support.tiny import make_tiny_model
 
 
 def preset(name: str) -> GrpoConfig:
-    return resolve_run(method="optimsyn", target="qwen3-8b", preset=name).config.grpo
+    return resolve_run(method="optimsyn", target="qwen3-8b", preset=name).config.driver.settings
 
 
 def completions(sizes: dict[str, int]) -> tuple[int, int]:

@@ -28,22 +28,23 @@ def _stored(path: Path, **options: Any) -> str:
 def test_each_layer_wins_over_the_one_before(tmp_path: Path) -> None:
     plain = _run()
     assert plain.origin["synthesis.samples_per_seed"] == "method optimsyn"
-    assert plain.origin["grpo.reward.penalty"] == "preset paper"
-    assert plain.origin["grpo.learning_rate"] == "target nano"
-    assert plain.origin["grpo.steps"] == "scale full"
-    path = _file(tmp_path / "mine.yaml", "grpo: {steps: 3, learning_rate: 1e-4}\nbudget: 30\n")
-    mine = _run(config_file=path, budget=31.0, sets={"grpo.learning_rate": 0.5})
-    assert (mine.config.grpo.steps, mine.config.grpo.learning_rate, mine.config.budget) == (3, 0.5, 31.0)
-    assert mine.origin["grpo.steps"] == f"file {path}"
+    assert plain.origin["driver.reward.penalty"] == "preset paper"
+    assert plain.origin["driver.learning_rate"] == "target nano"
+    assert plain.origin["driver.steps"] == "scale full"
+    path = _file(tmp_path / "mine.yaml", "driver: {steps: 3, learning_rate: 1e-4}\nbudget: 30\n")
+    mine = _run(config_file=path, budget=31.0, sets={"driver.learning_rate": 0.5})
+    grpo = mine.config.driver.settings
+    assert (grpo.steps, grpo.learning_rate, mine.config.budget) == (3, 0.5, 31.0)
+    assert mine.origin["driver.steps"] == f"file {path}"
     assert mine.origin["budget"] == "command line"
 
 
 def test_flags_win_over_names_in_a_file(tmp_path: Path) -> None:
     path = _file(tmp_path / "mine.yaml", "method: static\ntarget: nano\nscale: full\n")
     config = resolve_run(config_file=path, method="optimsyn", scale="smoke").config
-    assert (config.method, config.driver, config.signal.name, config.scale) == (
+    assert (config.method, config.driver.name, config.signal.name, config.scale) == (
         "optimsyn",
-        "grpo_rubric",
+        "grpo",
         "influence",
         "smoke",
     )
@@ -67,9 +68,9 @@ def test_another_name_beside_a_stored_config_would_only_change_the_label(tmp_pat
 def test_a_driver_beside_a_stored_config_takes_or_leaves_its_signal(tmp_path: Path) -> None:
     stored = _stored(tmp_path)
     static = resolve_run(config_file=stored, driver="static").config
-    assert (static.driver, static.signal.name) == ("static", "none")
+    assert (static.driver.name, static.signal.name) == ("static", "none")
     best = resolve_run(config_file=stored, driver="best_of_n").config
-    assert (best.driver, best.signal.name) == ("best_of_n", "influence")
+    assert (best.driver.name, best.signal.name) == ("best_of_n", "influence")
     with pytest.raises(ConfigError, match="uses no signal"):
         resolve_run(config_file=stored, driver="static", signal="influence")
 
@@ -88,9 +89,9 @@ def test_another_suite_is_a_rehearsal_on_real_text() -> None:
     assert config.models.generator.backend == "extractive"
     assert config.synthesis.generator_prompt is None
     assert (config.guide.set, config.guide.n) == ("cv", 50)
-    assert resolved.origin["grpo.steps"] == "scale full on real text"
+    assert resolved.origin["driver.steps"] == "scale full on real text"
     # Whole answers must fit: a shorter limit would reject every longer one as truncated.
-    assert config.synthesis.generator.max_tokens == config.grpo.generator.max_tokens == 512
+    assert config.synthesis.generator.max_tokens == config.driver.settings.generator.max_tokens == 512
 
 
 def test_own_documents_in_the_lab_get_the_generator_for_real_text() -> None:
@@ -105,7 +106,7 @@ def test_own_documents_in_the_lab_get_the_generator_for_real_text() -> None:
 def test_sizes_of_the_scale_hold_on_real_text_where_it_has_none_of_its_own() -> None:
     config = _run(suite="pubmedqa", seeds="documents.jsonl", scale="smoke").config
     assert config.eval.limit == 40 and _run(scale="smoke").config.eval.limit is None
-    assert (config.budget, config.grpo.steps) == (24, _run(scale="smoke").config.grpo.steps)
+    assert (config.budget, config.driver.settings.steps) == (24, _run(scale="smoke").config.driver.settings.steps)
 
 
 def test_a_suite_without_documents_asks_for_them() -> None:

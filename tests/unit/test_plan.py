@@ -44,13 +44,13 @@ def test_a_plan_makes_nothing(tmp_path: Path) -> None:
 
 
 def test_it_lists_every_setting_with_its_layer(tmp_path: Path) -> None:
-    resolved = _resolved(tmp_path, sets={"grpo.steps": 3})
+    resolved = _resolved(tmp_path, sets={"driver.steps": 3})
     plan = make_plan(resolved)
     assert {s.key for s in plan.settings} == set(dict(flatten(resolved.config.model_dump(mode="json"))))
     layers = {s.key: s.layer for s in plan.settings}
-    assert layers["grpo.steps"] == "command line"
-    assert layers["grpo.reward.penalty"] == "preset paper"
-    assert layers["grpo.top_p"] == "default"
+    assert layers["driver.steps"] == "command line"
+    assert layers["driver.reward.penalty"] == "preset paper"
+    assert layers["driver.top_p"] == "default"
     text = render(plan)
     for setting in plan.settings:
         assert f"{setting.key.split('.', 1)[-1]}=" in text
@@ -63,7 +63,7 @@ def test_stages_are_those_that_would_run(tmp_path: Path) -> None:
     assert [(s.name, s.identity) for s in plan.stages] == [(s.name, s.identity) for s in stages]
     costs = {s.name: s.cost for s in plan.stages}
     assert all(cost is not None for cost in costs.values())
-    grpo, g = costs["grpo"], resolved.config.grpo
+    grpo, g = costs["grpo"], resolved.config.driver.settings
     assert grpo is not None and g.steps is not None
     assert grpo.rows == g.steps * g.prompts_per_step * g.group_size
 
@@ -91,14 +91,15 @@ def _total(text: str) -> str:
 def test_deviations_follow_the_preset(tmp_path: Path) -> None:
     paper = {d.key: d for d in make_plan(_resolved(tmp_path, target="qwen3-8b", preset="paper")).deviations}
     code = {d.key: d for d in make_plan(_resolved(tmp_path, target="qwen3-8b", preset="code")).deviations}
-    assert (paper["grpo.group_size"].paper, paper["grpo.group_size"].code) == (5, 15)
-    assert paper["grpo.group_size"].here == 5
-    assert code["grpo.group_size"].here == 15
-    assert "grpo.temperature" not in paper and "grpo.kl_bias_correction" not in code
+    assert (paper["driver.group_size"].paper, paper["driver.group_size"].code) == (5, 15)
+    assert paper["driver.group_size"].here == 5
+    assert code["driver.group_size"].here == 15
+    assert "driver.temperature" not in paper and "driver.kl_bias_correction" not in code
     # Float32 weights of the writer do not fit on one device: the track trains an adapter, at another rate.
-    assert (paper["grpo.tune"].here, paper["grpo.tune"].paper) == ("lora", "full") and "grpo.learning_rate" in paper
+    assert (paper["driver.tune"].here, paper["driver.tune"].paper) == ("lora", "full")
+    assert "driver.learning_rate" in paper
     nano = {d.key for d in make_plan(_resolved(tmp_path)).deviations}
-    assert {"grpo.learning_rate", "models.target.id", "budget"} <= nano
+    assert {"driver.learning_rate", "models.target.id", "budget"} <= nano
     assert any("TRL" in note for note in make_plan(_resolved(tmp_path)).notes)
 
 
@@ -218,7 +219,7 @@ def test_json_holds_the_same(
     assert cli.main(["plan", "--method", "optimsyn", "--target", "nano", "--json"]) == 0
     value = json.loads(capsys.readouterr().out)
     assert value == json.loads(json.dumps(to_json(make_plan(resolve_run(method="optimsyn", target="nano")))))
-    assert value["settings"]["grpo.group_size"]["layer"].startswith("scale")
+    assert value["settings"]["driver.group_size"]["layer"].startswith("scale")
 
 
 def test_values_from_yaml_compare_as_numbers() -> None:
@@ -306,7 +307,7 @@ def test_a_benchmark_of_unknown_size_makes_the_evaluation_unknown(tmp_path: Path
 
 def test_a_reference_pass_is_counted_where_there_is_one(tmp_path: Path) -> None:
     def flops(kl: float) -> float:
-        plan = make_plan(_resolved(tmp_path, target="small", sets={"grpo.kl_coefficient": kl}))
+        plan = make_plan(_resolved(tmp_path, target="small", sets={"driver.kl_coefficient": kl}))
         (cost,) = (line.cost for line in plan.stages if line.name == "grpo")
         assert cost is not None
         return cost.flops
@@ -316,7 +317,7 @@ def test_a_reference_pass_is_counted_where_there_is_one(tmp_path: Path) -> None:
 
 def test_rollouts_that_are_drawn_in_one_call_share_the_reading_of_weights(tmp_path: Path) -> None:
     def moved(batch: int) -> float:
-        sets = {"grpo.rollouts": "transformers", "runtime.batch_size": batch, "models.generator.id": "extractive"}
+        sets = {"driver.rollouts": "transformers", "runtime.batch_size": batch, "models.generator.id": "extractive"}
         sets["models.generator.backend"] = "extractive"
         plan = make_plan(_resolved(tmp_path, target="small", sets=sets))
         (cost,) = (line.cost for line in plan.stages if line.name == "grpo")
@@ -328,7 +329,7 @@ def test_rollouts_that_are_drawn_in_one_call_share_the_reading_of_weights(tmp_pa
 
 def test_a_batch_that_is_one_update_holds_no_summed_gradients(tmp_path: Path) -> None:
     def policy(**grpo: int) -> int:
-        sets = {"grpo.tune": "full", "grpo.rollouts": "transformers", **{f"grpo.{k}": v for k, v in grpo.items()}}
+        sets = {"driver.tune": "full", "driver.rollouts": "transformers", **{f"driver.{k}": v for k, v in grpo.items()}}
         plan = make_plan(_resolved(tmp_path, target="nano", sets=sets))
         (load,) = (load for load in plan.loads if load.name == "GRPO")
         return load.parts[0].bytes

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from harness.config import GrpoConfig
 from harness.errors import StageError
 from harness.models.decoding import set_aside
 from harness.training.grpo import PolicyPrompt, RolloutBatch, train_policy
+from harness.training.grpo_config import GrpoConfig
 from harness.training.rollouts import Decoding, Drawn, Sampled, token_logprobs
 from harness.types import Message
 from support.tiny import make_tiny_model

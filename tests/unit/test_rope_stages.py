@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 
 from evals.model import load_model
-from harness.config import GrpoConfig
 from harness.errors import ConfigError, PrerequisiteError
 from harness.models.backend import PromptRequest, Sampling
 from harness.models.transformers_backend import TransformersBackend, load_causal_lm
@@ -22,6 +21,7 @@ from harness.training import sft
 from harness.training.chat import encode, prompt_ids
 from harness.training.dpo import DpoRecipe, Preference, train_preferences
 from harness.training.grpo import PolicyPrompt, RolloutBatch, train_policy
+from harness.training.grpo_config import GrpoConfig
 from harness.training.recipe import Recipe
 from harness.training.sft import finetune
 from harness.training.trainer import require_one_side

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.config import RewardConfig
-from methods.drivers.shaping import shape
+from methods.drivers.shaping import RewardConfig, shape
 
 VALUES = [0.1, 0.3, None, 0.2, 0.7, None]
 VALID = [True, True, True, True, True, False]

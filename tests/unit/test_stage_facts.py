@@ -16,13 +16,14 @@ from harness.runtime.estimator import make_estimator
 from harness.runtime.layers import resolve_run
 from harness.runtime.needs import loads, make_sizer
 from harness.runtime.plan import make_plan
-from harness.runtime.registry import drivers
 from harness.stage import Stage, ordered
+from methods.drivers.catalogue import driver_classes
 from methods.signals.catalogue import signal_classes, signal_needs
 
 EMBEDDER = "Qwen/Qwen3-Embedding-0.6B"
 SIGNALS = {found.name: found for found in signal_classes()[0]}
-PAIRINGS = [(d.name, s) for d in drivers().values() if d.uses_signal for s in SIGNALS]
+DRIVERS = {found.name: found for found in driver_classes()[0]}
+PAIRINGS = [(d.name, s) for d in DRIVERS.values() if d.uses_signal for s in SIGNALS]
 
 
 def laid_out(tmp_path: Path, **options: Any) -> Assembly:
@@ -58,7 +59,7 @@ def test_the_scorer_is_in_memory_tokens_and_time(tmp_path: Path, driver: str, si
     assert not own.parts or shown[own.name] >= own.bytes
 
 
-@pytest.mark.parametrize("driver", [name for name in drivers() if name != "best_of_n"])
+@pytest.mark.parametrize("driver", [name for name in DRIVERS if name != "best_of_n"])
 def test_what_selects_after_a_driver_is_counted(tmp_path: Path, driver: str) -> None:
     sets = {"select.keep": 0.5, "select.signal": "influence", "seeds.limit": 2000}
     assembly = laid_out(tmp_path, driver=driver, target="qwen3-8b", sets=sets)
@@ -76,7 +77,7 @@ def test_a_plan_shows_the_scorer(tmp_path: Path) -> None:
     assert load.bytes > 16e9 and load.parts[0].role == "target"
 
 
-@pytest.mark.parametrize("driver", drivers())
+@pytest.mark.parametrize("driver", DRIVERS)
 def test_every_stage_says_what_it_leaves_once(tmp_path: Path, driver: str) -> None:
     stages = laid_out(tmp_path, driver=driver, target="nano").stages
     for kind in ("seeds", "gated", "dataset", "model", "base_answers", "tuned_answers"):
@@ -120,4 +121,4 @@ def test_only_what_a_stage_is_made_from_counts_against_a_line_of_spending(tmp_pa
         assert before + sum(cost.models["generator"]) == pytest.approx(5e6, rel=1e-3)
         return cost.rows
 
-    assert draws("best_of_n") > draws("grpo_rubric") > 0
+    assert draws("best_of_n") > draws("grpo") > 0

@@ -18,7 +18,7 @@ from harness.runtime.layers import resolve_run
 from harness.runtime.lora_lines import lora_lines
 from harness.runtime.progress import Progress
 from harness.runtime.run import RunFolder, RunObserver, _check_models
-from harness.runtime.target_check import check_models, target_of, writer_of
+from harness.runtime.target_check import check_models, policy_of, target_of
 from harness.training.layouts import check_layout
 from harness.training.recipe import LoraSettings
 from harness.training.target_check import check_adapter
@@ -118,10 +118,11 @@ def test_what_is_asked_follows_the_settings(models: Path) -> None:
     assert [layout for layout, _ in asked.layouts] == ["right", "packed", "left"]
     assert asked.adapter is not None and asked.hooked and asked.recipe is not None and asked.recipe.lora is None
     static = resolve_run(method="static", target="nano", sets={}).config
-    assert target_of(static).adapter is None and writer_of(static) is None
-    trained = resolve_run(method="optimsyn", target="nano", sets={"grpo.tune": "lora"}).config
-    writer = writer_of(trained)
-    assert writer is not None and writer.setting == "grpo.lora_modules" and writer.layouts[0][0] == "left"
+    assert target_of(static).adapter is None and policy_of(static) is None
+    trained = resolve_run(method="optimsyn", target="nano", sets={"driver.tune": "lora"}).config
+    policy = policy_of(trained)
+    assert policy is not None and policy[0] == "writer"
+    assert policy[1].setting == "driver.lora_modules" and policy[1].layouts[0][0] == "left"
 
 
 def test_the_plan_shows_layers_and_parameters(models: Path) -> None:

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from evals.model import load_model
-from harness.config import GrpoConfig
 from harness.models.backend import PromptRequest, Sampling
 from harness.models.tokenizers import complete
 from harness.models.transformers_backend import TransformersBackend, load_causal_lm
 from harness.training.chat import encode, prompt_ids
 from harness.training.dpo import DpoRecipe, Preference, train_preferences
 from harness.training.grpo import PolicyPrompt, RolloutBatch, train_policy
+from harness.training.grpo_config import GrpoConfig
 from harness.training.recipe import LoraSettings, Recipe
 from harness.training.sft import finetune
 from harness.training.template import traits

@@ -91,7 +91,7 @@ def test_compare_of_complete_and_incomplete_runs(tmp_path: Path) -> None:
 def test_show_of_a_complete_run(tmp_path: Path) -> None:
     text = render_show(make_run(tmp_path, "a", BETTER, BASE, validity_flags=["partial test"]))
     assert line(text, "asked") == ["asked", "4", "25.0 ± 25.0", "75.0 ± 25.0", "+50.0 ± 28.9"]
-    assert "method      optimsyn = grpo_rubric × influence" in text
+    assert "method      optimsyn = grpo × influence" in text
     assert line(text, "initial") == ["initial", "192", "171", "12.5", "malformed 12, answer in question 9"]
     assert "Caution: partial test" in text
     assert "2 conversations" in text

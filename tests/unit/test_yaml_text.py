@@ -72,8 +72,8 @@ def test_all_files_of_users_are_read_this_way(tmp_path: Path) -> None:
 
 def test_a_setting_that_stands_nested_and_dotted_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
-    path.write_text("grpo: {steps: 3}\ngrpo.steps: 4\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"sets 'grpo\.steps' twice"):
+    path.write_text("driver: {steps: 3}\ndriver.steps: 4\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"sets 'driver\.steps' twice"):
         read_config_file(path)
 
 

@@ -1,4 +1,4 @@
-"""`grpo_rubric`: train the rubric writer with GRPO, rewarded by what the target makes of the pair (OptimSyn, Alg. 1).
+"""`grpo`: train the rubric writer with GRPO, rewarded by what the target makes of the pair (OptimSyn, Alg. 1).
 
 One stage: every rollout batch is written with its rubric, pair, raw score, withheld score and reward, in the same
 step as the checkpoint that it led to. Raw scores are logged beside rewards, because a min-max scaled reward is on
@@ -13,13 +13,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from pydantic import model_validator
+
 from harness import memory
-from harness.config import GrpoConfig, SignalChoice
+from harness.config import SamplingConfig, SignalChoice
 from harness.costs.estimator import LAB_RATES, AtOnce, Estimator
 from harness.costs.records import Cost, Load, Part
 from harness.costs.sizer import Sizer
-from harness.errors import BudgetError, StageError
+from harness.errors import BudgetError, ConfigError, StageError
 from harness.facts import Fact, facts_to_rows
+from harness.identity import identity
 from harness.models.access import access, connect
 from harness.models.backend import Sampling
 from harness.models.open import model_path, open_backend
@@ -29,12 +32,14 @@ from harness.stage import SCRATCH, Stage, StageRun
 from harness.synthesis.forms import RUBRIC_FORM
 from harness.synthesis.synthesize import Attempt, Counter, Draft, Draw, Synthesizer
 from harness.training.grpo import PolicyPrompt, RolloutBatch, rollout_steps, train_policy
+from harness.training.grpo_config import GrpoConfig
 from harness.training.lora_modules import plain_names, settled_names
-from harness.training.recipe import largest_divisor
+from harness.training.policy import PolicyTraining
+from harness.training.recipe import LoraSettings, largest_divisor
 from harness.training.trainer import checkpoint_step, last_checkpoint
 from harness.types import Reject, Sample, Score, Seed, Usage, derive_seed
-from methods.drivers.base import common, finish, optional_selection
-from methods.drivers.shaping import shape
+from methods.drivers.base import Driver, common, finish, optional_selection
+from methods.drivers.shaping import RewardConfig, shape
 from methods.plan import Plan
 from methods.signals.base import Archive, Signal
 from methods.signals.catalogue import sign
@@ -42,10 +47,13 @@ from methods.stages.scoring import prepare_signal, signal_settings
 from methods.stages.signal_cost import scoring_cost, scoring_parts
 from methods.stages.synthesis import add_usage, sampling_of, synthesizer, upstream_usage
 
+VERSION = 5
+"""Raised where other rollouts or another writer come from the same settings."""
+
 COLOCATED_GAP = "sampling/sampling_logp_difference/mean"
 """TRL's name for the difference of log-probabilities between its own vLLM and the trainer."""
 
-DIVIDED = "which GRPO does not divide: set grpo.tune=lora with grpo.rollouts=server"
+DIVIDED = "which GRPO does not divide: set driver.tune=lora with driver.rollouts=server"
 """How a writer in training that is too large for a device goes on several."""
 
 
@@ -71,45 +79,87 @@ class RolloutRow:
     completion_tokens: int
 
 
-class GrpoRubric:
+class GrpoSettings(GrpoConfig):
+    """Settings of the training, the decoding of pairs whose scores reward it, and the shaping of the reward."""
+
+    generator: SamplingConfig = SamplingConfig(temperature=0.0, max_tokens=8192)
+    """Decoding of the pairs that rollouts lead to."""
+    reward: RewardConfig = RewardConfig()
+    """From scores to rewards."""
+
+    @model_validator(mode="after")
+    def _scaled(self) -> GrpoSettings:
+        if self.reward.scope == "none" and self.advantage_scale == "none":
+            raise ValueError(
+                "reward.scope and advantage_scale are both 'none': raw scores would reach the learner without a scale; "
+                "set one of them to 'batch' or 'group'"
+            )
+        return self
+
+
+class Grpo(Driver[GrpoSettings]):
     """Train the writer, then regenerate with it."""
+
+    name = "grpo"
+    summary = "train the rubric writer with GRPO on the score of the pair that its rubric leads to"
+    Settings = GrpoSettings
+
+    @classmethod
+    def trains(cls, settings: GrpoSettings) -> PolicyTraining:
+        """The writer, whose prompts are padded on the left."""
+        shape = LoraSettings(settings.lora_rank, settings.lora_alpha, 0.0, settings.lora_modules)
+        return PolicyTraining(
+            role="writer",
+            label="GRPO",
+            lora=shape if settings.tune == "lora" else None,
+            layouts=(("left", "Use another writer: GRPO pads its prompts on the left"),),
+        )
 
     def stages(self, plan: Plan, signal: SignalChoice) -> list[Stage]:
         """Common stages, GRPO, and the shared tail with the trained writer."""
+        self._check(plan)
         base = common(plan, signal)
-        policy = grpo_stage(plan, signal, base.signal_inputs)
+        policy = grpo_stage(plan, self.settings, signal, base.signal_inputs)
         return finish(plan, base, policy, optional_selection(plan, signal))
 
+    def _check(self, plan: Plan) -> None:
+        """Refuse rollouts without what they need."""
+        served = plan.config.models.writer.backend == "vllm" and self.settings.tune == "lora"
+        if self.settings.rollouts == "server" and not served:
+            raise ConfigError(
+                "driver.rollouts=server needs models.writer.backend=vllm and driver.tune=lora: the server is given the "
+                "trained adapter before every batch; full fine-tuning needs driver.rollouts=transformers or colocate"
+            )
 
-def grpo_stage(plan: Plan, signal: SignalChoice, inputs: tuple[Stage, ...]) -> Stage:
+
+def grpo_stage(plan: Plan, g: GrpoSettings, signal: SignalChoice, inputs: tuple[Stage, ...]) -> Stage:
     """The policy training stage: rollouts as rows, the trained writer in `policy/`."""
     c = plan.config
-    writer = f"policy:{plan.policy[0]}" if plan.policy else plan.identity(c.models.writer)
     settings = {
         **plan.synthesis_settings(),
         **signal_settings(plan, signal),
-        "writer_model": writer,
+        "writer_model": f"policy:{plan.policy[0]}" if plan.policy else plan.identity(c.models.writer),
         "grpo": {
-            **c.grpo.model_dump(mode="json", exclude={"micro_batch"}),
-            "lora_modules": list(settled_names(c.grpo.lora_modules, c.models.writer.id)),
+            **identity(g, exclude={"micro_batch"}),
+            "lora_modules": list(settled_names(g.lora_modules, c.models.writer.id)),
         },
     }
     return Stage(
         "grpo",
-        5,
+        VERSION,
         settings,
         inputs,
-        lambda run: _Training(run, plan, signal).go(),
+        lambda run: _Training(run, plan, g, signal).go(),
         kind="policy",
-        estimate=lambda e, before: _estimate(e, plan, signal),
-        loads=lambda sizer: _load(sizer, plan, signal),
+        estimate=lambda e, before: _estimate(e, plan, g, signal),
+        loads=lambda sizer: _load(sizer, plan, g, signal),
         signal=signal.name,
     )
 
 
-def _estimate(e: Estimator, plan: Plan, signal: SignalChoice) -> Cost | None:
+def _estimate(e: Estimator, plan: Plan, g: GrpoSettings, signal: SignalChoice) -> Cost | None:
     """Rollouts, their scores and the updates; None where the number of seeds is not known."""
-    g, s = plan.config.grpo, e.sizes
+    s = e.sizes
     if not g.steps and not e.seeds:
         return None
     steps = rollout_steps(g, e.seeds or 0)
@@ -139,9 +189,9 @@ def _estimate(e: Estimator, plan: Plan, signal: SignalChoice) -> Cost | None:
     )
 
 
-def _load(sizer: Sizer, plan: Plan, signal: SignalChoice) -> Load:
+def _load(sizer: Sizer, plan: Plan, g: GrpoSettings, signal: SignalChoice) -> Load:
     """The writer in training, the generator and the scorer."""
-    return Load("GRPO", (*_policy(sizer, plan.config.grpo), *sizer.answers(), *scoring_parts(sizer, plan, signal)))
+    return Load("GRPO", (*_policy(sizer, g), *sizer.answers(), *scoring_parts(sizer, plan, signal)))
 
 
 def _policy(sizer: Sizer, g: GrpoConfig) -> list[Part]:
@@ -183,9 +233,9 @@ def _policy(sizer: Sizer, g: GrpoConfig) -> list[Part]:
 class _Training:
     """One execution of the stage; holds what the trajectory needs."""
 
-    def __init__(self, run: StageRun, plan: Plan, signal: SignalChoice) -> None:
+    def __init__(self, run: StageRun, plan: Plan, grpo: GrpoSettings, signal: SignalChoice) -> None:
         self.run, self.plan, self.choice, self.name = run, plan, signal, signal.name
-        self.grpo: GrpoConfig = plan.config.grpo
+        self.grpo = grpo
         self.seeds = {s.id: s for s in run.records("sources", Seed)}
         self.rows: list[RolloutRow] = []
         self.rejects: list[Reject] = []
@@ -382,7 +432,7 @@ class _Training:
         if gap is not None and gap > self.grpo.max_logprob_gap:
             raise StageError(
                 f"log-probabilities of sampled tokens differ by {gap:.3g} between vLLM and the trainer on average "
-                f"(grpo.max_logprob_gap {self.grpo.max_logprob_gap:g}); use grpo.rollouts=server or transformers"
+                f"(driver.max_logprob_gap {self.grpo.max_logprob_gap:g}); use driver.rollouts=server or transformers"
             )
         kept = {k: round(v, 6) for k, v in logs.items() if k in (*wanted, COLOCATED_GAP)}
         if kept:

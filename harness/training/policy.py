@@ -1,0 +1,32 @@
+"""What a driver trains: whose model, whether all of its weights or an adapter, and how its batches are laid out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness.config import DriverChoice
+from harness.training.recipe import LoraSettings
+
+if TYPE_CHECKING:
+    from harness.training.batches import Layout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyTraining:
+    """The training of one role's model. `lora` is None where all weights are trained.
+
+    `label` names it in tables. `layouts` are its batch layouts, each with what to do where the model fails in it.
+    """
+
+    role: Literal["writer", "generator"]
+    label: str
+    lora: LoraSettings | None
+    layouts: tuple[tuple[Layout, str], ...] = ()
+
+
+def policy_training(driver: DriverChoice) -> PolicyTraining | None:
+    """What the chosen driver trains under its settings; None for one that trains nothing."""
+    plugin: Any = driver.plugin
+    training: PolicyTraining | None = plugin.trains(driver.settings)
+    return training
