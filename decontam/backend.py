@@ -152,7 +152,7 @@ class Neighbours:
     cosine: Floats
 
 
-class Backend(Protocol):
+class SearchBackend(Protocol):
     """An engine. One object may be asked several times, about one corpus or several."""
 
     @property

@@ -49,7 +49,7 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
+class ThresholdCalibration:
     """An embedder on some texts. `cut` counts texts that were longer than the model reads."""
 
     embedder: str
@@ -67,7 +67,7 @@ def calibrate(
     *,
     pairs: int = RANDOM_PAIRS,
     seed: int = 0,
-) -> Calibration:
+) -> ThresholdCalibration:
     """Quantiles of random pairs of `texts` and of `paraphrases`. Raises `InputError` with fewer than ten of either."""
     distinct = list(dict.fromkeys(text for text in texts if text.strip()))
     paraphrases = [(a, b) for a, b in paraphrases if a.strip() and b.strip()]
@@ -81,7 +81,7 @@ def calibrate(
     random = _cosines(vectors[first], vectors[second])
     alike = _cosines(embedder.embed([a for a, _ in paraphrases]), embedder.embed([b for _, b in paraphrases]))
     rates = [Rate(t, float(np.mean(random > t)), float(np.mean(alike > t))) for t in THRESHOLDS]
-    return Calibration(
+    return ThresholdCalibration(
         embedder.name,
         len(distinct),
         embedder.truncated,
@@ -135,7 +135,7 @@ def _quantiles(cosines: Floats, levels: Sequence[float]) -> Quantiles:
     return Quantiles(len(cosines), tuple(values))
 
 
-def render(found: Calibration) -> str:
+def render(found: ThresholdCalibration) -> str:
     """The calibration for people, with every cosine also as Elasticsearch's score, (1 + cosine) / 2."""
     cut = f", {found.cut} of them cut to what the model reads" if found.cut else ""
     lines = [f"{found.embedder} on {found.texts:,} texts{cut}", ""]

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from decontam.backend import MAX_PHRASE, Backend, Corpus, Floats, Ints, Neighbours, Postings, Shard, Vectors
+from decontam.backend import MAX_PHRASE, Corpus, Floats, Ints, Neighbours, Postings, SearchBackend, Shard, Vectors
 from decontam.coverage import Line, Shared
 from decontam.items import TestItem, TestSide
 from decontam.rarity import NOTHING, Contexts
@@ -88,11 +88,15 @@ class Near:
     cosine: Floats
 
 
-class Check:
+class ContaminationCheck:
     """Test items prepared for checks of any number of corpora under one set of rules."""
 
     def __init__(
-        self, items: Sequence[TestItem], settings: DecontamConfig, backend: Backend, embedder: Embedder | None = None
+        self,
+        items: Sequence[TestItem],
+        settings: DecontamConfig,
+        backend: SearchBackend,
+        embedder: Embedder | None = None,
     ) -> None:
         self.settings = resolved(settings)
         self.side = TestSide(items, self.settings)
@@ -343,7 +347,10 @@ class Results:
 
 
 def run_check(
-    check: Check, corpus: Corpus, folder: Path | None = None, progress: Progress = lambda label, done, total: None
+    check: ContaminationCheck,
+    corpus: Corpus,
+    folder: Path | None = None,
+    progress: Progress = lambda label, done, total: None,
 ) -> Results:
     """Check every shard of `corpus` that `folder` does not hold already. `progress` gets label, shards done, all."""
     results = Results(folder)

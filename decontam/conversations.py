@@ -8,12 +8,12 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from decontam.check import Check, run_check
+from decontam.check import ContaminationCheck, run_check
 from decontam.corpus import EmbeddedCorpus, MemoryCorpus
 from decontam.evidence import Shown, evidence
 from decontam.fields import PARTS, Part
 from decontam.outputs import strongest
-from decontam.report import Origin, Report, make_report, touched_items
+from decontam.report import ContaminationReport, CorpusOrigin, make_report, touched_items
 from decontam.verdict import KINDS, decide, shown_score
 from harness.types import Message
 
@@ -63,7 +63,7 @@ class Checked:
     removed: frozenset[str]
     hits: tuple[Hit, ...]
     kept_touched: dict[str, list[str]]
-    report: Report
+    report: ContaminationReport
 
 
 def turns(rows: Sequence[Conversation], parts: Part | Literal["both"]) -> Iterator[tuple[int, Part, str]]:
@@ -75,7 +75,7 @@ def turns(rows: Sequence[Conversation], parts: Part | Literal["both"]) -> Iterat
                 yield number, part, message.content
 
 
-def check_conversations(check: Check, rows: Sequence[Conversation], *, pair: str, source: str) -> Checked:
+def check_conversations(check: ContaminationCheck, rows: Sequence[Conversation], *, pair: str, source: str) -> Checked:
     """Check every turn of `rows`, but system turns, of the parts that the settings name."""
     texts: list[str] = []
     row_of: list[int] = []
@@ -89,7 +89,7 @@ def check_conversations(check: Check, rows: Sequence[Conversation], *, pair: str
     checked = EmbeddedCorpus(corpus, check.embedder) if embedding and check.embedder is not None else corpus
     verdicts = decide(check, run_check(check, checked), corpus.size)
     rows_of = np.array(row_of, np.int64)
-    origin = Origin(rows_of, np.array(part_of, np.int64), np.zeros(len(texts), np.int64), [source], len(rows))
+    origin = CorpusOrigin(rows_of, np.array(part_of, np.int64), np.zeros(len(texts), np.int64), [source], len(rows))
     removed = frozenset(rows[int(r)].id for r in np.unique(rows_of[verdicts.removed]))
     hits = []
     pairs = strongest(check, verdicts.pairs)

@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decontam.backend import Corpus, Floats, Ints, Neighbours, Phrases, Postings, Vectors
-from decontam.elastic_client import Client, Server
+from decontam.elastic_client import Client, ElasticServer
 from decontam.elastic_index import Index, Kind, Progress
-from decontam.elastic_pairs import Pairs
+from decontam.elastic_pairs import CosinePairs
 from harness.types import stable_hash
 
 PAGE = 10_000
@@ -110,12 +110,12 @@ class ElasticBackend:
         index.ensure(self._progress)
         return index
 
-    def _pairs(self, index: Index | None, rules: tuple[float | None, ...], *asked: NDArray[Any] | str) -> Pairs:
+    def _pairs(self, index: Index | None, rules: tuple[float | None, ...], *asked: NDArray[Any] | str) -> CosinePairs:
         """The files of one question: the same corpus, rules and queries find what an earlier process left."""
         digest = hashlib.sha256()
         for part in asked:
             digest.update(part.encode() if isinstance(part, str) else np.ascontiguousarray(part).tobytes())
-        return Pairs(self._scratch / stable_hash(index.name if index else None, list(rules), digest.hexdigest()))
+        return CosinePairs(self._scratch / stable_hash(index.name if index else None, list(rules), digest.hexdigest()))
 
     def documents(
         self, index: Index, phrases: Sequence[tuple[str, ...]], cap: int | None = None
@@ -196,7 +196,7 @@ def open_elastic(
     Raises `ConfigError` where they contradict each other and `PrerequisiteError` where the server, its certificate or
     the credentials are not what is needed.
     """
-    return ElasticBackend(Client(Server.from_environment(environment)), scratch=scratch, progress=progress)
+    return ElasticBackend(Client(ElasticServer.from_environment(environment)), scratch=scratch, progress=progress)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ _DISK = ("flood-stage", "flood_stage", "disk usage exceeded", "read-only-allow-d
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class ElasticServer:
     """Where the server is and how to be let in: by API key, by user name and password, or freely."""
 
     url: str
@@ -52,7 +52,7 @@ class Server:
     ca: Path | None = None
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> Server:
+    def from_environment(cls, environment: Mapping[str, str]) -> ElasticServer:
         """Read `HARNESS_ES_URL` and, where they are set, credentials and CA file. Raises `ConfigError`."""
         names = (URL, API_KEY, USERNAME, PASSWORD, CA)
         url, api_key, username, password, ca = (environment.get(name) or None for name in names)
@@ -106,7 +106,7 @@ def _check_ca(ca: str) -> None:
 class Client:
     """The official client with our retries and errors. `api` is the client itself; call it inside `call`."""
 
-    def __init__(self, server: Server, *, pauses: tuple[float, ...] = PAUSES, timeout: float = TIMEOUT) -> None:
+    def __init__(self, server: ElasticServer, *, pauses: tuple[float, ...] = PAUSES, timeout: float = TIMEOUT) -> None:
         """Connect and ask for the version. Raises `PrerequisiteError` where nobody answers or lets us in."""
         try:
             import elasticsearch
@@ -227,7 +227,7 @@ def _cause(error: Exception) -> tuple[str, str]:
     return kind, " ".join(reason.split())[:300]
 
 
-def explain(error: Exception, server: Server, doing: str, *, greeting: bool, timeout: float) -> HarnessError:
+def explain(error: Exception, server: ElasticServer, doing: str, *, greeting: bool, timeout: float) -> HarnessError:
     """What to tell the user of a failed request; `greeting` for the first one, where nothing has worked yet."""
     import elasticsearch
 
@@ -265,7 +265,7 @@ def _reason(error: Any) -> str:
     return " ".join(str(error.errors[0] if error.errors else error.message).split())[:300]
 
 
-def _explain_tls(error: Exception, server: Server) -> HarnessError:
+def _explain_tls(error: Exception, server: ElasticServer) -> HarnessError:
     reason = _reason(error)
     if "CERTIFICATE_VERIFY_FAILED" in reason:
         detail = reason.split("certificate verify failed: ")[-1].split(" (_ssl")[0]
@@ -276,7 +276,7 @@ def _explain_tls(error: Exception, server: Server) -> HarnessError:
     return PrerequisiteError(f"{server.url} does not speak TLS as expected ({reason}); is it http://?")
 
 
-def _explain_status(error: Exception, server: Server, doing: str) -> HarnessError:
+def _explain_status(error: Exception, server: ElasticServer, doing: str) -> HarnessError:
     """By HTTP status; the server's own words where they help."""
     where = f"Elasticsearch at {server.url}"
     status, (kind, reason) = _status(error), _cause(error)

@@ -20,7 +20,7 @@ from harness.shards import replace_into
 _PAIR = np.dtype([("document", np.int64), ("query", np.int64), ("cosine", np.float64)])
 
 
-class Pairs:
+class CosinePairs:
     """(document, query, cosine) in files of `folder`, one per batch. Cosine is 0 where there is none."""
 
     def __init__(self, folder: Path) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from decontam.backend import Backend
+from decontam.backend import SearchBackend
 from harness.config import DecontamConfig
 
 
@@ -15,7 +15,7 @@ def open_backend(
     *,
     scratch: Path | None = None,
     progress: Callable[[str, int, int], None] = lambda label, done, total: None,
-) -> Backend:
+) -> SearchBackend:
     """The engine that `settings.backend` names; a server is found by its environment variables.
 
     `scratch` is where an engine may keep what it has to buffer.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from decontam.check import VERSION, Check, Progress, run_check
+from decontam.check import VERSION, ContaminationCheck, Progress, run_check
 from decontam.corpus import EmbeddedCorpus, FileCorpus
 from decontam.html import render_page
 from decontam.outputs import (
@@ -25,7 +25,7 @@ from decontam.outputs import (
     write_rows,
     write_table,
 )
-from decontam.report import Origin, make_report
+from decontam.report import CorpusOrigin, make_report
 from decontam.tokens import clean
 from decontam.verdict import decide
 from harness.errors import ConfigError
@@ -45,7 +45,7 @@ class FileCheck:
     reused: bool
 
 
-def identity_of(check: Check, corpus: FileCorpus, against: Sequence[str]) -> str:
+def identity_of(check: ContaminationCheck, corpus: FileCorpus, against: Sequence[str]) -> str:
     """What decides a check's results."""
     settings = check.settings.model_dump(mode="json", exclude={"backend"})
     items = stable_hash([[i.benchmark, clean(i.id), list(map(clean, i.fields))] for i in check.side.items])
@@ -55,7 +55,7 @@ def identity_of(check: Check, corpus: FileCorpus, against: Sequence[str]) -> str
 
 
 def check_files(
-    check: Check,
+    check: ContaminationCheck,
     corpus: FileCorpus,
     folder: Path,
     *,
@@ -91,7 +91,7 @@ def check_files(
     report = make_report(
         check,
         verdicts,
-        Origin(corpus.row_of, corpus.part_of, corpus.source_of, corpus.sources, corpus.rows),
+        CorpusOrigin(corpus.row_of, corpus.part_of, corpus.source_of, corpus.sources, corpus.rows),
         pair=f"{', '.join(names)} × {', '.join(against)}",
         train=names,
         rows_without_text=corpus.without_text,

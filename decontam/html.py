@@ -13,7 +13,7 @@ from math import log1p
 from decontam.evidence import Shown
 from decontam.outputs import DOUBT, EVIDENCE, Evidence, Listed
 from decontam.rarity import TEMPLATE
-from decontam.report import Report
+from decontam.report import ContaminationReport
 
 _STYLE = """
 :root{--ink:#1d2330;--soft:#5b6472;--line:#d9dee6;--card:#fff;--page:#f5f6f8;--mark:#ffe08a;--bad:#b3261e;--ok:#22663f}
@@ -58,7 +58,7 @@ NAMES = {
 }
 
 
-def render_page(report: Report, shown: Listed) -> str:
+def render_page(report: ContaminationReport, shown: Listed) -> str:
     """The page of a report with some of its evidence."""
     rules = _rules(report)
     body = [
@@ -85,7 +85,7 @@ def render_page(report: Report, shown: Listed) -> str:
     )
 
 
-def _rules(report: Report) -> str:
+def _rules(report: ContaminationReport) -> str:
     s = report.settings
     parts = []
     for mode in s["modes"]:
@@ -102,7 +102,7 @@ def _rules(report: Report) -> str:
     return "; ".join(parts)
 
 
-def _facts(report: Report) -> str:
+def _facts(report: ContaminationReport) -> str:
     items = sum(rate.items for rate in report.benchmarks)
     touched = sum(rate.touched for rate in report.benchmarks)
     share = f"{report.removed / report.rows:.2%} of the rows" if report.rows else ""
@@ -126,7 +126,7 @@ def _table(head: Sequence[str], rows: Sequence[str]) -> str:
     return f'<div class="scroll"><table><tr>{titles}</tr>{"".join(rows)}</table></div>'
 
 
-def _benchmarks(report: Report) -> str:
+def _benchmarks(report: ContaminationReport) -> str:
     kinds = list(report.benchmarks[0].found) if report.benchmarks else []
     rows = []
     for rate in report.benchmarks:
@@ -140,7 +140,7 @@ def _benchmarks(report: Report) -> str:
     return _table(["benchmark", "items", "short", *(NAMES[k] for k in kinds), "any", "share", "of them short"], rows)
 
 
-def _sources(report: Report) -> str:
+def _sources(report: ContaminationReport) -> str:
     kinds = list(report.sources[0].found) if report.sources else []
     rows = []
     for rate in report.sources:
@@ -153,7 +153,7 @@ def _sources(report: Report) -> str:
     return _table(["source", "rows", *(NAMES[k] for k in kinds), "removed", "share"], rows)
 
 
-def _unasked(report: Report) -> list[str]:
+def _unasked(report: ContaminationReport) -> list[str]:
     lines = []
     for rate in report.benchmarks:
         if rate.empty:
@@ -168,7 +168,7 @@ def _unasked(report: Report) -> list[str]:
     return lines
 
 
-def _fields(report: Report) -> list[str]:
+def _fields(report: ContaminationReport) -> list[str]:
     if not report.fields:
         return []
     titles = {"prompt": "prompt", "answer": "answer", "": "not read"}
@@ -180,7 +180,7 @@ def _fields(report: Report) -> list[str]:
     return ["<h2>Fields of the training rows that hold text</h2>", _table(["field", "read as", "rows"], rows)]
 
 
-def _thresholds(report: Report) -> list[str]:
+def _thresholds(report: ContaminationReport) -> list[str]:
     if not report.steps:
         return []
     now = {"ngram": report.settings["ngram_threshold"], "embedding": report.settings["embedding_threshold"]}
@@ -194,7 +194,7 @@ def _thresholds(report: Report) -> list[str]:
     return ["<h2>Other thresholds</h2>", _table(["threshold", "items found", "rows removed by it alone"], rows)]
 
 
-def _histograms(report: Report) -> list[str]:
+def _histograms(report: ContaminationReport) -> list[str]:
     out = []
     for kind, (edges, counts) in report.histogram.items():
         most = max([1, *counts])
@@ -207,7 +207,7 @@ def _histograms(report: Report) -> list[str]:
     return out
 
 
-def _common(report: Report) -> list[str]:
+def _common(report: ContaminationReport) -> list[str]:
     if report.common_limit is None or not report.common:
         return []
     rows = [
@@ -225,7 +225,7 @@ def _common(report: Report) -> list[str]:
     ]
 
 
-def _doubtful(report: Report, shown: Listed) -> list[str]:
+def _doubtful(report: ContaminationReport, shown: Listed) -> list[str]:
     if not shown.doubted:
         return []
     low = report.settings["ngram_threshold"]

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from decontam.check import Check
+from decontam.check import ContaminationCheck
 from decontam.corpus import FileCorpus
 from decontam.evidence import Shown, evidence
 from decontam.fields import PARTS
-from decontam.report import Report
+from decontam.report import ContaminationReport
 from decontam.tokens import clean
 from decontam.verdict import KINDS, Pairs, Verdicts, shown_score
 from harness.shards import replace_into, write_text
@@ -56,7 +56,7 @@ class Evidence:
     fields: tuple[Shown, ...]
 
 
-def strongest(check: Check, pairs: Pairs) -> Pairs:
+def strongest(check: ContaminationCheck, pairs: Pairs) -> Pairs:
     """Of the hits, the best pair of each document, kind and benchmark; those that remove go before all others.
 
     A match with a short item may score as high as the one that a text is removed for, and must not hide it.
@@ -71,7 +71,7 @@ def strongest(check: Check, pairs: Pairs) -> Pairs:
     return hits.select(keep)
 
 
-def collect(check: Check, corpus: FileCorpus, verdicts: Verdicts) -> Iterator[Evidence]:
+def collect(check: ContaminationCheck, corpus: FileCorpus, verdicts: Verdicts) -> Iterator[Evidence]:
     """Evidence for all hits, in order of documents; reads the corpus once more."""
     pairs = strongest(check, verdicts.pairs)
     settings = check.settings
@@ -176,7 +176,7 @@ def write_rows(corpus: FileCorpus, removed: NDArray[np.bool_], folder: Path) -> 
             replace_into(folder / part / name, lambda p, path=path, wanted=wanted: copy_rows(path, wanted, p))  # type: ignore[misc]
 
 
-def write_table(report: Report, folder: Path) -> None:
+def write_table(report: ContaminationReport, folder: Path) -> None:
     """One table per mode as open-instruct's `contamination_results.tsv`: the share of items found, by benchmark."""
     name = "; ".join(report.train)
     for mode in report.settings["modes"]:

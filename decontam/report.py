@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decontam.backend import Floats, Ints
-from decontam.check import Check
+from decontam.check import ContaminationCheck
 from decontam.fields import FieldUse
 from decontam.tokens import clean
 from decontam.verdict import KINDS, Kind, Verdicts, shown_score, thresholds
@@ -27,7 +27,7 @@ NEAR_STEPS = (-0.15, -0.1, -0.05, 0.0, 0.05, 0.1)
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class CorpusOrigin:
     """Where documents came from: `row_of`, `part_of`, `source_of` (documents,), the sources' names, rows in all."""
 
     row_of: NDArray[np.integer[Any]]
@@ -86,7 +86,7 @@ class Common:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ContaminationReport:
     """A check. `histogram` counts items by best score, by kind: edges (n + 1) and counts (n).
 
     `touched` lists the items with any hit, by benchmark: what a score on clean items has to leave out. `unasked` lists
@@ -123,9 +123,9 @@ class Report:
 
 
 def make_report(
-    check: Check,
+    check: ContaminationCheck,
     verdicts: Verdicts,
-    origin: Origin,
+    origin: CorpusOrigin,
     *,
     pair: str,
     train: Sequence[str],
@@ -133,10 +133,10 @@ def make_report(
     fields: Sequence[FieldUse] = (),
     identity: str = "",
     missing: Sequence[str] = (),
-) -> Report:
+) -> ContaminationReport:
     """Count what a check found."""
     side = check.side
-    return Report(
+    return ContaminationReport(
         pair=clean(pair),
         train=tuple(map(clean, train)),
         against=tuple(map(clean, side.benchmarks)),
@@ -167,14 +167,14 @@ def _named(items: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     return {clean(benchmark): list(map(clean, ids)) for benchmark, ids in items.items()}
 
 
-def kinds_of(check: Check) -> tuple[Kind, ...]:
+def kinds_of(check: ContaminationCheck) -> tuple[Kind, ...]:
     """The kinds that a check can find."""
     modes = check.settings.modes
     inside: tuple[Kind, ...] = ("contained",) if "text" in modes and check.settings.contained else ()
     return tuple(kind for kind in KINDS if kind in modes or kind in inside)
 
 
-def benchmark_rates(check: Check, verdicts: Verdicts) -> list[BenchmarkRate]:
+def benchmark_rates(check: ContaminationCheck, verdicts: Verdicts) -> list[BenchmarkRate]:
     """Items found, by benchmark."""
     side, pairs = check.side, verdicts.pairs
     found = {kind: verdicts.touched((kind,)) for kind in kinds_of(check)}
@@ -198,7 +198,7 @@ def benchmark_rates(check: Check, verdicts: Verdicts) -> list[BenchmarkRate]:
     return rates
 
 
-def touched_items(check: Check, items: Ints) -> dict[str, list[str]]:
+def touched_items(check: ContaminationCheck, items: Ints) -> dict[str, list[str]]:
     """The ids of items, given by their numbers, by benchmark."""
     found: dict[str, list[str]] = {}
     for number in items:
@@ -207,7 +207,7 @@ def touched_items(check: Check, items: Ints) -> dict[str, list[str]]:
     return found
 
 
-def _source_rates(check: Check, verdicts: Verdicts, origin: Origin) -> list[SourceRate]:
+def _source_rates(check: ContaminationCheck, verdicts: Verdicts, origin: CorpusOrigin) -> list[SourceRate]:
     pairs = verdicts.pairs
     rates = []
     for number, name in enumerate(origin.sources):
@@ -221,11 +221,11 @@ def _source_rates(check: Check, verdicts: Verdicts, origin: Origin) -> list[Sour
     return rates
 
 
-def _rows(origin: Origin, documents: Ints) -> int:
+def _rows(origin: CorpusOrigin, documents: Ints) -> int:
     return len(np.unique(origin.row_of[documents]))
 
 
-def threshold_values(check: Check, kind: Kind) -> list[float]:
+def threshold_values(check: ContaminationCheck, kind: Kind) -> list[float]:
     """Thresholds that are tabulated, in the settings' unit, below 1; the one in force is among them."""
     settings = check.settings
     if kind == "ngram":
@@ -234,7 +234,7 @@ def threshold_values(check: Check, kind: Kind) -> list[float]:
     return [value for step in NEAR_STEPS if (value := round(now + step, 6)) < 1 or not step]
 
 
-def _steps(check: Check, verdicts: Verdicts, origin: Origin) -> list[Step]:
+def _steps(check: ContaminationCheck, verdicts: Verdicts, origin: CorpusOrigin) -> list[Step]:
     side, pairs, settings = check.side, verdicts.pairs, check.settings
     steps = []
     for kind in thresholds(check):
@@ -251,7 +251,7 @@ def _steps(check: Check, verdicts: Verdicts, origin: Origin) -> list[Step]:
     return steps
 
 
-def _histograms(check: Check, verdicts: Verdicts) -> dict[str, tuple[list[float], list[int]]]:
+def _histograms(check: ContaminationCheck, verdicts: Verdicts) -> dict[str, tuple[list[float], list[int]]]:
     found = {}
     for kind in thresholds(check):
         edges = [0.0, *(e for e in threshold_values(check, kind) if 0 < e < 1), 1.0]
@@ -262,7 +262,7 @@ def _histograms(check: Check, verdicts: Verdicts) -> dict[str, tuple[list[float]
     return found
 
 
-def _common(check: Check, verdicts: Verdicts) -> list[Common]:
+def _common(check: ContaminationCheck, verdicts: Verdicts) -> list[Common]:
     phrases = check.side.question.phrases
     which = np.flatnonzero(verdicts.common)
     frequency, evidence = verdicts.frequency, verdicts.evidence
@@ -270,7 +270,7 @@ def _common(check: Check, verdicts: Verdicts) -> list[Common]:
     return [Common(" ".join(phrases.words(int(p))), int(frequency[p]), round(evidence[p])) for p in order]
 
 
-def _notes(check: Check) -> tuple[str, ...]:
+def _notes(check: ContaminationCheck) -> tuple[str, ...]:
     notes = []
     cut = check.embedder.truncated if check.embedder is not None else 0
     if cut:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from decontam.check import Check, run_check
+from decontam.check import ContaminationCheck, run_check
 from decontam.corpus import EmbeddedCorpus, MemoryCorpus
 from decontam.items import TestItem
 from decontam.report import threshold_values
@@ -116,7 +116,7 @@ _HEADS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ModeRecall:
     """One mode at one threshold: recall by alteration (None: no item could be altered so) and precision over all."""
 
     mode: str
@@ -134,7 +134,7 @@ class SelfTest:
     items: int
     injected: dict[str, int]
     clean: int
-    found: tuple[Found, ...]
+    found: tuple[ModeRecall, ...]
 
 
 def split_items(items: Sequence[TestItem], most: int, seed: int) -> tuple[list[TestItem], list[TestItem]]:
@@ -170,7 +170,7 @@ def inject(items: Sequence[TestItem], seed: int) -> list[tuple[str, int, str]]:
     return texts
 
 
-def run_selftest(check: Check, background: Sequence[TestItem], seed: int = 0) -> SelfTest:
+def run_selftest(check: ContaminationCheck, background: Sequence[TestItem], seed: int = 0) -> SelfTest:
     """Inject the check's own items among `background` and count what is found. Short items are left out of recall."""
     injected = [one for one in inject(check.side.items, seed) if not check.side.short[one[1]]]
     texts = [text for _, _, text in injected] + [item.text for item in background]
@@ -180,7 +180,7 @@ def run_selftest(check: Check, background: Sequence[TestItem], seed: int = 0) ->
     verdicts = decide(check, run_check(check, checked), corpus.size)
     kind_of = np.array([list(ALTERATIONS).index(name) for name, _, _ in injected], np.int64)
     own = np.array([number for _, number, _ in injected], np.int64)
-    found: list[Found] = []
+    found: list[ModeRecall] = []
     modes = check.settings.modes
     if "text" in modes:
         found.append(_count("text", ("text", "contained"), None, True, check, verdicts, kind_of, own))
@@ -192,7 +192,7 @@ def run_selftest(check: Check, background: Sequence[TestItem], seed: int = 0) ->
     return SelfTest(len(check.side.items), counts, len(background), tuple(found))
 
 
-def _stated(check: Check, kind: Kind) -> float:
+def _stated(check: ContaminationCheck, kind: Kind) -> float:
     settings = check.settings
     return settings.ngram_threshold if kind == "ngram" else settings.embedding_threshold
 
@@ -202,11 +202,11 @@ def _count(
     kinds: Sequence[Kind],
     threshold: float | None,
     now: bool,
-    check: Check,
+    check: ContaminationCheck,
     verdicts: Verdicts,
     kind_of: NDArray[np.int64],
     own: NDArray[np.int64],
-) -> Found:
+) -> ModeRecall:
     pairs = verdicts.pairs
     mine = np.isin(pairs.kind, [KINDS.index(kind) for kind in kinds])
     if threshold is not None:
@@ -222,7 +222,7 @@ def _count(
     for number, name in enumerate(ALTERATIONS):
         of_kind = kind_of == number
         recall[name] = float(right[of_kind].mean()) if of_kind.any() else None
-    return Found(mode, threshold, now, recall, true / (true + false) if true + false else None, false)
+    return ModeRecall(mode, threshold, now, recall, true / (true + false) if true + false else None, false)
 
 
 def render_selftest(result: SelfTest) -> str:

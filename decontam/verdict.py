@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decontam.backend import Floats, Ints
-from decontam.check import TOP, Check, Near, Results, from_cosine
+from decontam.check import TOP, ContaminationCheck, Near, Results, from_cosine
 from decontam.coverage import Shared
 from decontam.rarity import Around, evidence_of, others_of, weights
 from harness.config import DecontamConfig
@@ -79,7 +79,7 @@ class Verdicts:
         return np.unique(self.pairs.item[self.pairs.hit & wanted])
 
 
-def decide(check: Check, results: Results, documents: int) -> Verdicts:
+def decide(check: ContaminationCheck, results: Results, documents: int) -> Verdicts:
     """Verdicts over a corpus of `documents` documents, from the results of all its shards."""
     side, settings = check.side, check.settings
     frequency, below = _totals(check, results)
@@ -113,7 +113,7 @@ def common_limit(settings: DecontamConfig, documents: int) -> int | None:
     return max(settings.common_documents, int(settings.common_share * documents))
 
 
-def thresholds(check: Check) -> dict[Kind, float]:
+def thresholds(check: ContaminationCheck) -> dict[Kind, float]:
     """The threshold of every kind that is compared with one, as shares and cosines."""
     found: dict[Kind, float] = {}
     if "ngram" in check.settings.modes:
@@ -137,7 +137,7 @@ class _Part:
     score: Floats
 
 
-def _totals(check: Check, results: Results) -> tuple[Ints, Floats]:
+def _totals(check: ContaminationCheck, results: Results) -> tuple[Ints, Floats]:
     """Document frequencies of n-grams, and every item's best coverage with all n-grams counted alike."""
     frequency = np.zeros(check.line.grams, np.int64)
     best = np.zeros(len(check.side.items))
@@ -147,7 +147,7 @@ def _totals(check: Check, results: Results) -> tuple[Ints, Floats]:
     return frequency, best
 
 
-def _word_parts(check: Check, results: Results, rare: Floats) -> dict[Kind, _Part]:
+def _word_parts(check: ContaminationCheck, results: Results, rare: Floats) -> dict[Kind, _Part]:
     """Pairs of text and n-gram modes; n-grams get their weights `rare` here, shard by shard."""
     text: list[_Part] = []
     inside: list[_Part] = []
@@ -183,7 +183,7 @@ def _near(settings: DecontamConfig, near: Sequence[Near]) -> _Part:
     return _Part(part.document[keep], part.item[keep], part.score[keep])
 
 
-def _pairs(check: Check, parts: Mapping[Kind, _Part]) -> Pairs:
+def _pairs(check: ContaminationCheck, parts: Mapping[Kind, _Part]) -> Pairs:
     whole = _together(list(parts.values()))
     kind = np.concatenate([np.full(len(p.item), KINDS.index(name), np.int8) for name, p in parts.items()])
     hit = np.ones(len(kind), np.bool_)

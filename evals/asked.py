@@ -22,7 +22,7 @@ from harness.types import Message
 T = TypeVar("T")
 
 
-class Asked(HFLM):
+class ChatHFLM(HFLM):
     """An HFLM that encodes as training does, and whose own progress bars are off: the caller reports progress."""
 
     def __init__(self, **arguments: Any) -> None:

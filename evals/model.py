@@ -23,7 +23,7 @@ def load_model(path: str, batch_size: int, apply_chat_template: bool, dtype: str
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
-    from evals.asked import Asked
+    from evals.asked import ChatHFLM
 
     share_keys()
     bars = transformers_logging.is_progress_bar_enabled()
@@ -50,4 +50,4 @@ def load_model(path: str, batch_size: int, apply_chat_template: bool, dtype: str
     # lm-eval knows fewer names of a context than there are.
     context = model_context(model.config)
     limit = {"max_length": context.tokens} if context else {}
-    return Asked(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, **limit)
+    return ChatHFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, **limit)

@@ -20,7 +20,7 @@ from functools import cached_property
 import numpy as np
 
 from decontam.backend import Shard
-from decontam.check import Check, run_check
+from decontam.check import ContaminationCheck, run_check
 from decontam.corpus import SHARD, MemoryCorpus
 from decontam.embedded import EmbeddedBackend
 from decontam.items import TestItem
@@ -48,7 +48,7 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class ServerPace:
     """One request per n-gram: how many were timed, and what all would take at that pace (extrapolated)."""
 
     name: str
@@ -70,7 +70,7 @@ class DecontamBench:
     prepare: float
     check: float
     removed: int
-    server: Server | None
+    server: ServerPace | None
     sizes: tuple[Size, ...]
 
     @property
@@ -169,7 +169,7 @@ def run_bench(
     asked = asked[:count]
     corpus = MemoryCorpus(texts)
     started = time.perf_counter()
-    check = Check(asked, settings, EmbeddedBackend())
+    check = ContaminationCheck(asked, settings, EmbeddedBackend())
     ngrams = check.line.grams
     prepared = time.perf_counter()
     verdicts = decide(check, run_check(check, corpus), corpus.size)
@@ -190,7 +190,7 @@ def run_bench(
     )
 
 
-def _time_server(corpus: MemoryCorpus, check: Check) -> Server:
+def _time_server(corpus: MemoryCorpus, check: ContaminationCheck) -> ServerPace:
     from decontam.backend import Phrases
     from decontam.elastic import open_elastic, time_single_requests
 
@@ -201,7 +201,7 @@ def _time_server(corpus: MemoryCorpus, check: Check) -> Server:
     backend = open_elastic(os.environ)
     try:
         timed = time_single_requests(backend, corpus, grams, fraction=SHARE)
-        return Server(backend.name, timed.timed, timed.phrases, timed.seconds, timed.extrapolated_seconds)
+        return ServerPace(backend.name, timed.timed, timed.phrases, timed.seconds, timed.extrapolated_seconds)
     finally:
         backend.close()
 
@@ -210,7 +210,7 @@ def _time_size(documents: int, items: Sequence[TestItem], settings: DecontamConf
     corpus = MadeCorpus(documents, seed=seed)
     assert corpus.vocabulary
     started = time.perf_counter()
-    check = Check(items, settings, EmbeddedBackend())
+    check = ContaminationCheck(items, settings, EmbeddedBackend())
     decide(check, run_check(check, corpus), corpus.size)
     seconds = time.perf_counter() - started - corpus.making
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -13,7 +13,7 @@ from harness.errors import ConfigError
 from harness.screen import emit, emit_json, say
 
 if TYPE_CHECKING:
-    from decontam.check import Check
+    from decontam.check import ContaminationCheck
     from harness.config import DecontamConfig
     from harness.models.embedder import Embedder
     from harness.runtime.progress import Progress
@@ -171,8 +171,10 @@ def _calibrate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check(args: argparse.Namespace, settings: DecontamConfig, items: Any, scratch: Path | None, show: Any) -> Check:
-    from decontam.check import Check
+def _check(
+    args: argparse.Namespace, settings: DecontamConfig, items: Any, scratch: Path | None, show: Any
+) -> ContaminationCheck:
+    from decontam.check import ContaminationCheck
     from decontam.engines import open_backend
 
     embedder = None
@@ -180,7 +182,7 @@ def _check(args: argparse.Namespace, settings: DecontamConfig, items: Any, scrat
         embedder = _embedder(args)
     elif args.embedder or args.embedder_url:
         raise ConfigError("--embedder is for embedding mode; add it with --modes text,ngram,embedding")
-    return Check(items, settings, open_backend(settings, scratch=scratch, progress=show), embedder)
+    return ContaminationCheck(items, settings, open_backend(settings, scratch=scratch, progress=show), embedder)
 
 
 def _run(args: argparse.Namespace) -> int:

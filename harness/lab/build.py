@@ -18,7 +18,7 @@ from harness.cache import cache_home, make_once
 from harness.errors import ConfigError
 from harness.lab import corpora, words
 from harness.lab.tokenizer import SCAFFOLDING, TEMPLATE, build_tokenizer, encode_chats
-from harness.lab.training import Encoded, Recipe, Shape, fixed_torch, new_model, train
+from harness.lab.training import Encoded, LabRecipe, Shape, fixed_torch, new_model, train
 from harness.lab.world import World
 from harness.types import derive_seed, stable_hash
 
@@ -42,10 +42,10 @@ WRITER = Shape(hidden=64, layers=2, heads=4, inner=192)
 GENERATOR = Shape(hidden=64, layers=2, heads=4, inner=192)
 TARGET = Shape(hidden=64, layers=2, heads=4, inner=192)
 
-WRITER_RECIPE = Recipe(steps=320, batch=32, lr=5e-3)
-BASE_RECIPE = Recipe(steps=400, batch=32, lr=5e-3)
-WORLD_RECIPE = Recipe(steps=320, batch=32, lr=5e-3)
-TARGET_RECIPE = Recipe(steps=300, batch=48, lr=5e-3)
+WRITER_RECIPE = LabRecipe(steps=320, batch=32, lr=5e-3)
+BASE_RECIPE = LabRecipe(steps=400, batch=32, lr=5e-3)
+WORLD_RECIPE = LabRecipe(steps=320, batch=32, lr=5e-3)
+TARGET_RECIPE = LabRecipe(steps=300, batch=48, lr=5e-3)
 
 EXAMPLES = {"writer": 8000, "base": 10000, "generator": 8000, "target": 8000}
 """Training examples drawn for each part."""
@@ -158,5 +158,5 @@ def _scaled(count: int, steps: float) -> int:
     return max(32, round(count * steps))
 
 
-def _shorter(recipe: Recipe, steps: float) -> Recipe:
-    return Recipe(max(2, round(recipe.steps * steps)), recipe.batch, recipe.lr, recipe.weight_decay)
+def _shorter(recipe: LabRecipe, steps: float) -> LabRecipe:
+    return LabRecipe(max(2, round(recipe.steps * steps)), recipe.batch, recipe.lr, recipe.weight_decay)

@@ -34,7 +34,7 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class LabRecipe:
     """Training settings: steps, examples a step, peak learning rate (linear warm-up, cosine to a tenth)."""
 
     steps: int
@@ -84,7 +84,9 @@ def new_model(tokenizer: PreTrainedTokenizerFast, shape: Shape) -> Qwen3ForCausa
     return model
 
 
-def train(model: Qwen3ForCausalLM, data: Encoded, recipe: Recipe, seed: int, report: Callable[[float], None]) -> float:
+def train(
+    model: Qwen3ForCausalLM, data: Encoded, recipe: LabRecipe, seed: int, report: Callable[[float], None]
+) -> float:
     """Train in place on random batches; return the mean loss per answer token over the last twentieth of the steps."""
     import torch
 

@@ -156,7 +156,7 @@ def _devices() -> list[Finding]:
     return found
 
 
-def _cuda_problem(has_gpu: bool, driver: machine.Driver | None, cuda: str | None) -> str:
+def _cuda_problem(has_gpu: bool, driver: machine.NvidiaDriver | None, cuda: str | None) -> str:
     if has_gpu and cuda is None:
         return "the GPU cannot be used by a CPU build: pip install --force-reinstall torch from the CUDA index"
     if driver and cuda and int(cuda.split(".")[0]) > int(driver.cuda.split(".")[0]):

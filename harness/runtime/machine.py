@@ -31,7 +31,7 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True)
-class Driver:
+class NvidiaDriver:
     """The NVIDIA driver and the newest CUDA version that it supports."""
 
     version: str
@@ -74,11 +74,11 @@ def gpus() -> tuple[Gpu, ...]:
     return tuple(chosen)
 
 
-def driver() -> Driver | None:
+def driver() -> NvidiaDriver | None:
     """The NVIDIA driver, or None where there is none."""
     text = _nvidia_smi()
     versions = re.search(r"Driver Version:\s*([\d.]+).*?CUDA Version:\s*([\d.]+)", text or "")
-    return Driver(versions[1], versions[2]) if versions else None
+    return NvidiaDriver(versions[1], versions[2]) if versions else None
 
 
 def torch_cuda() -> str | None:

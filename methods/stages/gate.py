@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from decontam.backend import Backend
-from decontam.check import VERSION, Check, resolved
+from decontam.backend import SearchBackend
+from decontam.check import VERSION, ContaminationCheck, resolved
 from decontam.conversations import Checked, Conversation, Hit, check_conversations, turns
 from decontam.engines import open_backend
 from decontam.tokens import clean
@@ -43,14 +43,14 @@ class Gate:
     """
 
     def __init__(
-        self, run: StageRun, plan: Plan, *, columns: Sequence[str] | None = None, backend: Backend | None = None
+        self, run: StageRun, plan: Plan, *, columns: Sequence[str] | None = None, backend: SearchBackend | None = None
     ) -> None:
         settings = plan.config.decontam
         self.suite = plan.suite.name
         self.embedder = stage_embedder(run, plan.config.models.embedder) if "embedding" in settings.modes else None
         self.backend = backend or open_backend(settings.model_copy(update={"backend": "embedded"}))
         items = tuple(contamination_items(plan.suite, plan.data, columns))
-        self.check = Check(items, settings, self.backend, self.embedder)
+        self.check = ContaminationCheck(items, settings, self.backend, self.embedder)
 
     def prepare(self) -> None:
         """Embed the test items, where rows will be compared with them by meaning."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from decontam.check import Check, run_check
+from decontam.check import ContaminationCheck, run_check
 from decontam.corpus import MemoryCorpus
 from decontam.embedded import EmbeddedBackend
 from decontam.items import TestItem
@@ -60,7 +60,7 @@ def test_planted_items_are_found_and_clean_documents_stay(test_data: Path, capsy
     items = list(load_against(["benchmarks"], DataContext(data_folder=test_data)).items)
     rows, clean = _paragraphs(test_data)
     rng = random.Random(7)
-    check = Check(items, DecontamConfig(), EmbeddedBackend())
+    check = ContaminationCheck(items, DecontamConfig(), EmbeddedBackend())
     usable = [i for i in range(len(items)) if not check.side.empty[i] and not check.side.short[i]]
     planted = [(name, i) for i in rng.sample(usable, PLANTED) for name in PLANTS]
     documents = [("", -1, text) for text in clean]

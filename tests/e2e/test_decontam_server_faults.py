@@ -15,7 +15,7 @@ import pytest
 from decontam import elastic_client
 from decontam.backend import Phrases
 from decontam.elastic import ElasticBackend
-from decontam.elastic_client import Client, Server
+from decontam.elastic_client import Client, ElasticServer
 from decontam.elastic_index import Index
 from harness.errors import DiskFullError, HarnessError, PrerequisiteError, StageError
 from support.elastic_nodes import Node
@@ -47,7 +47,7 @@ def connect(
     progress: Callable[[str, int, int], None] = lambda label, done, total: None,
     pauses: tuple[float, ...] = (0.05,),
 ) -> ElasticBackend:
-    return ElasticBackend(Client(Server(node.url), pauses=pauses), scratch=scratch, progress=progress)
+    return ElasticBackend(Client(ElasticServer(node.url), pauses=pauses), scratch=scratch, progress=progress)
 
 
 def expected(corpus: SmallCorpus, phrases: Phrases) -> list[tuple[int, int]]:
@@ -264,7 +264,7 @@ def refusal(environment: dict[str, str], without: str = "", **changed: str) -> s
     """The line that connecting fails with."""
     environment = {k: v for k, v in environment.items() if k != without} | changed
     with pytest.raises(PrerequisiteError) as error:
-        Client(Server.from_environment(environment))
+        Client(ElasticServer.from_environment(environment))
     assert PASSWORD not in str(error.value) and "another" not in str(error.value)
     return line(error)
 
@@ -273,7 +273,7 @@ def test_tls_and_basic_auth(proxied: dict[str, str]) -> None:
     corpus, phrases = a_corpus("through a proxy"), some_phrases(100)
     by_key = {k: v for k, v in proxied.items() if "USER" not in k and "PASS" not in k} | {"HARNESS_ES_API_KEY": API_KEY}
     for environment in (proxied, by_key):
-        backend = ElasticBackend(Client(Server.from_environment(environment)))
+        backend = ElasticBackend(Client(ElasticServer.from_environment(environment)))
         assert pairs(backend.find(corpus, phrases)) == expected(corpus, phrases)
 
 

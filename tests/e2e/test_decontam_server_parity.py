@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 from analyze import record
 
-from decontam.check import Check, run_check
+from decontam.check import ContaminationCheck, run_check
 from decontam.corpus import EmbeddedCorpus, MemoryCorpus
 from decontam.elastic import ElasticBackend, time_single_requests
-from decontam.elastic_client import Client, Server
+from decontam.elastic_client import Client, ElasticServer
 from decontam.embedded import EmbeddedBackend
 from decontam.items import TestItem
 from decontam.tokens import words
@@ -88,7 +88,7 @@ def corpus(texts: list[str]) -> MemoryCorpus:
 
 @pytest.fixture
 def server(node: Node) -> Iterator[ElasticBackend]:
-    backend = ElasticBackend(Client(Server(node.url)))
+    backend = ElasticBackend(Client(ElasticServer(node.url)))
     yield backend
     backend.close()
 
@@ -117,7 +117,7 @@ def embedder() -> Remembered:
 
 
 def verdicts(backend: Any, corpus: Any, items: list[TestItem], embedder: Any = None, **settings: Any) -> Verdicts:
-    check = Check(items, DecontamConfig(**settings), backend, embedder)
+    check = ContaminationCheck(items, DecontamConfig(**settings), backend, embedder)
     return decide(check, run_check(check, corpus), corpus.size)
 
 
@@ -201,6 +201,6 @@ def test_tokens_of_real_texts(node: Node, texts: list[str], items: list[TestItem
 
 
 def test_single_requests_are_slower(server: ElasticBackend, corpus: MemoryCorpus, items: list[TestItem]) -> None:
-    check = Check(items[:20], DecontamConfig(modes=("ngram",)), server, None)
+    check = ContaminationCheck(items[:20], DecontamConfig(modes=("ngram",)), server, None)
     timing = time_single_requests(server, corpus, check.side.question.phrases, fraction=0.05)
     assert timing.timed == round(0.05 * timing.phrases) and timing.extrapolated_seconds > timing.seconds > 0

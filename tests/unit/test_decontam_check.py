@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from decontam.check import Check, run_check
+from decontam.check import ContaminationCheck, run_check
 from decontam.corpus import EmbeddedCorpus, MemoryCorpus
 from decontam.embedded import ANCHOR, EmbeddedBackend, PhraseTable
 from decontam.items import TestItem, TestSide
 from decontam.outputs import strongest
-from decontam.report import Origin, benchmark_rates, make_report, threshold_values
+from decontam.report import CorpusOrigin, benchmark_rates, make_report, threshold_values
 from decontam.tokens import words
 from decontam.verdict import KINDS, Verdicts, decide
 from harness.config import DecontamConfig, EmbedderConfig
@@ -30,7 +30,7 @@ def _texts(count: int, low: int, high: int, seed: int) -> list[str]:
 
 
 def _check(items: Sequence[TestItem], texts: Sequence[str], shard: int = 7, **settings: object) -> Verdicts:
-    check = Check(items, DecontamConfig(**settings), EmbeddedBackend())  # type: ignore[arg-type]
+    check = ContaminationCheck(items, DecontamConfig(**settings), EmbeddedBackend())  # type: ignore[arg-type]
     corpus = MemoryCorpus(texts, shard)
     return decide(check, run_check(check, corpus), corpus.size)
 
@@ -156,7 +156,7 @@ def test_a_removal_shows_the_item_that_it_is_for() -> None:
         TestItem("b", "short", ("what is the law",)),
         TestItem("b", "long", ("what is the law of large numbers good for in practice",)),
     ]
-    check = Check(items, DecontamConfig(modes=("text",)), EmbeddedBackend())
+    check = ContaminationCheck(items, DecontamConfig(modes=("text",)), EmbeddedBackend())
     corpus = MemoryCorpus(["So what is the law of large numbers good for in practice?", "What is the law?"])
     found = decide(check, run_check(check, corpus), corpus.size)
     assert found.removed.tolist() == [True, False]
@@ -169,11 +169,12 @@ def test_a_removal_shows_the_item_that_it_is_for() -> None:
 def test_bins_of_a_histogram_do_not_overlap(threshold: float, top: float) -> None:
     settings = DecontamConfig(modes=("embedding",), embedding_threshold=threshold)
     text = "the law of large numbers is good for a great deal"
-    check = Check([TestItem("b", "1", (text,))], settings, EmbeddedBackend(), open_embedder(EmbedderConfig()))
+    items, embedder = [TestItem("b", "1", (text,))], open_embedder(EmbedderConfig())
+    check = ContaminationCheck(items, settings, EmbeddedBackend(), embedder)
     assert check.embedder is not None
     corpus = EmbeddedCorpus(MemoryCorpus([text]), check.embedder)
     found = decide(check, run_check(check, corpus), corpus.size)
-    origin = Origin(np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.int64), ["s"], 1)
+    origin = CorpusOrigin(np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.int64), ["s"], 1)
     edges, counts = make_report(check, found, origin, pair="p", train=["s"]).histogram["embedding"]
     assert list(edges) == sorted(set(edges)) and edges[-2] == top and list(counts) == [0] * (len(edges) - 2) + [1]
     assert max(threshold_values(check, "embedding")) <= 1
@@ -195,7 +196,7 @@ def test_common_ngrams_count_only_within_a_long_run() -> None:
 def test_results_do_not_depend_on_the_shards_or_on_where_a_check_stopped(tmp_path: Path) -> None:
     items = [TestItem("b", str(i), (t,)) for i, t in enumerate(_texts(20, 8, 20, 1))]
     texts = _texts(50, 5, 60, 2)
-    check = Check(items, DecontamConfig(ngram_size=2, common_documents=12), EmbeddedBackend())
+    check = ContaminationCheck(items, DecontamConfig(ngram_size=2, common_documents=12), EmbeddedBackend())
     whole = decide(check, run_check(check, MemoryCorpus(texts, 1000)), 50)
     corpus = MemoryCorpus(texts, 6)
     run_check(check, corpus, tmp_path)
@@ -215,14 +216,14 @@ def test_the_fields_that_say_something_stand_for_an_item() -> None:
         TestItem("b", "2", ("the year of the old man and his pain",)),
         TestItem("b", "3", ("", "<>")),
     ]
-    check = Check(items, DecontamConfig(), EmbeddedBackend())
+    check = ContaminationCheck(items, DecontamConfig(), EmbeddedBackend())
     assert (check.side.empty.tolist(), check.side.partial.tolist()) == ([False, False, True], [True, False, False])
     found = _check(items, [items[0].fields[0], items[1].fields[0]])
     assert found.touched().tolist() == [0, 1] and np.isnan(found.best["ngram"][2])
     (rate,) = benchmark_rates(check, found)
     assert (rate.items, rate.empty, rate.partial, rate.found["text"]) == (3, 1, 1, 2)
     with pytest.raises(InputError, match="no test item has any text"):
-        Check([items[2]], DecontamConfig(), EmbeddedBackend())
+        ContaminationCheck([items[2]], DecontamConfig(), EmbeddedBackend())
     strict = TestSide(items, DecontamConfig(compat="open-instruct"))
     assert strict.empty.tolist() == [True, False, True], "open-instruct leaves out items with an empty field"
 

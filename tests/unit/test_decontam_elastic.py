@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from decontam import elastic, elastic_index
-from decontam.check import Check, run_check
+from decontam.check import ContaminationCheck, run_check
 from decontam.corpus import MemoryCorpus
 from decontam.elastic import ElasticBackend, time_single_requests
-from decontam.elastic_client import Client, Server
+from decontam.elastic_client import Client, ElasticServer
 from decontam.elastic_index import Index
 from decontam.embedded import EmbeddedBackend
 from decontam.items import TestItem
@@ -39,7 +39,7 @@ def fake() -> Iterator[Fake]:
 
 
 def backend(fake: Fake, **options: Any) -> ElasticBackend:
-    return ElasticBackend(Client(Server(fake.url), pauses=(0.0, 0.0)), **options)
+    return ElasticBackend(Client(ElasticServer(fake.url), pauses=(0.0, 0.0)), **options)
 
 
 def corpus_with_vectors(count: int = 45, width: int = 8) -> SmallCorpus:
@@ -121,7 +121,7 @@ def test_verdicts_are_those_of_the_other_engine(fake: Fake) -> None:
     texts += [f"w{i} v{i} {stock} x{i} y{i} \uff5a{i}" for i in range(40)]
     found = []
     for engine in (EmbeddedBackend(), backend(fake)):
-        check = Check(items, DecontamConfig(), engine)
+        check = ContaminationCheck(items, DecontamConfig(), engine)
         found.append(decide(check, run_check(check, MemoryCorpus(texts, 16)), len(texts)))
     ours, theirs = found
     assert np.array_equal(ours.evidence, theirs.evidence) and ours.evidence.max() == 39
@@ -256,11 +256,11 @@ def test_index_that_lost_documents_is_not_finished(fake: Fake) -> None:
 
 def test_nobody_there() -> None:
     with pytest.raises(PrerequisiteError, match=r"nothing answers at http://127.0.0.1:9 .*embedded backend"):
-        Client(Server("http://127.0.0.1:9"))
+        Client(ElasticServer("http://127.0.0.1:9"))
 
 
 def test_server_that_is_too_slow(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = ElasticBackend(Client(Server(fake.url), pauses=(), timeout=0.2))
+    engine = ElasticBackend(Client(ElasticServer(fake.url), pauses=(), timeout=0.2))
     right = fake.answer
 
     def slow(method: str, path: str, query: dict[str, list[str]], body: Any) -> tuple[int, Any]:
@@ -346,13 +346,13 @@ def test_single_requests_are_timed_on_a_part(fake: Fake) -> None:
 )
 def test_environment_that_contradicts_itself(environment: dict[str, str], says: str) -> None:
     with pytest.raises(ConfigError) as error:
-        Server.from_environment(environment)
+        ElasticServer.from_environment(environment)
     assert says in str(error.value) and "secret" not in str(error.value)
 
 
 def test_credentials_are_sent_and_never_shown(fake: Fake) -> None:
-    by_key = Server.from_environment({"HARNESS_ES_URL": fake.url, "HARNESS_ES_API_KEY": "c2VjcmV0"})
-    by_name = Server.from_environment(
+    by_key = ElasticServer.from_environment({"HARNESS_ES_URL": fake.url, "HARNESS_ES_API_KEY": "c2VjcmV0"})
+    by_name = ElasticServer.from_environment(
         {"HARNESS_ES_URL": fake.url + "/", "HARNESS_ES_USERNAME": "me", "HARNESS_ES_PASSWORD": "secret"}
     )
     names = [ElasticBackend(Client(server)).name for server in (by_key, by_name)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from decontam import files
-from decontam.check import Check
+from decontam.check import ContaminationCheck
 from decontam.corpus import FileCorpus
 from decontam.embedded import EmbeddedBackend
 from decontam.files import check_files
@@ -35,7 +35,7 @@ def test_doubtful_pairs_are_shown_beside_the_strongest(
     rows = [" ".join([*text[:length], *_words(rng, 9)]) for text, length in zip(texts, lengths, strict=True)]
     train = tmp_path / "train.jsonl"
     train.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows), encoding="utf-8")
-    check = Check(items, DecontamConfig(modes=("ngram",)), EmbeddedBackend())
+    check = ContaminationCheck(items, DecontamConfig(modes=("ngram",)), EmbeddedBackend())
     check_files(check, FileCorpus([str(train)]), tmp_path / "out", against=["b"])
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     doubtful, others = page.split("<h2>Doubtful pairs</h2>")[1].split("<h2>Other pairs</h2>")
@@ -50,6 +50,6 @@ def test_a_surrogate_in_an_id_or_a_text_ends_in_no_traceback(tmp_path: Path) -> 
     text = "what is the name of the old harbour \ud83d that lies beyond the second bridge"
     train = tmp_path / "train.jsonl"
     train.write_text(json.dumps({"text": text}) + "\n", encoding="utf-8")
-    check = Check([TestItem("b\ud83d", "1\ud83d", (text,))], DecontamConfig(), EmbeddedBackend())
+    check = ContaminationCheck([TestItem("b\ud83d", "1\ud83d", (text,))], DecontamConfig(), EmbeddedBackend())
     report = check_files(check, FileCorpus([str(train)]), tmp_path / "out", against=["b"]).report
     assert report["removed"] == 1 and (tmp_path / "out" / "report.html").is_file()

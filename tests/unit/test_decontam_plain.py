@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from decontam.check import Check, run_check
+from decontam.check import ContaminationCheck, run_check
 from decontam.corpus import MemoryCorpus
 from decontam.embedded import EmbeddedBackend
 from decontam.evidence import evidence
@@ -74,14 +74,16 @@ SAME: dict[str, Callable[[str], str]] = {
 @pytest.mark.parametrize("language", TEXTS)
 def test_spelling_does_not_matter(language: str) -> None:
     text = TEXTS[language]
-    check = Check([TestItem("b", "1", (text,))], DecontamConfig(), EmbeddedBackend())
+    check = ContaminationCheck([TestItem("b", "1", (text,))], DecontamConfig(), EmbeddedBackend())
     assert not check.side.short.any()
     corpus = MemoryCorpus([f"x {change(text)} x" for change in SAME.values()])
     found = decide(check, run_check(check, corpus), corpus.size)
     for kind in ("text", "ngram"):
-        hits = set(found.pairs.document[found.pairs.removes & (found.pairs.kind == KINDS.index(kind))].tolist())  # type: ignore[arg-type]
+        removed = found.pairs.removes & (found.pairs.kind == KINDS.index(kind))  # type: ignore[arg-type]
+        hits = set(found.pairs.document[removed].tolist())
         assert [name for i, name in enumerate(SAME) if i not in hits] == [], kind
-    back = Check([TestItem("b", n, (change(text),)) for n, change in SAME.items()], DecontamConfig(), EmbeddedBackend())
+    items = [TestItem("b", name, (change(text),)) for name, change in SAME.items()]
+    back = ContaminationCheck(items, DecontamConfig(), EmbeddedBackend())
     found = decide(back, run_check(back, MemoryCorpus([text])), 1)
     assert len(found.touched(("text",))) == len(SAME)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from decontam.backend import Corpus, Phrases, Postings
-from decontam.check import Check, run_check
+from decontam.check import ContaminationCheck, run_check
 from decontam.corpus import MemoryCorpus
 from decontam.embedded import EmbeddedBackend
 from decontam.items import TestItem
@@ -47,7 +47,7 @@ def _noise(count: int, seed: int = 0) -> list[str]:
 def _check(
     items: Sequence[TestItem], texts: Sequence[str], engine: type[EmbeddedBackend] = EmbeddedBackend, **settings: object
 ) -> Verdicts:
-    check = Check(items, DecontamConfig(modes=("ngram",), **settings), engine())  # type: ignore[arg-type]
+    check = ContaminationCheck(items, DecontamConfig(modes=("ngram",), **settings), engine())  # type: ignore[arg-type]
     corpus = MemoryCorpus(texts, 64)
     return decide(check, run_check(check, corpus), corpus.size)
 

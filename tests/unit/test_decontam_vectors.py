@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from decontam import vectors
-from decontam.check import Check
+from decontam.check import ContaminationCheck
 from decontam.corpus import FileCorpus
 from decontam.embedded import EmbeddedBackend
 from decontam.files import check_files
@@ -56,7 +56,7 @@ def test_a_killed_check_goes_on_behind_the_last_part(tmp_path: Path, monkeypatch
     lines: list[tuple[str, int, int]] = []
 
     def run(embedder: Counting, folder: str) -> dict[str, object]:
-        check = Check(items, settings, EmbeddedBackend(), embedder)
+        check = ContaminationCheck(items, settings, EmbeddedBackend(), embedder)
         corpus = FileCorpus([str(train)])
         return check_files(
             check, corpus, tmp_path / folder, against=["b"], progress=lambda *line: lines.append(line)

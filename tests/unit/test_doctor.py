@@ -59,7 +59,7 @@ def test_gpus_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     _with_gpus(monkeypatch, SMI)
     first, second = machine.gpus()
     assert (first.name, first.total, second.free) == ("NVIDIA H200", 143771 << 20, 2000 << 20)
-    assert machine.driver() == machine.Driver("570.1.2", "12.8")
+    assert machine.driver() == machine.NvidiaDriver("570.1.2", "12.8")
 
 
 @pytest.mark.parametrize(

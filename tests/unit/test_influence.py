@@ -15,7 +15,7 @@ from harness.config import ScoringConfig
 from harness.errors import StageError
 from harness.training.adam_state import AdamState
 from harness.training.chat import Encoded
-from methods.signals.influence.directions import Guidance, Part, best, guidance, halves
+from methods.signals.influence.directions import Guidance, GuidancePart, best, guidance, halves
 from methods.signals.influence.gamma import update_rule
 from methods.signals.influence.products import influence
 from methods.signals.influence.signal import InfluenceSettings, InfluenceSignal
@@ -273,7 +273,8 @@ def test_coherence_is_the_length_of_the_mean_unit_gradient(qwen: Case, aggregate
 
 def test_halves_take_turns_in_each_subtask_by_id() -> None:
     parts = halves(["c", "a", "b", "d"], ["x", "x", "x", "y"], [False, False, False, True])
-    assert parts == [Part("x", "a"), Part("x", "a"), Part("x", "b"), Part("y", "withheld")]
+    expected = [("x", "a"), ("x", "a"), ("x", "b"), ("y", "withheld")]
+    assert parts == [GuidancePart(*each) for each in expected]  # type: ignore[arg-type]
 
 
 def test_the_self_check_measures_how_far_gradients_are_apart(case: Case) -> None:

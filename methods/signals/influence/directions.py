@@ -21,7 +21,7 @@ Aggregate = Literal["mean_cosine", "cosine_of_mean", "max_subtask", "mean_dot"]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class GuidancePart:
     """Which vector an item belongs to: its subtask, which half of the rewarded items, or the withheld ones."""
 
     subtask: str
@@ -39,7 +39,7 @@ class Guidance:
     `subtasks` are those of all items, usable here or not, so that the columns of two checkpoints are the same ones.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[GuidancePart, ...]
     vectors: Mapping[str, torch.Tensor]
     counts: torch.Tensor
     gram: torch.Tensor
@@ -69,7 +69,7 @@ class Guidance:
             columns.append(dots @ share)
         return torch.stack(columns, dim=1)
 
-    def _counted(self) -> list[tuple[Part, float]]:
+    def _counted(self) -> list[tuple[GuidancePart, float]]:
         return list(zip(self.parts, self.counts.tolist(), strict=True))
 
 
@@ -80,7 +80,7 @@ def best(scores: torch.Tensor) -> torch.Tensor:
 
 
 def guidance(
-    gradients: LoraGradients, items: Sequence[Encoded], parts: Sequence[Part], aggregate: Aggregate
+    gradients: LoraGradients, items: Sequence[Encoded], parts: Sequence[GuidancePart], aggregate: Aggregate
 ) -> Guidance:
     """The directions of `items`, each of which belongs to the part at its place.
 
@@ -126,18 +126,18 @@ def guidance(
     return Guidance(tuple(distinct), vectors, counts, gram, norms, coherence, subtasks)
 
 
-def halves(ids: Sequence[str], subtasks: Sequence[str], withheld: Sequence[bool]) -> list[Part]:
+def halves(ids: Sequence[str], subtasks: Sequence[str], withheld: Sequence[bool]) -> list[GuidancePart]:
     """The part of every item: rewarded items of a subtask go to the halves a and b in turn, in order of their ids.
 
     Two halves that score candidates alike say that the set is large enough to be read; ids are hashes or numbers, so
     that their order says nothing of the items.
     """
-    parts: dict[int, Part] = {}
+    parts: dict[int, GuidancePart] = {}
     seen: dict[str, int] = {}
     for i in sorted(range(len(ids)), key=lambda i: ids[i]):
         if withheld[i]:
-            parts[i] = Part(subtasks[i], "withheld")
+            parts[i] = GuidancePart(subtasks[i], "withheld")
             continue
         seen[subtasks[i]] = seen.get(subtasks[i], 0) + 1
-        parts[i] = Part(subtasks[i], "a" if seen[subtasks[i]] % 2 else "b")
+        parts[i] = GuidancePart(subtasks[i], "a" if seen[subtasks[i]] % 2 else "b")
     return [parts[i] for i in range(len(ids))]
