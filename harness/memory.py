@@ -2,9 +2,9 @@
 
 The terms are read off the code that runs: transformers' decoder layers (RMSNorm in 32 bits, gated MLP, fused
 attention), torch's autocast, TRL 1.16's tiled output layer, PEFT's LoRA layers (adapters in 32 bits), the fused AdamW
-and this project's influence engine. Weights that are trained in full are float32 whatever the model is computed in;
-under bfloat16 autocast a cast of every linear layer's is kept from its forward to its backward pass. A term is a tensor
-that some operation saves, in bytes per token; nothing is fitted.
+and this project's engine of sample gradients. Weights that are trained in full are float32 whatever the model is
+computed in; under bfloat16 autocast a cast of every linear layer's is kept from its forward to its backward pass. A
+term is a tensor that some operation saves, in bytes per token; nothing is fitted.
 `tests/benchmarks/plan_memory.py` compares the sums with the allocator's peak on models that a CPU can run. Given up:
 what a CUDA allocator adds by fragmentation, CUDA's own context (about half a gigabyte), and kernels' work space.
 """
@@ -21,7 +21,7 @@ TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
 
 
 CPU_PIECE, GPU_PIECE = 1 << 18, 1 << 27
-"""Elements of sample gradients that the influence engine works on at once, which bounds its temporary."""
+"""Elements of sample gradients that signals work on at once, which bounds its temporary."""
 
 
 @dataclass(frozen=True, slots=True)

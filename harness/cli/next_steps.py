@@ -6,7 +6,10 @@ import json
 from pathlib import Path
 from shlex import quote
 
+from harness.choice import NONE
+from harness.lab.arms import read_arms
 from harness.record import RunRecord
+from methods.signals.catalogue import signal_classes
 
 
 def next_steps(record: RunRecord, folder: Path) -> str:
@@ -21,13 +24,13 @@ def next_steps(record: RunRecord, folder: Path) -> str:
     if partner is not None:
         line = f"harness compare {quote(str(partner))} {here}"
         steps.append((line, "side by side with a run of another kind on the same seed"))
-    elif record.signal != "none":
+    elif record.signal != NONE:
         steps.append((f"{again} --driver static", "the same without feedback"))
     else:
         why = "the same with feedback; 'harness drivers' and 'harness signals' list what there is"
         steps.append((f"{again} --driver DRIVER --signal SIGNAL", why))
-    if record.lab_world is not None and record.signal not in ("none", "oracle", "anti_oracle"):
-        steps.append((f"{again} --signal oracle", "how far a perfect signal gets"))
+    if record.lab_world is not None and record.signal not in (NONE, *_lab_only()):
+        steps.append((f"{again} --signal {read_arms('ceiling')}", "how far a perfect signal gets"))
     else:
         steps.append((f"{again} --seed {record.synth_seed + 1}", "a second draw, since one run is no result"))
     steps.append((f"harness export {here} --to my-dataset", "the data set, its card and the model, to take away"))
@@ -35,6 +38,11 @@ def next_steps(record: RunRecord, folder: Path) -> str:
     for command, why in steps:
         lines += [f"  {command}", f"      {why}"]
     return "\n".join(lines)
+
+
+def _lab_only() -> list[str]:
+    """The signals that read the lab's truth themselves."""
+    return [signal.name for signal in signal_classes()[0] if signal.lab_only]
 
 
 def find_partner(record: RunRecord, folder: Path) -> Path | None:

@@ -40,8 +40,8 @@ class Rates:
 
 
 LAB_RATES = Rates(trajectory=0.015, rollout=0.02, trained=0.006, scored=0.006, tested=0.013, start=1.5)
-"""Rough, from one thread of a busy cloud machine under the influence signal. `rollout` is processor time over 8
-steps of a full-scale run; `scored` was not measured and is taken from `trained`; the others are derived from the wall
+"""Rough, from one thread of a busy cloud machine under a signal that takes gradients. `rollout` is processor time over
+8 steps of a full-scale run; `scored` was not measured and is taken from `trained`; the others are derived from the wall
 times of one smoke run, imports taken off by eye."""
 
 

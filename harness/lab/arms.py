@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from harness.yaml_text import read_yaml
 
 
-def read_arms(experiment: str) -> Mapping[str, Any]:
-    """The arms of `assess` or `calibrate`, as they are declared, by the names that tables show."""
-    arms: Mapping[str, Any] = read_yaml(Path(__file__).parent / "arms.yaml", "the lab's arms")[experiment]
-    return arms
+def read_arms(part: str) -> Any:
+    """The arms of `assess` or `calibrate`, as they are declared, by the names that tables show; or the `ceiling`."""
+    return read_yaml(Path(__file__).parent / "arms.yaml", "the lab's arms")[part]
