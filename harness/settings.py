@@ -192,7 +192,10 @@ class _Merged:
         preset = values.pop(f"{place}.preset", None)
         if preset is None:
             return
-        plugin = kind.plugin_of(str(name or self.values.get(key)))
+        name = name or self.values.get(key)
+        if name is None:
+            raise ConfigError(_nameless(f"{place}.preset", layer, place, kind))
+        plugin = kind.plugin_of(str(name))
         found = preset_values(plugin, str(preset)) if plugin else {}
         for own, value in flatten(found, f"{place}."):
             values.setdefault(own, value)
@@ -210,10 +213,7 @@ def _settle(tree: dict[str, Any], place: str, kind: type[Choice], merged: _Merge
     name = given.get("name")
     if not isinstance(name, str):
         key = next(k for k in merged.values if k.startswith(f"{place}."))
-        raise ConfigError(
-            f"setting '{key}' ({merged.origin[key]}) is of a {plugins.kind_of(kind.group)} that no layer names; set "
-            f"{place}=NAME, too"
-        )
+        raise ConfigError(_nameless(key, merged.origin[key], place, kind))
     plugin = kind.plugin_of(name)
     settings = plugin.Settings if plugin else NoSettings
     own = {key: value for key, value in given.items() if key != "name"}
@@ -231,6 +231,11 @@ def _settle(tree: dict[str, Any], place: str, kind: type[Choice], merged: _Merge
 
 _MOVED = {"best_of": ("best_of_n", "n")}
 """Settings of drivers that stood alone in earlier versions: the driver's name, and what the setting is called now."""
+
+
+def _nameless(key: str, layer: str, place: str, kind: type[Choice]) -> str:
+    what = plugins.kind_of(kind.group)
+    return f"setting '{key}' ({layer}) is of a {what} that no layer names; set {place}=NAME, too"
 
 
 def _refuse_moved(values: Mapping[str, Any], layer: str) -> None:

@@ -99,6 +99,7 @@ def test_selection_has_a_signal_of_its_own_settings() -> None:
         ({"signal": "influense"}, "there is no signal 'influense'; did you mean 'influence'?"),
         ({"signal": 5}, "there is no signal '5'"),
         ({"select.keep": 0.5, "select.signal.eps": 1}, "set select.signal=NAME, too"),
+        ({"select.keep": 0.5, "select.signal.preset": "less"}, "set select.signal=NAME, too"),
         ({"influence.update": "sgd"}, "setting 'influence.update' (command line) is 'signal.update' now"),
         ({"loss.checkpoint": "base"}, "'signal.checkpoint' now, beside signal 'loss'"),
     ],
