@@ -37,10 +37,11 @@ def bench(lab: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench
         yield Bench(base, files)
 
 
-def test_the_package_is_seven_files(bench: Bench) -> None:
+def test_the_package_is_eight_files(bench: Bench) -> None:
     """One for each thing, and what says where they are; none of the project's files is touched."""
-    names = {"pyproject.toml", "brevity/signal.py", "brevity/perplexity.py", "brevity/brief.yaml"}
-    assert set(bench.files) == names | {f"brevity/{n}" for n in ("small_exam.yaml", "exam.jsonl", "practice.jsonl")}
+    code = ("signal.py", "perplexity.py", "best_overall.py")
+    data = ("brief.yaml", "small_exam.yaml", "exam.jsonl", "practice.jsonl")
+    assert set(bench.files) == {"pyproject.toml", *(f"brevity/{name}" for name in (*code, *data))}
     source = (bench.base / "package" / "brevity" / "signal.py").read_text(encoding="utf-8")
     assert len(source.splitlines()) <= 35
 
@@ -50,6 +51,7 @@ def test_it_is_listed(bench: Bench) -> None:
     assert "example: how short the answer is" in signals and "not usable" not in signals
     (row,) = (line for line in signals.splitlines() if line.startswith("perplexity"))
     assert row.split()[1:4] == ["higher", "no", "forward"]
+    assert "example: the best of all pairs" in finished(["drivers"], bench.base).out
     assert "brief" in finished(["methods"], bench.base).out and "small_exam" in finished(["suites"], bench.base).out
     assert "Words from which on an answer is worth nothing." in finished(["explain", "signal.most"], bench.base).out
     seen = json.loads(harness(["doctor", "--json"], bench.base).out)
@@ -60,13 +62,16 @@ def test_it_is_listed(bench: Bench) -> None:
 def test_it_is_planned_with_its_settings_and_cost(bench: Bench) -> None:
     plan = json.loads(finished(["plan", "--method", "brief", *NANO, "--json"], bench.base).out)
     assert plan["settings"]["signal.most"] == {"value": 12, "layer": "method brief"}
-    assert "brief = best_of_n x brevity" in finished(["plan", "--method", "brief", *NANO], bench.base).out
+    assert plan["settings"]["driver.n"]["value"] == 3
+    assert "brief = best_overall x brevity" in finished(["plan", "--method", "brief", *NANO], bench.base).out
     wrong = harness(["plan", "--method", "brief", *NANO, "--set", "signal.mots=3"], bench.base)
     assert (wrong.status, wrong.err.count("\n")) == (2, 1) and "did you mean 'signal.most'?" in wrong.err
     write_commentary(bench.base / "law.jsonl", commentary(40))
     exam = ("--suite", "small_exam", "--seeds", "law.jsonl", "--signal", "perplexity", "--target", "nano")
     text = finished(["plan", "--method", "brief", *exam, "--set", "seeds.min_words=5"], bench.base).out
-    assert "small_exam" in text and "best_of_n x perplexity" in text
+    assert "small_exam" in text and "best_overall x perplexity" in text
+    wrong = harness(["plan", "--method", "brief", *NANO, "--set", "driver.m=3"], bench.base)
+    assert (wrong.status, wrong.err.count("\n")) == (2, 1) and "'driver.m'" in wrong.err and "driver.n" in wrong.err
 
 
 def test_a_run_is_killed_resumed_and_compared(bench: Bench) -> None:
@@ -83,6 +88,8 @@ def test_a_run_is_killed_resumed_and_compared(bench: Bench) -> None:
     scores = {row["item_id"]: row["value"] for row in rows(stage_folder(folder, "score"))}
     assert len(scores) > 12
     assert scores == {key: max(0.0, 1 - len(answer.split()) / 12) for key, answer in pairs.items()}
+    kept = {row["id"] for row in rows(stage_folder(folder, "dataset"))}
+    assert len(kept) == 12 and min(scores[key] for key in kept) >= sorted(scores.values())[-round(len(scores) / 3)]
     finished(["run", "--method", "static", *NANO, *runs], bench.base)
     static = next(f for f in run_folders(bench.base / "runs") if f != folder)
     assert "lab_asked" in finished(["compare", str(static), str(folder)], bench.base).out
