@@ -63,8 +63,8 @@ def resolve_run(
     aim = find_target(_first(target, file.values.get("target"), "a target: --target NAME"))
     chosen = preset or file.values.get("preset") or info.preset
     size = scale or file.values.get("scale") or aim.default_scale
-    own = {"name": info.driver, **info.settings.get("driver", {})}
-    pairing = {"method": info.name, "signal": info.signal, **info.settings, "driver": own}
+    # The names stand beside what the method sets of the two.
+    pairing = {"method": info.name, **info.settings, "driver.name": info.driver, "signal.name": info.signal}
     layers = [Layer(f"method {info.name}" if info.folder else "driver", pairing)]
     if chosen:
         layers.append(Layer(f"preset {chosen}", {"preset": chosen, **preset_settings(info, chosen)}))

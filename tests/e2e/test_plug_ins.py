@@ -101,4 +101,4 @@ def test_without_the_package_its_run_is_shown_and_not_resumed(bench: Bench, monk
     assert "Signal brevity in stage score" in finished(["show", str(folder)], bench.base).out
     assert folder.name in finished(["ls", "--runs", str(folder.parent)], bench.base).out
     refused = harness(["resume", str(folder)], bench.base)
-    assert (refused.status, refused.err.count("\n")) == (2, 1) and "there is no signal 'brevity'" in refused.err
+    assert (refused.status, refused.err.count("\n")) == (2, 1) and "there is no driver 'best_overall'" in refused.err

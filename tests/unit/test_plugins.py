@@ -148,7 +148,7 @@ def test_a_name_that_is_taken_is_nobodys(install: Install) -> None:
 
 
 def test_a_method_and_a_suite_are_files(install: Install) -> None:
-    method = 'summary: mine\ndriver: best_of_n\nsignal: length\nsettings: {best_of: 3}\n'
+    method = 'summary: mine\ndriver: best_of_n\nsignal: length\nsettings: {driver: {n: 3}}\n'
     entries = {
         plugins.METHODS: {"mine": "mine_pkg:mine.yaml", "lost": "mine_pkg:lost.yaml", "odd": "mine_pkg:odd.yaml"},
         plugins.SUITES: {"exam": "mine_pkg:exam.yaml", "gone": "no_such_package:gone.yaml"},
@@ -156,7 +156,7 @@ def test_a_method_and_a_suite_are_files(install: Install) -> None:
     files = {"mine_pkg/mine.yaml": method, "mine_pkg/odd.yaml": "summary: x\n", "mine_pkg/exam.yaml": "name: exam\n"}
     install("mine", entries, {"mine_pkg/__init__.py": "", **files})
     config = resolve_run(method="mine", target="nano").config
-    assert (config.driver, config.signal.name, config.best_of) == ("best_of_n", "length", 3)
+    assert (config.driver.identity(), config.signal.name) == ({"name": "best_of_n", "n": 3}, "length")
     assert "mine" in methods() and not {"lost", "odd"} & methods().keys()
     lost, odd = unusable_methods()
     assert "method 'lost' (mine_pkg:lost.yaml of package mine 1.0) is no file" in lost
