@@ -133,11 +133,8 @@ def train_policy(
     """
     from harness.models.tokenizers import load_tokenizer
 
-    if len(prompts) < config.prompts_per_step:
-        raise InputError(
-            f"a rollout batch takes {config.prompts_per_step} prompts and there are {len(prompts)}; use more seeds, or "
-            f"set grpo.prompts_per_step (and grpo.mini_batch_prompts) to at most {len(prompts)}"
-        )
+    if lack := config.lacks(len(prompts)):
+        raise InputError(lack)
     begin(seed)
     tokenizer = load_tokenizer(model_path, revision)
     lengths = _lengths(tokenizer, prompts)

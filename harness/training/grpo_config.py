@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from harness.config_models import Section
 
@@ -66,10 +66,14 @@ class GrpoConfig(Section):
     micro_batch: int = Field(8, ge=1)
     """Most rollouts of a forward pass; it changes no result beyond rounding."""
 
-    @field_validator("lora_modules", mode="before")
-    @classmethod
-    def _one_or_more(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value or ()
+    def lacks(self, prompts: int) -> str:
+        """Why so many prompts are too few, with which TRL would stop without a single step; empty where they do."""
+        if prompts >= self.prompts_per_step:
+            return ""
+        return (
+            f"a rollout batch takes {self.prompts_per_step} prompts and there are {prompts}; use more seeds, or set "
+            f"driver.prompts_per_step (and driver.mini_batch_prompts) to at most {prompts}"
+        )
 
     @model_validator(mode="after")
     def _sizes(self) -> GrpoConfig:

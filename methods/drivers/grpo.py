@@ -153,6 +153,7 @@ def grpo_stage(plan: Plan, g: GrpoSettings, signal: SignalChoice, inputs: tuple[
         kind="policy",
         estimate=lambda e, before: _estimate(e, plan, g, signal),
         loads=lambda sizer: _load(sizer, plan, g, signal),
+        lacks=g.lacks,
         signal=signal.name,
     )
 

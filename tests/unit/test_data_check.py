@@ -112,5 +112,12 @@ def test_documents_that_cannot_give_the_budget(office: Path, options: dict[str, 
     assert not _problems(config(office, **{**options, "sets": allowed}))
 
 
+def test_documents_that_do_not_fill_a_rollout_batch(office: Path) -> None:
+    training = {"driver": "grpo", "signal": "val_bm25", "budget": 8}
+    with pytest.raises(HarnessError, match=r"a rollout batch takes 31 prompts and there are 30; .*driver\.prompts_per"):
+        _problems(config(office, **training, sets={"driver.prompts_per_step": 31}))
+    assert not _problems(config(office, **training, sets={"driver.prompts_per_step": 30}))
+
+
 def _problems(config: RunConfig) -> list[str]:
     return [str(problem) for problem in check_prerequisites(config, assemble(config).stages)]

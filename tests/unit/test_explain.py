@@ -20,6 +20,12 @@ def test_the_reference_page_is_what_the_classes_say() -> None:
     assert PAGE.read_text(encoding="utf-8") == markdown(), "run: harness explain --markdown > docs/settings.md"
 
 
+def test_every_setting_says_what_it_means() -> None:
+    for setting in settings():
+        assert setting.meaning.endswith("."), setting.key
+        assert setting.section or setting.takes, setting.key
+
+
 def test_every_setting_of_a_run_is_known() -> None:
     known = {setting.key for setting in settings()}
     for method in ("optimsyn", "static"):
