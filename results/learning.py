@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+NEEDED = frozenset({"step", "value", "withheld", "reward", "reason", "question_type"})
+"""Columns of the rollouts that the picture is of."""
+
 
 def plot_learning(rows: Sequence[Mapping[str, Any]], signal: str, path: Path) -> None:
     """Write the plot of rollout rows (`step`, `value`, `withheld`, `reward`, `reason`, `question_type`) to `path`."""

@@ -12,8 +12,9 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from harness.errors import ConfigError, StageError, suggest
 from harness.lab.arms import read_arms
@@ -30,21 +31,22 @@ from results.runs import find_run, load_run, stage_of
 
 @dataclass(frozen=True, slots=True)
 class CalibrationArm:
-    """An arm: driver and signal, and where its interval against `static` should lie (None: reported as it falls)."""
+    """An arm: driver and signal with settings of theirs, and where its interval against `static` should lie.
+
+    `expected` is None where the arm is reported as it falls.
+    """
 
     driver: str
     signal: str | None
     expected: Expectation | None = None
+    sets: Mapping[str, Any] = field(default_factory=dict)
 
 
 ARMS: Mapping[str, CalibrationArm] = {
-    name: CalibrationArm(arm["driver"], arm.get("signal"), arm.get("expected"))
+    name: CalibrationArm(arm["driver"], arm.get("signal"), arm.get("expected"), arm.get("sets", {}))
     for name, arm in read_arms("calibrate").items()
 }
 """The arms of a calibration, by the name that the table shows."""
-
-ENTROPY = {"driver.entropy_coefficient": 0.001}
-"""What the committed calibration trained its writers with (the choice of preset `paper` of method `optimsyn`)."""
 
 
 def calibrate(
@@ -129,8 +131,8 @@ def _find(name: str) -> CalibrationArm:
 
 def _run(arm: CalibrationArm, world: int, scale: str, runs: str) -> RunRecord:
     """One run in a process of its own, unless it is finished already."""
-    own = {**ENTROPY} if arm.driver == "grpo" else {}
-    sets = {"lab.world": world, "runtime.runs": runs, **own}
+    own = {"lab.world": world, **arm.sets}
+    sets = {**own, "runtime.runs": runs}
     resolved = resolve_run(
         target="nano", driver=arm.driver, signal=arm.signal, scale=scale, seed=world, sets=sets
     )
@@ -139,7 +141,7 @@ def _run(arm: CalibrationArm, world: int, scale: str, runs: str) -> RunRecord:
         command = [sys.executable, "-m", "harness", "run", "--driver", arm.driver, "--target", "nano"]
         command += ["--scale", scale, "--seed", str(world), "--runs", runs, "--quiet"]
         command += ["--signal", arm.signal] if arm.signal else []
-        for key, value in {"lab.world": world, **own}.items():
+        for key, value in own.items():
             command += ["--set", f"{key}={value}"]
         finished = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
         if finished.returncode:

@@ -35,9 +35,12 @@ def write_outputs(assembly: Assembly, store: Path, folder: Path, summaries: Mapp
     note_model(tuned / MODEL, tuned, folder.name, assembly.plan.config, folder / "dataset.jsonl")
     _link_model(folder, tuned / MODEL)
     if policy := assembly.last("policy"):
-        from results.learning import plot_learning
+        from results.learning import NEEDED, plot_learning
 
-        plot_learning(read_rows(stage_folder(store, policy)), policy.signal, folder / "learning.png")
+        rows = read_rows(stage_folder(store, policy))
+        # A policy may be trained on something else than rollouts.
+        if rows and rows[0].keys() >= NEEDED:
+            plot_learning(rows, policy.signal, folder / "learning.png")
     record.write(folder / "record.json")
     return record
 
