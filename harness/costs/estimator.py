@@ -121,6 +121,12 @@ class Estimator:
         read = (model.weight_bytes or 0) / min(batch, max(1, count))
         return float(count) * completion * (4 * read + 1.5 * cache if wide else read + cache)
 
+    def read(self, model: RoleModel, count: int, prompt: int, shared: int) -> int:
+        """Tokens that a model goes through for `count` prompts whose first `shared` tokens every batch reads once."""
+        settings = getattr(self.config.models, model.role)
+        batch = self.config.runtime.vllm.max_num_seqs if settings.served else self.config.runtime.batch_size
+        return count * (prompt - shared) + -(-count // batch) * shared
+
     def here(self, model: RoleModel, flops: float) -> float:
         """Operations of a model that runs on this side; none where somebody else's server answers."""
         return 0.0 if getattr(self.config.models, model.role).base_url else flops
@@ -143,7 +149,10 @@ class Estimator:
         `at_once`: see `decoding`, for the rubrics.
         """
         s, w, g = self.sizes, self.writer, self.generator
-        compute = self.here(w, w.flops(count * s.writer_prompt)) + self.here(g, g.flops(count * s.generator_prompt))
+        # A trainer that samples by itself reads every prompt whole.
+        shared = 0 if at_once else s.writer_shared
+        compute = self.here(w, w.flops(self.read(w, count, s.writer_prompt, shared)))
+        compute += self.here(g, g.flops(self.read(g, count, s.generator_prompt, s.generator_shared)))
         moved = self.decoding(w, count, s.writer_prompt, s.rubric, at_once)
         moved += self.decoding(g, count, s.generator_prompt, s.pair)
         models = {

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Typical tokens: a document, a rubric (with its deliberation), a pair, each prompt, and a training row's frame."""
+    """Typical tokens: a document, a rubric (with its deliberation), a pair, each prompt, and a training row's frame.
+
+    `writer_shared` and `generator_shared` are what all prompts of a role begin with, which a batch reads once.
+    """
 
     document: int
     rubric: int
@@ -22,6 +25,8 @@ class Lengths:
     writer_prompt: int
     generator_prompt: int
     template: int = 20
+    writer_shared: int = 0
+    generator_shared: int = 0
 
     @property
     def row(self) -> int:
@@ -32,7 +37,16 @@ class Lengths:
 LENGTHS = Lengths(document=1500, rubric=600, pair=800, writer_prompt=2150, generator_prompt=2400)
 """Real text: an abstract or a page, and the packaged prompts."""
 
-COMPACT_LENGTHS = Lengths(document=320, rubric=20, pair=70, writer_prompt=600, generator_prompt=760, template=30)
+COMPACT_LENGTHS = Lengths(
+    document=270,
+    rubric=20,
+    pair=70,
+    writer_prompt=550,
+    generator_prompt=620,
+    template=30,
+    writer_shared=260,
+    generator_shared=320,
+)
 """An abstract and the packaged compact prompts, measured with SmolLM2's tokenizer."""
 
 LAB_LENGTHS = Lengths(document=46, rubric=28, pair=28, writer_prompt=130, generator_prompt=86, template=12)

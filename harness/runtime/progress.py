@@ -1,4 +1,7 @@
-"""Progress: bars on a terminal, one plain line a step elsewhere, nothing on standard output for a pipe to trip on."""
+"""Progress: bars on a terminal, one plain line a step elsewhere, nothing on standard output for a pipe to trip on.
+
+How long a stage has left follows from the rate that it has shown here: from its second step on, and not from a plan.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import sys
 import time
 from typing import Any, TextIO
 
+from harness.runtime.plan_text import duration
 from harness.screen import say
 
 
@@ -18,6 +22,7 @@ class Progress:
         self._bars: Any = None
         self._tasks: dict[str, Any] = {}
         self._last: dict[str, float] = {}
+        self._began: dict[str, tuple[float, int]] = {}
         if not quiet and self._stream.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -37,6 +42,7 @@ class Progress:
         """Show that `done` of `total` steps of `label` are finished. Plain lines come at most every two seconds."""
         if self._quiet:
             return
+        note = ", ".join(part for part in (note, self._left(label, done, total)) if part)
         if self._bars is not None:
             if label not in self._tasks:
                 self._tasks[label] = self._bars.add_task(label, total=total, note=note)
@@ -47,6 +53,14 @@ class Progress:
             return
         self._last[label] = now
         say(f"  {label}: {done}/{total}" + (f", {note}" if note else ""), self._stream)
+
+    def _left(self, label: str, done: int, total: int) -> str:
+        """The time that is left at the rate since the first step that was seen; empty before there is one."""
+        now = time.monotonic()
+        started, before = self._began.setdefault(label, (now, done))
+        if before >= done or done >= total:
+            return ""
+        return f"{duration((now - started) / (done - before) * (total - done))} left"
 
     def line(self, text: str) -> None:
         """Print a line above the bars."""

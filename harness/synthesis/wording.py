@@ -2,8 +2,9 @@
 
 A model of a hundred million parameters fills a JSON form with its placeholders and follows no list of rules, but it
 continues a pattern. So the compact wording shows three worked examples as chat turns and asks for one line (what the
-question is to be about) and then two (`Question:` and `Answer:`). The checks of pairs are the same for both. What it
-gives up is three of the rubric's four parts: a line has no room for them.
+question is to be about) and then two (`Question:` and `Answer:`). Such a model does not know where to end: what follows
+an answer's second sentence repeats or drifts, and is left out. The checks of pairs are the same for both. What it gives
+up is three of the rubric's four parts: a line has no room for them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from harness.models.extractive.sentences import split_sentences
 from harness.synthesis.pairs import PAIR_CONTROL_CHARACTER, PAIR_EMPTY, PAIR_SCHEMA, PAIR_TRUNCATED, parse_pair
 from harness.synthesis.parsing import Failure, after_thinking, control_character, is_unicode, plain_lines
 from harness.synthesis.rubric import RUBRIC_BAD_TYPE, RUBRIC_MISSING_PART, RUBRIC_TRUNCATED, parse_rubric
@@ -26,6 +28,8 @@ WORDING_REASONS: Mapping[str, str] = MappingProxyType(
 
 _QUESTION = re.compile(r"^\W*question\W*:[*_]*\s*", re.IGNORECASE | re.MULTILINE)
 _ANSWER = re.compile(r"^\W*answer\W*:[*_]*\s*", re.IGNORECASE | re.MULTILINE)
+_SENTENCES = 2
+"""Most sentences of an answer under the compact wording, as its examples have them."""
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|<(?:question|answer|topic)>", re.IGNORECASE)
 
 ReadRubric = Callable[[str, str], "Mapping[str, str] | Failure"]
@@ -66,7 +70,8 @@ def read_line(text: str, finish_reason: str = "stop") -> Mapping[str, str] | Fai
 def read_lines(text: str, finish_reason: str, system_message: str) -> tuple[Message, ...] | Failure:
     """The pair of the first lines `Question:` and `Answer:`, each up to the next such line, or why there is none.
 
-    A JSON pair is read as one, so that a generator which writes JSON serves this wording too.
+    An answer is its first two sentences; one that the limit cut off is those of them that ended. A JSON pair is read as
+    one, so that a generator which writes JSON serves this wording too.
     """
     body = plain_lines(after_thinking(text))
     if body.lstrip().startswith("{"):
@@ -77,10 +82,11 @@ def read_lines(text: str, finish_reason: str, system_message: str) -> tuple[Mess
         failure = PAIR_TRUNCATED if finish_reason == "length" else PAIR_NO_LINES
         return Failure(failure, "no line 'Question:' followed by a line 'Answer:'")
     rest = _QUESTION.search(body, answered.end())
-    if rest is None and finish_reason == "length":
-        return Failure(PAIR_TRUNCATED, "the answer did not end")
     question = body[asked.end() : answered.start()].strip()
     answer = body[answered.end() : rest.start() if rest else len(body)].strip()
+    answer = _first_sentences(answer, ended=rest is not None or finish_reason != "length")
+    if not answer and rest is None and finish_reason == "length":
+        return Failure(PAIR_TRUNCATED, "the answer's first sentence did not end")
     for name, content in (("question", question), ("answer", answer)):
         if not re.search(r"\w", content) or _PLACEHOLDER.search(content):
             return Failure(PAIR_EMPTY, f"the {name} says '{content[:80]}'")
@@ -90,6 +96,16 @@ def read_lines(text: str, finish_reason: str, system_message: str) -> tuple[Mess
             return Failure(PAIR_CONTROL_CHARACTER, f"the {name} holds {character}")
     pair = (Message("user", question), Message("assistant", answer))
     return (Message("system", system_message), *pair) if system_message else pair
+
+
+def _first_sentences(text: str, *, ended: bool) -> str:
+    """The first sentences of an answer, without a last one that did not end."""
+    sentences = split_sentences(text)
+    if not ended and not sentences[-1].endswith((".", "!", "?")):
+        sentences = sentences[:-1]
+    elif len(sentences) <= _SENTENCES:
+        return text
+    return " ".join(sentences[:_SENTENCES])
 
 
 WORDINGS: Mapping[str, Wording] = MappingProxyType(

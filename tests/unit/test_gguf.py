@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from harness.config import ModelConfig
-from harness.errors import InputError, PrerequisiteError
-from harness.models import packaged
+from harness.errors import DiskFullError, InputError, PrerequisiteError
+from harness.models import gguf, packaged
 from harness.models.dequantise import converted_folder, copies, ensure_converted, gguf_identity, unreadable
 from harness.models.gguf import read_header
 from harness.models.known import known_models
@@ -106,6 +109,55 @@ def test_half_a_conversion_is_never_used(tiny: Path, tmp_path: Path, monkeypatch
             ensure_converted(str(tiny))
     assert not converted_folder(str(tiny)).exists()
     assert (ensure_converted(str(tiny)) / "model.safetensors").is_file()
+
+
+KILLED = """
+import os, signal, sys
+from transformers import PreTrainedModel
+from harness.models.dequantise import ensure_converted
+plain = PreTrainedModel.save_pretrained
+def killed(self, folder, **options):
+    plain(self, folder, **options)
+    os.kill(os.getpid(), signal.SIGKILL)
+PreTrainedModel.save_pretrained = killed
+ensure_converted(sys.argv[1])
+"""
+
+
+def test_a_killed_conversion_is_done_again(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed with the weights written and no tokenizer yet."""
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
+    assert subprocess.run([sys.executable, "-c", KILLED, str(tiny)], check=False).returncode == -signal.SIGKILL
+    assert list(tmp_path.rglob("model.safetensors")) and not converted_folder(str(tiny)).exists()
+    folder = ensure_converted(str(tiny))
+    assert (folder / "tokenizer.json").is_file()
+    assert [path.parent for path in tmp_path.rglob("model.safetensors")] == [folder]
+
+
+def test_a_full_disk_leaves_no_model(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors import SafetensorError
+    from transformers import PreTrainedModel
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", full)
+    with pytest.raises(DiskFullError, match="disk is full while writing") as raised:
+        ensure_converted(str(tiny))
+    assert "\n" not in str(raised.value)
+    assert [path.suffix for path in (tmp_path / "models").iterdir()] == [".lock"]
+
+
+def test_without_the_package_that_reads_gguf_the_first_line_says_so(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gguf._tensor_types.cache_clear()
+    monkeypatch.setitem(sys.modules, "gguf.constants", None)
+    unread = tmp_path / "unread.gguf"
+    unread.write_bytes(tiny.read_bytes())
+    with pytest.raises(PrerequisiteError, match="takes the package gguf; pip install"):
+        read_header(unread)
 
 
 def test_the_identity_names_quantisation_and_content(tiny: Path, tmp_path: Path) -> None:

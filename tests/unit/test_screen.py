@@ -105,6 +105,22 @@ def test_progress_on_every_screen_and_on_none(opened: Callable[[], Screen]) -> N
     progress.line("nobody reads this")
 
 
+def test_progress_says_how_long_a_stage_has_left_at_the_rate_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the second step that this process sees on: a resumed stage does not count what another one did."""
+    clock = iter((100.0, 100.0, 140.0, 140.0, 160.0, 160.0, 180.0, 180.0))
+    monkeypatch.setattr("harness.runtime.progress.time.monotonic", lambda: next(clock))
+    shown = io.StringIO()
+    progress = Progress(shown)
+    for done in (4, 6, 7, 8):
+        progress.update("grpo", done, 8, "reward 1")
+    assert shown.getvalue().splitlines() == [
+        "  grpo: 4/8, reward 1",
+        "  grpo: 6/8, reward 1, 40 s left",
+        "  grpo: 7/8, reward 1, 20 s left",
+        "  grpo: 8/8, reward 1",
+    ]
+
+
 def run(arguments: list[str], **options: object) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", "harness", *arguments]
     return subprocess.run(command, timeout=60, check=False, **options)  # type: ignore[call-overload, no-any-return]

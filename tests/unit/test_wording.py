@@ -38,7 +38,7 @@ def test_the_first_pair_of_lines_is_the_pair(text: str) -> None:
         ("The sky is blue.", "stop", "pair_no_lines"),
         ("Answer: yes\nQuestion: is it?", "stop", "pair_no_lines"),
         ("Question: Why?", "length", "pair_truncated"),
-        (TEXT, "length", "pair_truncated"),
+        ("Question: Why?\nAnswer: Because the", "length", "pair_truncated"),
         ("Question: {{question}}\nAnswer: {{answer}}", "stop", "pair_empty"),
         ("Question: Why?\nAnswer: ...", "stop", "pair_empty"),
     ],
@@ -51,6 +51,21 @@ def test_what_is_no_pair_has_its_reason(text: str, finish: str, reason: str) -> 
 
 def test_a_whole_pair_before_the_limit_is_kept() -> None:
     assert read_lines(f"{TEXT}\nQuestion: And wh", "length", "") == PAIR
+
+
+@pytest.mark.parametrize(
+    ("answer", "finish", "kept"),
+    [
+        ("It is. So it is. So it is. So it", "length", "It is. So it is."),
+        ("It is. So it", "length", "It is."),
+        ("It is. So it is!", "length", "It is. So it is!"),
+        ("It is, e.g. E. coli does. So it is. And more.", "stop", "It is, e.g. E. coli does. So it is."),
+        ("No full stop", "stop", "No full stop"),
+    ],
+)
+def test_an_answer_is_its_first_two_sentences(answer: str, finish: str, kept: str) -> None:
+    pair = read_lines(f"Question: Is it?\nAnswer: {answer}", finish, "")
+    assert not isinstance(pair, Failure) and pair[-1].content == kept
 
 
 def test_a_generator_that_writes_json_serves_it_too() -> None:
