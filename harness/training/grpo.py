@@ -128,8 +128,8 @@ def train_policy(
     Returns whether any weight has moved: rewards that are all equal, or all None, move none.
 
     `before_mark(rollout_batches)` is called when a checkpoint has been written and before it counts. `sampler` is the
-    server that `grpo.rollouts=server` samples from. Raises `InputError` where there are fewer prompts than one rollout
-    batch takes: TRL would stop without a single step.
+    server that `driver.rollouts=server` samples from. Raises `InputError` where there are fewer prompts than one
+    rollout batch takes: TRL would stop without a single step.
     """
     from harness.models.tokenizers import load_tokenizer
 
@@ -264,11 +264,11 @@ def _save(trainer: Any, tokenizer: Any, folder: Path, *, merge: bool) -> None:
 def _lora(config: GrpoConfig, seed: int, model: Any) -> Any:
     """The adapter of the policy; no dropout, since a token's probability must be the same in sampling and training."""
     settings = LoraSettings(config.lora_rank, config.lora_alpha, 0.0, config.lora_modules)
-    chosen = lora_config(settings, seed, model, "grpo.lora_modules")
+    chosen = lora_config(settings, seed, model, "driver.lora_modules")
     if chosen.target_parameters and config.rollouts == "server":
         raise ConfigError(
-            f"grpo.lora_modules adapts experts ({', '.join(chosen.target_parameters)}), which a server cannot be given "
-            "as an adapter; set grpo.lora_modules=attention, or grpo.rollouts=transformers"
+            f"driver.lora_modules adapts experts ({', '.join(chosen.target_parameters)}), which a server cannot be "
+            "given as an adapter; set driver.lora_modules=attention, or driver.rollouts=transformers"
         )
     return chosen
 
@@ -282,7 +282,7 @@ def _colocate() -> dict[str, Any]:
     if not torch.cuda.is_available() or importlib.util.find_spec("vllm") is None:
         lacks = "vLLM in this environment" if torch.cuda.is_available() else "CUDA"
         raise PrerequisiteError(
-            f"grpo.rollouts=colocate needs {lacks}; use grpo.rollouts=server with grpo.tune=lora, or transformers"
+            f"driver.rollouts=colocate needs {lacks}; use driver.rollouts=server with driver.tune=lora, or transformers"
         )
     return {"use_vllm": True, "vllm_mode": "colocate"}
 

@@ -124,8 +124,8 @@ class ServerRollouts:
         if not gap[0] <= c.max_logprob_gap:
             raise StageError(
                 "the policy on the server is not the one that is trained: log-probabilities of the same tokens differ "
-                f"by {gap[0]:.3g} on average (grpo.max_logprob_gap {c.max_logprob_gap:g}) at step {batch}; use the "
-                "same dtype on both sides, or grpo.rollouts=transformers"
+                f"by {gap[0]:.3g} on average (driver.max_logprob_gap {c.max_logprob_gap:g}) at step {batch}; use the "
+                "same dtype on both sides, or driver.rollouts=transformers"
             )
         return {"prompt_ids": ids, "completion_ids": [list(d.ids) for d in drawn], "logprobs": None}
 

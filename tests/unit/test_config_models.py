@@ -51,12 +51,6 @@ def test_the_target_is_trained_here() -> None:
         resolved(**served("target"))
 
 
-def test_rollouts_from_a_server_need_vllm_and_an_adapter() -> None:
-    with pytest.raises(ConfigError, match=r"needs models\.writer\.backend=vllm and grpo\.tune=lora"):
-        resolved(grpo__rollouts="server")
-    resolved(grpo__rollouts="server", grpo__tune="lora", models__writer__backend="vllm")
-
-
 def test_a_limit_in_dollars_needs_prices() -> None:
     with pytest.raises(ConfigError, match=r"has no price.*models\.generator\.price\.input"):
         resolved(**served(), runtime__max_usd=5)
