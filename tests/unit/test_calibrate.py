@@ -10,7 +10,9 @@ from harness.cli.lab import _arm
 from harness.cli.main import main
 from harness.errors import ConfigError, StageError
 from harness.runtime import calibrate as module
+from harness.runtime.assemble import assemble
 from harness.runtime.calibrate import ARMS, calibrate
+from harness.runtime.layers import resolve_run
 from results.calibration import CalibrationRow
 
 ASKED = {"static": 0.4, "grpo × oracle": 0.7, "grpo × random": 0.41}
@@ -75,3 +77,13 @@ def test_all_arms_name_drivers_and_signals_that_exist() -> None:
 def test_jobs_are_a_number_from_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lab", "calibrate", "--worlds", "0", "--jobs", "0"]) == 2
     assert "--jobs 0: give a number from 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_arms_without_a_method_are_the_committed_ones(name: str) -> None:
+    """Stage by stage what method `optimsyn` lays out under the arm's driver and signal, as it was calibrated."""
+    arm = ARMS[name]
+    common = {"driver": arm.driver, "signal": arm.signal, "target": "nano"}
+    own = assemble(resolve_run(**common, sets=dict(arm.sets)).config).stages
+    under = assemble(resolve_run(method="optimsyn", **common).config).stages
+    assert [stage.identity for stage in own] == [stage.identity for stage in under]
