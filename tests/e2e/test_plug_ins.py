@@ -68,7 +68,8 @@ def test_it_is_planned_with_its_settings_and_cost(bench: Bench) -> None:
     assert (wrong.status, wrong.err.count("\n")) == (2, 1) and "did you mean 'signal.most'?" in wrong.err
     write_commentary(bench.base / "law.jsonl", commentary(40))
     exam = ("--suite", "small_exam", "--seeds", "law.jsonl", "--signal", "perplexity", "--target", "nano")
-    text = finished(["plan", "--method", "brief", *exam, "--budget", "12", "--set", "seeds.min_words=5"], bench.base).out
+    sizes = ("--budget", "12", "--set", "seeds.min_words=5")
+    text = finished(["plan", "--method", "brief", *exam, *sizes], bench.base).out
     assert "small_exam" in text and "best_overall x perplexity" in text
     wrong = harness(["plan", "--method", "brief", *NANO, "--set", "driver.m=3"], bench.base)
     assert (wrong.status, wrong.err.count("\n")) == (2, 1) and "'driver.m'" in wrong.err and "driver.n" in wrong.err
