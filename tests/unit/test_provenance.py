@@ -46,7 +46,7 @@ def made(runs: Path, name: str, *, record: bool = True, noted: bool = True, **op
     if record:
         reads, guided = assembly.reads_validation, assembly.guided_columns
         changes = {"reads_validation": reads, "guided_columns": guided, "upstream": assembly.upstream}
-        changes |= {"signal": config.signal.name, "driver": config.driver, "reads_itself": assembly.reads_itself}
+        changes |= {"signal": config.signal.name, "driver": config.driver.name, "reads_itself": assembly.reads_itself}
         written = asdict(make_record(name, {"a": [1]}, {"a": [0]}, **changes))
         if not noted:
             # As of a version that knew nothing of origins.
