@@ -12,6 +12,7 @@ runs the tests with models of other training seeds, which is how to see whether 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
@@ -19,6 +20,8 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# A shell has its background jobs ignore interrupts, and children inherit that; tests interrupt both.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATA_VARIABLE = "HARNESS_TEST_DATA"
 REQUIRED = {"HARNESS_REQUIRE_DATA": DATA_VARIABLE, "HARNESS_REQUIRE_VLLM": "make setup-vllm"}

@@ -34,6 +34,9 @@ def pair(lab: None, optimsyn: tuple[str, ...], tmp_path_factory: pytest.TempPath
     base = tmp_path_factory.mktemp("pair")
     runs = base / "runs"
     arguments = ["run", *optimsyn, "--runs", str(runs), "--quiet"]
+    # The other driver has no setting of the first one's training.
+    own = [place for place, word in enumerate(arguments) if word.startswith("driver.")]
+    others = [word for place, word in enumerate(arguments) if place not in own and place + 1 not in own]
     trained = Harness(arguments, base / "trained")
 
     def seen(driver: str, kind: str, stage: str) -> Path | None:
@@ -49,7 +52,7 @@ def pair(lab: None, optimsyn: tuple[str, ...], tmp_path_factory: pytest.TempPath
     try:
         mine = seen("grpo", "stage_started", "initial")
         assert mine is not None
-        chosen = Harness([*arguments, "--driver", "best_of_n"], base / "chosen")
+        chosen = Harness([*others, "--driver", "best_of_n"], base / "chosen")
         second = harness(["resume", str(mine), "--quiet"], base)
         again = harness(arguments, base)
         chosen.until(lambda: seen("best_of_n", "stage_waiting", "initial") is not None)

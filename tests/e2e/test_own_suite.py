@@ -110,10 +110,10 @@ def test_a_writer_trained_elsewhere_writes_for_this_suite(office: Office, refere
 @pytest.mark.parametrize("kind", ["parquet", "jsonl.gz", "jsonl"])
 def test_plan_reads_documents_in_every_form(lab: None, tmp_path: Path, kind: str) -> None:
     write_exam(tmp_path / "bar-exam")
-    path = _stored(tmp_path / f"documents.{kind}", commentary(7))
+    path = _stored(tmp_path / f"documents.{kind}", commentary(8))
     done = finished(["plan", *_options(seeds=path.name)], tmp_path)
     # The path is shown in full, and may be longer than a line.
-    assert f"documents.{kind},7documents" in "".join(done.out.split())
+    assert f"documents.{kind},8documents" in "".join(done.out.split())
     assert "near chance" in done.out
     assert sorted(p.name for p in tmp_path.iterdir() if p.suffix not in (".out", ".err")) == ["bar-exam", path.name]
 
