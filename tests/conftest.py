@@ -2,7 +2,7 @@
 
 Real data are optional on a developer's machine and mandatory where `HARNESS_REQUIRE_DATA` is set: there a test that
 skips because of `HARNESS_TEST_DATA` fails, so that a check cannot pass by testing nothing. vLLM likewise, with
-`HARNESS_REQUIRE_VLLM`.
+`HARNESS_REQUIRE_VLLM`, and the pretrained model of a package, with `HARNESS_REQUIRE_MODEL`.
 
 The lab's models are trained on the machine, so what they write belongs to its processor, and no test may name a count
 that follows from it (valid pairs, steps, scores): it is read from the run. `HARNESS_LAB_DISTURB=1 pytest tests/e2e`
@@ -24,7 +24,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATA_VARIABLE = "HARNESS_TEST_DATA"
-REQUIRED = {"HARNESS_REQUIRE_DATA": DATA_VARIABLE, "HARNESS_REQUIRE_VLLM": "make setup-vllm"}
+REQUIRED = {
+    "HARNESS_REQUIRE_DATA": DATA_VARIABLE,
+    "HARNESS_REQUIRE_VLLM": "make setup-vllm",
+    "HARNESS_REQUIRE_MODEL": "make setup-model",
+}
 """Variables that make a skip a failure, by what its reason then holds."""
 
 

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from evals.model import load_model
+from harness.config_models import VllmConfig
 from harness.errors import PrerequisiteError
 from harness.models.backend import PromptRequest, Sampling
 from harness.models.dequantise import ensure_converted
 from harness.models.tokenizers import load_tokenizer
 from harness.models.transformers_backend import TransformersBackend, load_causal_lm
+from harness.models.vllm.server import MODEL as SERVED
+from harness.models.vllm.server import VllmServer, Weights, find_python
 from harness.training.batches import Layout, collate
 from harness.training.chat import Encoded, encode, prompt_ids
 from harness.training.recipe import LoraSettings, Recipe
@@ -29,6 +34,7 @@ from harness.types import Message, Sample, stable_hash
 from methods.signals.base import Archive, SignalContext, TargetState, ValidationExample, WarmCheckpoint
 from methods.signals.local_influence.signal import LocalInfluenceSettings, LocalInfluenceSignal
 from methods.signals.target.warm import open_warm
+from support.commands import Harness, finished, rows, run_folders, stage_folder
 
 pytestmark = pytest.mark.slow
 
@@ -38,8 +44,8 @@ SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 LENGTH = 256
 LORA = LoraSettings(8, 16, 0.0, ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
 RECIPE = Recipe(5e-4, 1, 8, 8, "linear", 0.03, 0.0, 0.95, LENGTH, LORA)
-TRAINED, HELD_OUT, ASKED, GUIDES = 48, 16, 20, 2
-"""Pairs that are trained on, whose loss is compared, that are asked, and that guide."""
+TRAINED, HELD_OUT, ASKED, SCORED, GUIDES = 48, 16, 20, 64, 2
+"""Pairs that are trained on, whose loss is compared, that are asked, that are scored, and that guide."""
 
 
 @pytest.fixture(scope="module")
@@ -188,12 +194,13 @@ def test_bfloat16_learns_what_float32_learns(base: Path, pairs: list[Sample], tu
     wide, narrow = held_out(base, tuned, rest), held_out(base, tmp_path / "narrow", rest)
     print(f"held-out loss: {untrained:.3f} untrained, {wide:.3f} in float32, {narrow:.3f} in bfloat16")
     assert wide < 0.8 * untrained
-    assert narrow == pytest.approx(wide, rel=0.02)
+    # 1.9 % were seen on a processor without arithmetic for it; what rounds otherwise may be a little off that.
+    assert narrow == pytest.approx(wide, rel=0.03)
 
 
 def guides(pairs: Sequence[Sample]) -> list[ValidationExample]:
-    """Pairs that guide: the last ones."""
-    return [ValidationExample(pair.id, pair.messages) for pair in pairs[-GUIDES:]]
+    """Pairs that guide: the first ones."""
+    return [ValidationExample(pair.id, pair.messages) for pair in pairs[:GUIDES]]
 
 
 def prepared(base: Path, adapter: Path, pairs: Sequence[Sample], form: str) -> tuple[LocalInfluenceSignal, Any]:
@@ -201,3 +208,129 @@ def prepared(base: Path, adapter: Path, pairs: Sequence[Sample], form: str) -> t
     signal = LocalInfluenceSignal(LocalInfluenceSettings.model_validate({"form": form}))
     context = SignalContext(seed=0, validation=guides(pairs), batch_size=8)
     return signal, signal.prepare(context, state(base, adapter))
+
+
+def real_steps(base: Path, adapter: Path, pairs: Sequence[Sample], signal: LocalInfluenceSignal) -> list[float]:
+    """By how much one step of torch's AdamW on each pair lowers the loss of the guides, from the adapter as it was."""
+    model, _ = open_warm(state(base, adapter), "float32")
+    (point,) = signal._points
+    named = dict(model.named_parameters())
+    weights = {name: named[name] for name in point.adapter}
+    for name, parameter in named.items():
+        parameter.requires_grad_(name in weights)
+    items, guiding = codes(base, pairs[GUIDES:]), codes(base, pairs[:GUIDES])
+    found = []
+    with torch.no_grad():
+        before = float(losses(model, guiding).double().mean())
+    for item in items:
+        betas = (point.state.beta1, point.state.beta2)
+        optimizer = torch.optim.AdamW(
+            weights.values(), lr=point.learning_rate, betas=betas, eps=point.state.eps, weight_decay=0.0
+        )
+        for name, weight in weights.items():
+            moments = {"exp_avg": point.state.first[name].clone(), "exp_avg_sq": point.state.second[name].clone()}
+            optimizer.state[weight] = {"step": torch.tensor(float(point.state.step)), **moments}
+        optimizer.zero_grad()
+        losses(model, [item]).sum().backward()
+        optimizer.step()
+        with torch.no_grad():
+            found.append(before - float(losses(model, guiding).double().mean()))
+            for name, weight in weights.items():
+                weight.copy_(point.adapter[name])
+    return found
+
+
+def test_influence_is_what_a_real_step_does(base: Path, pairs: list[Sample], tuned: Path) -> None:
+    """Over real pairs: both forms of local influence against the loss after a real optimizer step."""
+    short = sorted(pairs[TRAINED:], key=lambda pair: sum(len(turn.content) for turn in pair.messages))
+    chosen, values = short[: GUIDES + SCORED], {}
+    for form in ("exact", "first_order"):
+        signal, _ = prepared(base, tuned, chosen, form)
+        values[form] = [score.value for score in signal.score(chosen[GUIDES:], Archive())]
+    stepped = real_steps(base, tuned, chosen, signal)
+    agreement = {form: float(spearmanr(found, stepped).statistic) for form, found in values.items()}
+    print(f"rank correlation with real steps over {SCORED} pairs: {agreement}")
+    assert agreement["exact"] >= 0.99
+    assert agreement["first_order"] >= 0.95
+
+
+def options(runs: Path, documents: Path) -> list[str]:
+    """A whole run of the track at its smallest: the model writes, is fine-tuned and is tested."""
+    sets = {
+        "seeds.limit": 8,
+        "synthesis.shard_size": 4,
+        "models.writer.max_length": 384,
+        "models.generator.max_length": 512,
+        "sft.epochs": 1,
+        "eval.limit": 2,
+        "runtime.threads": 1,
+        "runtime.runs": runs,
+    }
+    return [
+        *("run", "--method", "static", "--target", "smollm2-135m-instruct", "--suite", "pubmedqa", "--quiet"),
+        *("--seeds", str(documents), "--budget", "4"),
+        *(word for key, value in sets.items() for word in ("--set", f"{key}={value}")),
+    ]
+
+
+def test_from_the_package_to_a_tuned_model_killed_once(
+    base: Path, test_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARNESS_DATA", str(test_data))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    process = Harness(options(tmp_path / "runs", test_data / "seeds" / "pubmed_ncbi_disease.jsonl.gz"), tmp_path)
+    process.until(lambda: bool(list((tmp_path / "runs" / ".stages").glob("*/part-*.parquet"))[1:]))
+    process.kill()
+    (run,) = run_folders(tmp_path / "runs")
+    assert not (run / "record.json").exists()
+    finished(["resume", str(run), "--quiet"], tmp_path)
+    record = json.loads((run / "record.json").read_text(encoding="utf-8"))
+    counts = {count["stage"]: count for count in record["counts"]}
+    assert counts["dataset"]["kept"] == 4
+    made = counts["regenerate"]
+    assert made["rows_in"] == made["kept"] + sum(made["rejected"].values())
+    # What the weights are is said wherever somebody may meet them.
+    for place in ("record.json", "run.json", "README.md"):
+        text = (run / place).read_text(encoding="utf-8")
+        assert re.search("dequantised.from.Q4_1", text), place
+    model, tokenizer = load_causal_lm(run / "model")
+    assert SYSTEM in tokenizer.decode(prompt_ids(tokenizer, [Message("user", "What causes gout?")]))
+    (done,) = TransformersBackend(run / "model", name="tuned").generate(
+        [PromptRequest((Message("user", "What causes gout?"),))], Sampling(0, 1, 40), 0
+    )
+    assert done.text.strip()
+    columns = {column["task"] for column in rows(stage_folder(run, "evaluate"))}
+    assert columns == {"pubmedqa"}
+    assert model.dtype == torch.float32
+
+
+@pytest.mark.server
+def test_a_server_answers_to_the_token_as_the_process_does(base: Path, pairs: list[Sample], tmp_path: Path) -> None:
+    """Greedy decoding in float32 through vLLM and through transformers."""
+    small = VllmConfig(kv_cache_gb=1, max_num_seqs=8)
+    try:
+        find_python(small)
+    except PrerequisiteError as error:
+        pytest.skip(str(error))
+    backend = TransformersBackend(base, name="model")
+    asked = [pair.messages[0] for pair in pairs[:6]]
+    own = backend.generate([PromptRequest((question,)) for question in asked], Sampling(0, 1, 24), 0)
+    server = VllmServer(Weights(str(base), "float32", None, 1024, 8), small, tmp_path)
+    tokenizer = load_tokenizer(base)
+    try:
+        server.start()
+        for question, mine in zip(asked, own, strict=True):
+            body = {
+                "model": SERVED,
+                "prompt": prompt_ids(tokenizer, [question]),
+                "max_tokens": 24,
+                "temperature": 0,
+                "return_token_ids": True,
+            }
+            status, text = server._call("POST", "/v1/completions", body)
+            assert status == 200, text
+            (choice,) = json.loads(text)["choices"]
+            ids = [i for i in choice["token_ids"] if i != tokenizer.eos_token_id]
+            assert tokenizer.decode(ids) == mine.text
+    finally:
+        server.stop()
