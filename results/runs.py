@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError
+from harness.events import read_events
+from harness.lock import is_held
 from harness.record import RunRecord, read_record
-from harness.runtime.events import read_events
-from harness.runtime.lock import is_held
 
 MANIFEST = "run.json"
 MODEL = "model"

@@ -9,7 +9,7 @@ What is not known, such as the size of a model or the number of items, makes a f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from harness import estimate
@@ -217,21 +217,12 @@ class Estimator:
         )
 
     def trained(self, count: int, epochs: int, note: str) -> Cost:
-        """The target trained on `count` rows, which leaves none."""
-        tokens = count * epochs * self.sizes.row
-        flops = self.passes * self.target.flops(tokens)
-        lab = LAB_RATES.trained * count * epochs
-        return Cost(
-            rows=count,
-            out=None,
-            tokens_in=tokens,
-            flops=flops,
-            seconds=self.seconds(compute=flops, known=self.target.shape is not None, lab=lab),
-            note=note,
-            compute=flops,
-            models={"target": (tokens, 0)},
-            usd=0.0,
-        )
+        """The target trained on `count` rows, which leaves none: each token costs the passes of a training."""
+        tokens, lab = count * epochs * self.sizes.row, LAB_RATES.trained * count * epochs
+        read = self.read_by_target(count, tokens, lab, note)
+        flops = self.passes * read.flops
+        seconds = self.seconds(compute=flops, known=self.target.shape is not None, lab=lab)
+        return replace(read, out=None, flops=flops, compute=flops, seconds=seconds)
 
 
 def times(epochs: int) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.errors import HarnessError
 from harness.executor import Executor
-from harness.runtime.lock import hold
+from harness.lock import hold
 from harness.shards import Summary, is_disk_full, write_failure
 from harness.stage import Observer, Stage, StageRun, discard_scratch, ordered, read_summary, stage_folder
 

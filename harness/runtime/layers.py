@@ -75,21 +75,14 @@ def resolve_run(
     layers += [_for_driver(layer, chosen_driver, info.driver) for layer in aims]
     if file.values:
         layers.append(file)
-    line = {
+    flags = {
         # What a file names too, the flags name anew, as they did in choosing the layers.
         **{key: value for key, value in names.items() if key in file.values},
-        "driver": driver,
-        "signal": signal,
-        "suite": suite,
-        "seeds.source": documents,
-        "match": match,
-        "budget": budget,
-        "seed": seed,
+        **{"driver": driver, "signal": signal, "suite": suite, "seeds.source": documents, "match": match},
+        **{"budget": budget, "seed": seed, "writer_from": writer_from, **_guide(guide)},
         "models.generator.id": _model(generator) if generator else None,
-        "writer_from": writer_from,
-        **_guide(guide),
     }
-    layers.append(Layer("command line", {k: v for k, v in {**line, **sets}.items() if v is not None or k in sets}))
+    layers.append(Layer("command line", {**{k: v for k, v in flags.items() if v is not None}, **sets}))
     layers.insert(-1 if not file.values else -2, _guide_layer(layers))
     _check_seeds(layers)
     # A driver that is named beside a file takes the file's signal or leaves it, as the driver needs.

@@ -17,17 +17,17 @@ from typing import Any
 from harness.choice import Choice
 from harness.config import RunConfig, RuntimeConfig
 from harness.errors import ConfigError, HarnessError, InputError
+from harness.events import EventLog
 from harness.executor import Executor, LocalExecutor
+from harness.lock import hold
 from harness.models.endpoint.calls import CallLog
 from harness.models.vllm.pool import stop_all
 from harness.record import RunRecord
 from harness.runtime.assemble import Assembly, assemble
 from harness.runtime.call_log import RunCallLog
 from harness.runtime.doctor import require_prerequisites
-from harness.runtime.events import EventLog
 from harness.runtime.execute import execute
 from harness.runtime.ledger import Ledger
-from harness.runtime.lock import hold
 from harness.runtime.manifest import code_state, hardware, now, update, versions
 from harness.runtime.progress import Progress
 from harness.runtime.provenance import note_origins

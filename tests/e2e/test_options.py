@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness.errors import BudgetError
-from harness.runtime.events import read_events
+from harness.events import read_events
 from harness.shards import read_records, read_rows
 from harness.stage import read_summary
 from harness.types import Reject, file_hash

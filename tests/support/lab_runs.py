@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import RunConfig
+from harness.events import read_events
 from harness.record import RunRecord
 from harness.runtime.assemble import Assembly, assemble
-from harness.runtime.events import read_events
 from harness.runtime.layers import resolve_run
 from harness.runtime.run import carry_out, create_run
 from harness.shards import read_records

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.costs.records import Cost
 from harness.costs.sizer import no_models
-from harness.runtime.events import EventLog
+from harness.events import EventLog
 from harness.runtime.execute import execute
 from harness.shards import ShardOutput
 from harness.stage import Stage, StageRun

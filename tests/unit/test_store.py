@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import DiskFullError, InputError, StageError
-from harness.runtime.events import EventLog, read_events
+from harness.events import EventLog, read_events
+from harness.lock import hold
 from harness.runtime.execute import execute
 from harness.runtime.ledger import Ledger
-from harness.runtime.lock import hold
 from harness.shards import (
     ShardOutput,
     Summary,

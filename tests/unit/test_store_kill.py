@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from harness.errors import RunLockedError
-from harness.runtime.events import EventLog, read_events
+from harness.events import EventLog, read_events
+from harness.lock import hold, is_held
 from harness.runtime.execute import execute
 from harness.runtime.ledger import Ledger
-from harness.runtime.lock import hold, is_held
 from harness.shards import parts, read_rows
 from harness.stage import DONE, read_summary, stage_folder
 from harness.types import Usage
@@ -101,7 +101,7 @@ def test_second_process_waits_for_a_stage_and_reuses_it(tmp_path: Path) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from harness.runtime.lock import hold, is_held
+from harness.lock import hold, is_held
 with hold(Path(sys.argv[1]), "run a"):
     print("held", flush=True)
     time.sleep(60)

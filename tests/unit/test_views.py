@@ -12,8 +12,8 @@ import pytest
 
 from harness.errors import InputError, StageError
 from harness.facts import Fact, facts_to_rows
+from harness.lock import hold
 from harness.record import Origin, StageCount
-from harness.runtime.lock import hold
 from results.runs import LOCK, find_run, load_run
 from results.text import blocks, count, duration, percent, shorten
 from results.views import export_run, render_compare, render_ls, render_show
