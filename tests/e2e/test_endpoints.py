@@ -16,6 +16,8 @@ from support.faulty_server import FaultyServer, scripted
 
 KEY = "sk-planted-0123456789abcdef"
 BUDGET = 20
+READ_SECONDS = 3.0
+"""How long a call may take: more than a busy machine keeps a good one waiting."""
 ONE_BY_ONE = ("--set", "runtime.service.concurrency=1")
 
 
@@ -30,8 +32,7 @@ def arguments(server: FaultyServer, test_data: Path, runs: Path, *more: str) -> 
         "seeds.limit": 120,
         "synthesis.shard_size": 10,
         "runtime.service.backoff_seconds": 0.02,
-        "runtime.service.read_seconds": 1.0,
-        "runtime.service.patience_seconds": 2.0,
+        "runtime.service.read_seconds": READ_SECONDS,
         "eval.limit": 4,
         "sft.epochs": 1,
         **{f"models.{role}.id": "small" for role in ("writer", "generator")},
@@ -65,7 +66,7 @@ def real_data(test_data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 def test_a_run_through_every_fault(lab: None, key: None, test_data: Path, tmp_path: Path) -> None:
     cycle = ("429", "500", "reset", "slow", "truncated", "429-after", "wrong_schema", "no_choices", "invalid_json")
     script = scripted(*[(cycle[i % len(cycle)],) if i % 2 else () for i in range(36)], ("length",), ("400",))
-    with FaultyServer(script, slow_seconds=1.5) as server:
+    with FaultyServer(script, slow_seconds=READ_SECONDS + 1) as server:
         done = finished(arguments(server, test_data, tmp_path / "runs"), tmp_path)
         (run,) = run_folders(tmp_path / "runs")
         ledger = calls(run)
@@ -121,7 +122,8 @@ def test_a_server_that_dies_stops_the_run_and_resume_goes_on(
     down = threading.Event()
     with FaultyServer(lambda number, attempt: "500" if down.is_set() else "") as server:
         server.seconds = 0.05
-        process = Harness(arguments(server, test_data, tmp_path / "runs", *ONE_BY_ONE), tmp_path)
+        impatient = ("--set", "runtime.service.patience_seconds=2")
+        process = Harness(arguments(server, test_data, tmp_path / "runs", *ONE_BY_ONE, *impatient), tmp_path)
         process.until(lambda: len(server.log) >= 14)
         down.set()
         done = process.wait()
