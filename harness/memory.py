@@ -249,6 +249,15 @@ def generation(
     return Peak(sum(parts.values()), parts)
 
 
+def likelihood(shape: ModelShape, dtype: str, sequences: int, tokens: int) -> Peak:
+    """Likelihoods as lm-eval takes them: weights, and every token's logits and their log-softmax."""
+    parts = {
+        "weights": weight_bytes(shape, dtype),
+        "logits, log-softmax": 2 * BYTES[dtype] * sequences * tokens * shape.vocab,
+    }
+    return Peak(sum(parts.values()), parts)
+
+
 def scoring(
     shape: ModelShape,
     dtype: str,

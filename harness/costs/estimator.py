@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from harness import estimate
-from harness.costs.lengths import LAB_TEST_PROMPT, TEST_PROMPT, Lengths
+from harness.costs.lengths import LAB_TEST_PROMPT, TEST_PROMPT, Lengths, decoding_batch
 from harness.costs.records import Cost
 from harness.devices import REFERENCE, DeviceClass
 from harness.models.role_model import RoleModel
@@ -114,9 +114,8 @@ class Estimator:
         settings = getattr(self.config.models, model.role)
         if settings.base_url:
             return 0.0
-        batch = self.config.runtime.vllm.max_num_seqs if settings.served else self.config.runtime.batch_size
         wide = at_once is not None and at_once.trained and model.dtype == "bfloat16"
-        batch = at_once.count if at_once else batch
+        batch = at_once.count if at_once else decoding_batch(self.config, settings)
         cache = model.shape.kv_bytes_per_token * estimate.BYTES[model.dtype] / 2 * (prompt + completion / 2)
         read = (model.weight_bytes or 0) / min(batch, max(1, count))
         return float(count) * completion * (4 * read + 1.5 * cache if wide else read + cache)
@@ -124,7 +123,7 @@ class Estimator:
     def read(self, model: RoleModel, count: int, prompt: int, shared: int) -> int:
         """Tokens that a model goes through for `count` prompts whose first `shared` tokens every batch reads once."""
         settings = getattr(self.config.models, model.role)
-        batch = self.config.runtime.vllm.max_num_seqs if settings.served else self.config.runtime.batch_size
+        batch = decoding_batch(self.config, settings)
         return count * (prompt - shared) + -(-count // batch) * shared
 
     def here(self, model: RoleModel, flops: float) -> float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.config import RunConfig
+    from harness.config import ModelConfig, RunConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,12 @@ LAB_LENGTHS = Lengths(document=46, rubric=28, pair=28, writer_prompt=130, genera
 
 TEST_PROMPT, LAB_TEST_PROMPT = 400, 40
 """Typical prompt tokens of a test item, of real suites and of the lab's."""
+
+
+def decoding_batch(config: RunConfig, model: ModelConfig) -> int:
+    """Completions that a model samples at once: what its server takes, or a whole shard in the process."""
+    served = config.runtime.vllm.max_num_seqs if model.served else config.synthesis.shard_size
+    return min(served, config.synthesis.shard_size)
 
 
 def lengths(config: RunConfig) -> Lengths:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness import estimate, memory
-from harness.costs.lengths import Lengths
+from harness.costs.lengths import Lengths, decoding_batch
 from harness.costs.records import SERVED, WHOLE, Load, Part
 from harness.models.role_model import RoleModel
 
@@ -64,21 +64,26 @@ class Sizer:
         return self.embeds() if "embedding" in self.config.decontam.modes else []
 
     def tests(self, prompt: int, answer: int) -> list[Part]:
-        """The target answering prompts of a suite."""
-        if self.target.shape is None:
+        """The target answering prompts of a suite, by what it writes or by the likelihood of options: the larger."""
+        shape, dtype = self.target.shape, self.target.dtype
+        if shape is None:
             return []
         batch = self.config.runtime.batch_size
-        peak = memory.generation(self.target.shape, self.target.dtype, batch, prompt, answer)
-        return [Part("target", "weights, cache, work space", peak.bytes)]
+        writing = memory.generation(shape, dtype, batch, prompt, answer).bytes
+        choosing = memory.likelihood(shape, dtype, batch, prompt).bytes
+        if choosing > writing:
+            return [Part("target", "weights, logits", choosing)]
+        return [Part("target", "weights, cache, work space", writing)]
 
     def _generates(
         self, model: RoleModel, settings: ModelConfig, prompt: int, completion: int, divided: str
     ) -> list[Part]:
         if model.shape is None or settings.base_url:
             return []
-        batch = self.config.runtime.batch_size
-        if settings.backend == "vllm":
-            batch = min(batch, self.config.runtime.vllm.max_num_seqs)
+        batch = decoding_batch(self.config, settings)
+        if settings.served:
+            # A server with less memory than its sequences could take lets some of them wait.
+            batch = min(batch, self.config.runtime.batch_size)
         peak = memory.generation(model.shape, model.dtype, batch, prompt, completion)
         return [Part(model.role, "weights, cache, work space", peak.bytes, divided)]
 

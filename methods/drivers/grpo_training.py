@@ -164,7 +164,19 @@ class PolicyRun:
             for i, r in enumerate(batch.rollouts)
         ]
         seed = derive_seed(self.run.seed, "rollout", batch.step)
-        attempts = self.maker.realise(drafts, sampling_of(self.grpo.generator), seed, counter)
+        # A model in the process takes as many at once as in other stages, or its memory would grow with the batch.
+        config = self.plan.config
+        size = len(drafts) if config.models.generator.served else config.synthesis.shard_size
+        attempts = [
+            attempt
+            for start in range(0, len(drafts), max(1, size))
+            for attempt in self.maker.realise(
+                drafts[start : start + size],
+                sampling_of(self.grpo.generator),
+                derive_seed(seed, "part", start) if start else seed,
+                counter,
+            )
+        ]
         samples = [a.sample for a in attempts if a.sample is not None]
         scores = {s.item_id: s for s in self.signal.score(samples, Archive())}
         values = [self._value(a, scores) for a in attempts]

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from harness import estimate, memory
+from harness.costs.lengths import decoding_batch
 from harness.estimate import gigabytes, shape_from_folder
 from harness.memory import Batch, Lora
 from harness.models.known import by_id, known_models, known_shape, known_shapes
+from harness.runtime.layers import resolve_run
 
 # Totals of transformers' own models, built without weights from the published configurations.
 TOTALS = {
@@ -140,6 +142,19 @@ def test_memory_of_training_exceeds_that_of_inference() -> None:
         shape, "bfloat16", batch, None, accumulate=False, reference=True, entropy=False
     )
     assert with_reference.bytes == full + 2 * weights
+
+
+def test_likelihoods_hold_the_logits_of_every_token_twice() -> None:
+    shape = known_shapes()["qwen3-8b"]
+    peak = memory.likelihood(shape, "bfloat16", 3, 500)
+    assert peak.bytes == estimate.weight_bytes(shape, "bfloat16") + 2 * 3 * 500 * 151_936 * 2
+
+
+def test_a_model_in_the_process_samples_a_shard_at_once() -> None:
+    sets = {"models.generator.backend": "vllm", "synthesis.shard_size": 40, "runtime.vllm.max_num_seqs": 8}
+    config = resolve_run(method="static", target="small", sets=sets).config
+    assert decoding_batch(config, config.models.writer) == 40
+    assert decoding_batch(config, config.models.generator) == 8
 
 
 def test_flops_per_token() -> None:
