@@ -52,7 +52,8 @@ class ModelUse:
     `forward` and `backward` say how often the item goes through it and comes back; `validation` how often all
     validation items go through it besides, for every single item. `every_checkpoint`: all of that at each of the
     warm-up's checkpoints. `hooks`: gradients are read by hooks on LoRA's linears, which see no parameter outside of
-    them. `dtype` is the type that the model is loaded in, where it is not the role's own.
+    them. `every_weight`: gradients of all weights are held at once, an item at a time. `dtype` is the type that the
+    model is loaded in, where it is not the role's own.
     """
 
     role: Literal["target", "embedder", "judge"] = "target"
@@ -61,6 +62,7 @@ class ModelUse:
     validation: int = 0
     every_checkpoint: bool = False
     hooks: bool = False
+    every_weight: bool = False
     dtype: Literal["float32", "bfloat16"] | None = None
 
 
@@ -106,10 +108,14 @@ class TargetState:
 
 @dataclass(frozen=True, slots=True)
 class SignalContext:
-    """What a signal is prepared with, beside its own settings: the run's seed, validation items, and machinery."""
+    """What a signal is prepared with, beside its own settings: the run's seed, validation items, and machinery.
+
+    `seeds` are the run's documents, for a signal that `reads_seeds`.
+    """
 
     seed: int
     validation: Sequence[ValidationExample] = ()
+    seeds: Sequence[Seed] = ()
     lab_world: int | None = None
     batch_size: int = 64
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
@@ -159,8 +165,9 @@ class Signal(Plugin, ABC, Generic[S]):
     Declared on the class, beside what every plug-in declares (`harness.choice.Plugin`): `direction` says which values
     are better, `range` bounds them where they are bounded, `items` which items can be scored. `unit` is `set` for a
     signal that would choose sets instead of scoring items, which no run can use yet. `reads_validation`: it sees
-    labelled validation items. `student_aware`: it reads the target. `stateful`: a score depends on what was scored
-    before. `lab_only`: it reads the lab's truth, and is never ranked.
+    labelled validation items. `reads_seeds`: it compares with the run's documents. `student_aware`: it reads the
+    target. `stateful`: a score depends on what was accepted before. `lab_only`: it reads the lab's truth, and is never
+    ranked.
     """
 
     group = plugins.SIGNALS
@@ -170,6 +177,7 @@ class Signal(Plugin, ABC, Generic[S]):
     unit: ClassVar[Literal["item", "set"]] = "item"
     items: ClassVar[frozenset[str]] = frozenset({"sample"})
     reads_validation: ClassVar[bool] = False
+    reads_seeds: ClassVar[bool] = False
     student_aware: ClassVar[bool] = False
     stateful: ClassVar[bool] = False
     lab_only: ClassVar[bool] = False

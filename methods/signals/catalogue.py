@@ -62,6 +62,7 @@ def describe_signal(signal: type[Signal[Any]]) -> dict[str, Any]:
         "unit": signal.unit,
         "items": sorted(signal.items),
         "reads_validation": signal.reads_validation,
+        "reads_seeds": signal.reads_seeds,
         "student_aware": signal.student_aware,
         "stateful": signal.stateful,
         "lab_only": signal.lab_only,

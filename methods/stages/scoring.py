@@ -15,7 +15,7 @@ from harness.models.embedder import embedder_identity
 from harness.models.open import model_path
 from harness.shards import ShardOutput, read_records
 from harness.stage import Stage, StageInputs, StageRun
-from harness.types import Sample, Score
+from harness.types import Sample, Score, Seed
 from methods.plan import Plan
 from methods.signals.base import Archive, Preparation, Signal, SignalContext, TargetState
 from methods.signals.catalogue import make_signal, signal_class, signal_needs
@@ -61,6 +61,7 @@ def prepare_signal(
     context = SignalContext(
         seed=c.synthesis_seed,
         validation=[row.example() for row in guide],
+        seeds=inputs.records("sources", Seed) if signal.reads_seeds else [],
         lab_world=plan.world,
         batch_size=c.runtime.batch_size,
         scoring=c.runtime.scoring,

@@ -11,6 +11,7 @@ from harness.costs.estimator import LAB_RATES, Estimator
 from harness.costs.lengths import LAB_TEST_PROMPT, TEST_PROMPT
 from harness.costs.records import Part
 from harness.costs.sizer import Sizer
+from harness.estimate import weight_bytes
 from harness.training.lora_modules import plain_names
 from methods.plan import Plan
 from methods.signals.base import ModelUse
@@ -102,4 +103,5 @@ def _gradients(sizer: Sizer, plan: Plan, signal: SignalChoice) -> list[Part]:
         checkpointing=c.runtime.scoring.activation_checkpointing,
         cuda=sizer.cuda,
     )
-    return [Part("target", "scoring", peak.bytes)]
+    whole = weight_bytes(target.shape, target.dtype) if any(use.every_weight for use in signal_uses(signal)) else 0
+    return [Part("target", "scoring", peak.bytes + whole)]

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -260,7 +260,14 @@ def check_coverage(captured: set[str], trained: set[str]) -> None:
         )
 
 
-def gradient_norms(gradients: LoraGradients, items: Sequence[Encoded]) -> torch.Tensor:
+class Streams(Protocol):
+    """Whoever hands out per-sample gradients: `LoraGradients`, or `OneByOne`."""
+
+    def stream(self, items: Sequence[Encoded], weights: Sequence[float] | None, visit: Visit) -> None:
+        """As `LoraGradients.stream`."""
+
+
+def gradient_norms(gradients: Streams, items: Sequence[Encoded]) -> torch.Tensor:
     """|∇ℓ| of every item, shape [N], float64."""
     squares = torch.zeros(len(items), dtype=torch.float64)
 

@@ -129,6 +129,13 @@ def _judge(name: str, measured: float, limit: float, detail: str) -> Check:
     return judge(name, measured, limit, detail, REMEDY)
 
 
+def made_up(model: Any) -> list[Encoded]:
+    """Three sequences of chance tokens of different lengths, for signals that are given no validation items."""
+    vocabulary = int(model.get_input_embeddings().weight.shape[0])
+    draw = torch.Generator().manual_seed(0)
+    return [Encoded(tuple(torch.randint(0, vocabulary, (n,), generator=draw).tolist()), 3) for n in (6, 14, 9)]
+
+
 def _spread(items: Sequence[Encoded]) -> list[Encoded]:
     """Up to `ITEMS` items from the shortest to the longest."""
     ranked = sorted(items, key=lambda item: len(item.ids))

@@ -1,0 +1,55 @@
+"""Unit vectors of items by the run's embedder, for signals that compare items with documents or with each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from harness.config import EmbedderConfig
+from harness.facts import Fact
+from harness.types import Sample, Usage
+from methods.signals.base import Item
+from methods.signals.similarity import item_text
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Matrix: TypeAlias = NDArray[np.float64]
+
+What: TypeAlias = Literal["question", "pair"]
+"""What of a sample is embedded; of a document it is the text."""
+
+EMPTY = "no words to compare"
+"""Why an item without text is unscorable."""
+
+
+class ItemVectors:
+    """The embedder behind a signal; `what` says which part of a sample is embedded."""
+
+    def __init__(self, config: EmbedderConfig, what: What) -> None:
+        from harness.models.embedder import open_embedder
+
+        self._embedder, self._what = open_embedder(config), what
+
+    def of(self, items: Sequence[Item]) -> Matrix:
+        """Rows [items, dimension] of length 1, float64; zero where there is no text."""
+        import numpy as np
+
+        texts = [
+            item.question if self._what == "question" and isinstance(item, Sample) else item_text(item)
+            for item in items
+        ]
+        return self._embedder.embed(texts).astype(np.float64)
+
+    def facts(self) -> list[Fact]:
+        """Which embedder it is, and how many texts it has cut so far."""
+        return [
+            Fact("embedder", self._embedder.name, "embedder"),
+            Fact("embedder_identity", self._embedder.identity, "identity of its vectors"),
+            Fact("reference_truncated", self._embedder.truncated, "documents embedded in part", "items"),
+        ]
+
+    def usage(self) -> list[Usage]:
+        """What embedding has cost since the last call."""
+        return self._embedder.usage()
