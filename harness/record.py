@@ -124,13 +124,43 @@ class StageCount:
 
 
 @dataclass(frozen=True, slots=True)
+class Retention:
+    """What one benchmark's items show: of `n` with a verdict on both sides, how many the base has right.
+
+    Of these the tuned model has `still_right` right too; `newly_right` it alone has right.
+    """
+
+    column: str
+    n: int
+    right_before: int
+    still_right: int
+    newly_right: int
+
+    @property
+    def share(self) -> float | None:
+        """P(right after | right before); None where nothing was right before."""
+        return self.still_right / self.right_before if self.right_before else None
+
+
+@dataclass(frozen=True, slots=True)
+class Forgetting:
+    """Change of accuracy, tuned minus base, over the `columns` that guided nothing: mean, worst, and whose that is."""
+
+    columns: int
+    mean: float
+    worst: float
+    worst_column: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunRecord:
     """A run in numbers. `columns` are of the fine-tuned target, `base_columns` of the target before it.
 
     `reads_validation` and `guided_columns` are of the run with all that it was made from; `upstream` names the earlier
     runs among that, nearest first, and `reads_itself` is of the run's own feedback (None in records from before there
     was `upstream`, where `reads_validation` is that). `contamination` holds the reports of the contamination check
-    (`decontam/report.py`), one for every pair.
+    (`decontam/report.py`), one for every pair. `retention` and `forgetting` say what the fine-tuning kept; empty and
+    None where no column has verdicts, or the record is older than they are.
     """
 
     run: str
@@ -156,6 +186,8 @@ class RunRecord:
     contamination: Sequence[Mapping[str, Any]] = ()
     upstream: Sequence[Origin] = ()
     reads_itself: bool | None = None
+    retention: Sequence[Retention] = ()
+    forgetting: Forgetting | None = None
     schema: int = SCHEMA_VERSION
 
     def write(self, path: Path) -> None:
@@ -190,6 +222,8 @@ def read_record(path: Path) -> RunRecord:
         value["cost"] = [StageCost(**c) for c in value["cost"]]
         value["counts"] = [StageCount(**c) for c in value["counts"]]
         value["upstream"] = [Origin(**o) for o in value.get("upstream", ())]
+        value["retention"] = [Retention(**r) for r in value.get("retention", ())]
+        value["forgetting"] = Forgetting(**value["forgetting"]) if value.get("forgetting") else None
         return RunRecord(**value)
     except _NotFinite as error:
         raise InputError(f"{path}: {error}; run 'harness resume' on the run to write it again") from None

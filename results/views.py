@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.errors import InputError
 from harness.facts import facts_from_rows
+from harness.record import RunRecord
 from results.compare import render_compare
 from results.contamination import any_unclean, clean_cell, contamination_lines, formatted
 from results.differences import reading
@@ -69,6 +70,7 @@ def render_show(run_folder: Path) -> str:
     lines += _unmeasured(run) + [line for flag in run.record.validity_flags for line in wrapped(f"Caution: {flag}")]
     lines += notes([run.record])
     lines.append(ONE_DRAW)
+    lines += _retention(run.record)
     lines += ["", "Rows in, kept, rejected by reason", *aligned(_counts(run))]
     lines += _shortened(run)
     lines += _contamination(run)
@@ -135,6 +137,21 @@ def _unmeasured(run: Run) -> list[str]:
     return [
         f"{c.column} was not measured" + (f": {c.reason}" if c.reason else "") for c in columns if c.score is None
     ]
+
+
+def _retention(record: RunRecord) -> list[str]:
+    """What the fine-tuning kept of what the target could do before, item by item and beside the guided columns."""
+    if not record.retention:
+        return []
+    rows = [["column", "right before", "still right", "newly right"]]
+    for r in record.retention:
+        still = count(r.still_right) + (f" ({r.share:.0%})" if r.share is not None else "")
+        rows.append([r.column, f"{count(r.right_before)} of {count(r.n)}", still, count(r.newly_right)])
+    lines = ["", "Items that the target had right before, and after", *aligned(rows)]
+    if (f := record.forgetting) and f.columns > 1:
+        said = f"mean change {100 * f.mean:+.1f} points, worst {100 * f.worst:+.1f} ({f.worst_column})"
+        lines += wrapped(f"Over the {f.columns} columns that guided nothing: {said}")
+    return lines
 
 
 def _counts(run: Run) -> list[list[str]]:

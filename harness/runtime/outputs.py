@@ -12,6 +12,7 @@ from typing import Any
 from evals.data import load_items
 from harness.models.dequantise import copies
 from harness.record import ColumnScore, RunRecord, StageCost, StageCount
+from harness.retention import forgetting, retention
 from harness.runtime.assemble import Assembly
 from harness.runtime.clean import with_clean_scores
 from harness.runtime.provenance import note_model
@@ -19,7 +20,10 @@ from harness.shards import Summary, read_records, read_rows, write_table, write_
 from harness.stage import Kind, stage_folder
 from harness.types import Sample, Seed, chat
 from results.contamination import contamination_lines
-from results.runs import MODEL
+from results.runs import BASE, MODEL, TUNED
+
+MODELS: tuple[tuple[Kind, str], ...] = (("base_answers", BASE), ("tuned_answers", TUNED))
+"""Whose answers `items.parquet` has: the kind of stage that leaves them, and what its rows call the model."""
 
 
 def write_outputs(assembly: Assembly, store: Path, folder: Path, summaries: Mapping[str, Summary]) -> RunRecord:
@@ -69,7 +73,7 @@ def _scores(assembly: Assembly, store: Path, summaries: Mapping[str, Summary], k
     if assembly.plan.other_tests is not None:
         return columns
     touched = _notes(assembly, summaries, "gated")["touched"]
-    return with_clean_scores(columns, read_rows(stage_folder(store, stage)), touched)
+    return with_clean_scores(columns, _answers(assembly, store, kind), touched)
 
 
 def _notes(assembly: Assembly, summaries: Mapping[str, Summary], kind: Kind) -> Mapping[str, Any]:
@@ -91,6 +95,8 @@ def _record(
         for stage in assembly.stages
         for s in (summaries[stage.identity],)
     ]
+    columns = _scores(assembly, store, summaries, "tuned_answers")
+    base_columns = _scores(assembly, store, summaries, "base_answers")
     return RunRecord(
         run=folder.name,
         method=c.method,
@@ -106,8 +112,8 @@ def _record(
         budget=c.budget,
         reads_validation=assembly.reads_validation,
         guided_columns=assembly.guided_columns,
-        columns=_scores(assembly, store, summaries, "tuned_answers"),
-        base_columns=_scores(assembly, store, summaries, "base_answers"),
+        columns=columns,
+        base_columns=base_columns,
         cost=cost,
         counts=counts,
         validity_flags=_flags(assembly, summaries),
@@ -115,6 +121,8 @@ def _record(
         contamination=_notes(assembly, summaries, "gated")["contamination"],
         upstream=assembly.upstream,
         reads_itself=assembly.reads_itself,
+        retention=retention(*(_answers(assembly, store, kind) for kind, _ in MODELS)),
+        forgetting=forgetting(base_columns, columns),
     )
 
 
@@ -200,11 +208,13 @@ def _data_metrics(samples: Sequence[Sample]) -> dict[str, Any]:
 
 
 def _write_items(store: Path, folder: Path, assembly: Assembly) -> None:
-    rows = []
-    kinds: tuple[tuple[Kind, str], ...] = (("base_answers", "base"), ("tuned_answers", "tuned"))
-    for kind, model in kinds:
-        rows += [{**row, "model": model} for row in read_rows(stage_folder(store, assembly.only(kind)))]
+    rows = [{**row, "model": model} for kind, model in MODELS for row in _answers(assembly, store, kind)]
     write_table(folder / "items.parquet", rows)
+
+
+def _answers(assembly: Assembly, store: Path, kind: Kind) -> list[dict[str, Any]]:
+    """A model's answers to the items of all benchmarks."""
+    return read_rows(stage_folder(store, assembly.only(kind)))
 
 
 def _link_model(folder: Path, model: Path) -> None:
