@@ -18,7 +18,7 @@ from harness.runtime.weights import missing_weights, unreadable_weights
 from harness.types import Message
 from methods.signals.base import SignalContext, TargetState, WarmCheckpoint
 from methods.signals.catalogue import make_signal, signal_classes
-from methods.signals.target.base import TargetSignal
+from methods.signals.target.base import TargetReader
 
 if TYPE_CHECKING:
     from harness.config import RunConfig
@@ -42,8 +42,8 @@ def check_signal(config: RunConfig) -> list[Check]:
     loaded here.
     """
     signal = make_signal(config.signal) if config.signal.chosen else None
-    if not isinstance(signal, TargetSignal):
-        having = [found.name for found in signal_classes()[0] if issubclass(found, TargetSignal)]
+    if not isinstance(signal, TargetReader):
+        having = [found.name for found in signal_classes()[0] if issubclass(found, TargetReader)]
         raise ConfigError(f"signal '{config.signal.name}' has no self-check; those that have one: {', '.join(having)}")
     world = _ready(config)
     from harness.training.trainer import quiet_libraries

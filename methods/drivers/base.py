@@ -77,7 +77,8 @@ def finish(plan: Plan, base: Common, policy: Stage | None, selection: Selection)
     samples = decontaminate(plan, regenerate(plan, base.source, policy, selection), base.source)
     scores: Stage | None = None
     if selection.signal is not None:
-        scores = score_stage(plan, selection.signal, samples, common(plan, selection.signal).signal_inputs)
+        inputs = common(plan, selection.signal).signal_inputs
+        scores = score_stage(plan, selection.signal, samples, inputs, selection)
     tuned = finetune_stage(plan, dataset(plan, samples, scores, selection))
     return [evaluate_stage(plan, tuned), evaluate_stage(plan, None)]
 

@@ -28,6 +28,7 @@ from methods.drivers.base import Driver, common, finish, optional_selection
 from methods.drivers.grpo_training import PolicyRun
 from methods.drivers.shaping import RewardConfig
 from methods.plan import Plan
+from methods.signals.catalogue import check_use
 from methods.stages.scoring import signal_settings
 from methods.stages.signal_cost import scoring_cost, scoring_parts
 
@@ -77,6 +78,7 @@ class Grpo(Driver[GrpoSettings]):
     def stages(self, plan: Plan, signal: SignalChoice) -> list[Stage]:
         """Common stages, GRPO, and the shared tail with the trained writer."""
         self._check(plan)
+        check_use(signal, "reward")
         base = common(plan, signal)
         policy = grpo_stage(plan, self.settings, signal, base.signal_inputs)
         return finish(plan, base, policy, optional_selection(plan, signal))

@@ -18,13 +18,14 @@ from harness.models.access import access, connect
 from harness.models.backend import Sampling
 from harness.models.open import model_path, open_backend
 from harness.models.sampler import ServerSampler
-from harness.shards import ShardOutput, parts, read_metadata, summarise, write_shard
+from harness.shards import ShardOutput, parts, read_metadata, read_records, summarise, write_shard
 from harness.stage import SCRATCH, StageRun
 from harness.synthesis.forms import RUBRIC_FORM
 from harness.synthesis.synthesize import Attempt, Counter, Draft, Draw, Synthesizer
 from harness.training.grpo import PolicyPrompt, RolloutBatch, train_policy
 from harness.training.trainer import checkpoint_step, last_checkpoint
-from harness.types import Reject, Sample, Score, Seed, Usage, derive_seed
+from harness.types import Reject, Sample, Score, Seed, Usage, derive_seed, stable_hash
+from methods.drivers.accepted import accepted
 from methods.drivers.shaping import shape
 from methods.plan import Plan
 from methods.signals.base import Archive, Signal
@@ -70,6 +71,7 @@ class PolicyRun:
         self.seeds = {s.id: s for s in run.records("sources", Seed)}
         self.rows: list[RolloutRow] = []
         self.rejects: list[Reject] = []
+        self.accepted: list[Sample] = []
         self.usage: list[Usage] = []
         self.cut: set[str] = set()
         self.shortened = self.mended = 0
@@ -82,6 +84,7 @@ class PolicyRun:
         signal, prepared = prepare_signal(self.run.inputs, self.plan, self.choice)
         self.run.event("signal_prepared", signal=self.name, **prepared.to_json())
         self.signal: Signal[Any] = signal
+        self._accept(read_records(self.run.folder, RolloutRow))
         self.sign = sign(self.name)
         self.access = access(c, self.run)
         self.maker: Synthesizer = synthesizer(self.plan, list(self.seeds.values()), self.access)
@@ -178,7 +181,7 @@ class PolicyRun:
             )
         ]
         samples = [a.sample for a in attempts if a.sample is not None]
-        scores = {s.item_id: s for s in self.signal.score(samples, Archive())}
+        scores = {s.item_id: s for s in self.signal.score(samples, Archive(tuple(self.accepted)))}
         values = [self._value(a, scores) for a in attempts]
         valid = [a.sample is not None for a in attempts]
         group = [i // self.grpo.group_size for i in range(len(attempts))]
@@ -186,11 +189,18 @@ class PolicyRun:
         self.shortened += counter.shortened
         self.mended += counter.mended
         usage = [*counter.usage, *self.signal.usage(), *batch.usage()]
+        known = len(self.rows)
         self._keep(batch, attempts, scores, rewards)
         self._spend(usage)
         self._check_budget(batch.step)
         self._report(batch.step, attempts, values, scores, rewards)
+        self._accept(self.rows[known:])
         return rewards
+
+    def _accept(self, rows: Sequence[RolloutRow]) -> None:
+        """Add to the archive of the next step, where the signal reads one."""
+        if self.signal.stateful:
+            self.accepted += accepted(rows, self.grpo.group_size, self.plan.config.synthesis.system_message)
 
     def _check_budget(self, step: int) -> None:
         """Stop at the step that spends the last of the budget, rather than learn of it once training is over."""
@@ -262,7 +272,12 @@ class PolicyRun:
         types = Tally(a.question_type or "none" for a in attempts)
         self.diagnostics = self.signal.diagnose(list(scores.values()))
         figures = {fact.name: fact.value for fact in self.diagnostics}
-        self.run.event("grpo_step", step=step, **self.last, question_types=dict(types), diagnostics=figures)
+        archive: dict[str, Any] = {}
+        if self.signal.stateful:
+            # What scores were taken against: its size, and a hash of its ids in order.
+            ids = [s.id for s in self.accepted]
+            archive = {"archive": {"size": len(ids), "hash": stable_hash(ids)}}
+        self.run.event("grpo_step", step=step, **self.last, **archive, question_types=dict(types), diagnostics=figures)
 
     def _note(self, step: int) -> str:
         value = self.last["mean_value"]

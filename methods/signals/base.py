@@ -26,6 +26,9 @@ from methods.signals.diagnostics import describe
 
 Item: TypeAlias = Sample | Seed
 
+Use: TypeAlias = Literal["selection", "reward"]
+"""What becomes of scores: pairs are chosen by them out of a pool, or a model is trained on them."""
+
 
 NEEDS: Mapping[str, str] = MappingProxyType(
     {
@@ -164,7 +167,7 @@ class Signal(Plugin, ABC, Generic[S]):
 
     Declared on the class, beside what every plug-in declares (`harness.choice.Plugin`): `direction` says which values
     are better, `range` bounds them where they are bounded, `items` which items can be scored. `unit` is `set` for a
-    signal that would choose sets instead of scoring items, which no run can use yet. `reads_validation`: it sees
+    signal that chooses sets (`methods.signals.sets.SetSignal`). `reads_validation`: it sees
     labelled validation items. `reads_seeds`: it compares with the run's documents. `student_aware`: it reads the
     target. `stateful`: a score depends on what was accepted before. `lab_only`: it reads the lab's truth, and is never
     ranked.
@@ -195,6 +198,11 @@ class Signal(Plugin, ABC, Generic[S]):
         """Which models it has in memory and computes with under these settings; none where scoring is free."""
         return ()
 
+    @classmethod
+    def unfit(cls, settings: S, use: Use) -> str:
+        """Why it cannot be used so under these settings, as the rest of a sentence that begins with it; else empty."""
+        return ""
+
     def prepare(self, context: SignalContext, target: TargetState | None) -> Preparation:
         """Load what is needed, check it, and say what was found. Raises `StageError` where scores would be wrong."""
         return Preparation()
@@ -218,6 +226,8 @@ class Signal(Plugin, ABC, Generic[S]):
         found = super().faults()
         if cls.direction not in ("higher", "lower"):
             found.append("direction must be 'higher' or 'lower'")
+        if cls.unit == "set" and not hasattr(cls, "choose"):
+            found.append("unit 'set' is for subclasses of methods.signals.sets.SetSignal")
         if not cls.items or not cls.items <= {"sample", "seed"}:
             found.append("items must be of 'sample' and 'seed'")
         if not found and (odd := cls.needs(cls.Settings()) - NEEDS.keys()):  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from harness import plugins
 from harness.choice import plugin_class, plugin_classes
 from harness.config import SignalChoice
 from harness.errors import ConfigError
-from methods.signals.base import PROVIDED, ModelUse, Signal
+from methods.signals.base import PROVIDED, ModelUse, Signal, Use
 
 CostClass = Literal["free", "embedding", "forward", "backward", "judge"]
 
@@ -33,17 +33,21 @@ def make_signal(choice: SignalChoice) -> Signal[Any]:
 def signal_needs(choice: SignalChoice) -> frozenset[str]:
     """What the chosen signal needs under its settings; nothing where none is chosen.
 
-    Raises `ConfigError` for a need that no run can meet, and for a signal that chooses sets.
+    Raises `ConfigError` for a need that no run can meet.
     """
     if not choice.chosen:
         return frozenset()
     signal = signal_class(choice.name)
-    if signal.unit == "set":
-        raise ConfigError(f"signal '{choice.name}' chooses sets, which no driver can use yet; take another")
     needs = signal.needs(choice.settings)
     if missing := sorted(needs - PROVIDED):
         raise ConfigError(f"signal '{choice.name}' needs '{missing[0]}', which no run can give a signal yet")
     return needs
+
+
+def check_use(choice: SignalChoice, use: Use) -> None:
+    """Raise `ConfigError` where the chosen signal, under its settings, cannot be used so."""
+    if why := signal_class(choice.name).unfit(choice.settings, use):
+        raise ConfigError(f"signal '{choice.name}' {why}")
 
 
 def signal_uses(choice: SignalChoice) -> tuple[ModelUse, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,8 @@ from harness.shards import ShardOutput
 from harness.stage import Stage, StageRun
 from harness.types import Reject, Sample, Score
 from methods.plan import Plan
-from methods.signals.catalogue import sign
+from methods.signals.catalogue import sign, signal_class
+from methods.signals.sets import PICK
 from methods.stages.lengths import Weigh, line_settings, weigher
 from methods.stages.selection import Selection
 
@@ -27,9 +29,7 @@ def dataset(plan: Plan, samples: Stage, scores: Stage | None, selection: Selecti
         pool = run.records(samples.name, Sample)
         values: dict[str, float | None] = {}
         if scores:
-            better = sign(scores.signal)
-            found = run.records(scores.name, Score)
-            values = {s.item_id: None if s.value is None else better * s.value for s in found}
+            values = _values(scores.signal, run.records(scores.name, Score))
         chosen, dropped = selection.choose(pool, values)
         weigh = weigher(plan)
         kept, beyond = trim(chosen, weigh, c.budget)
@@ -66,6 +66,14 @@ def dataset(plan: Plan, samples: Stage, scores: Stage | None, selection: Selecti
     return Stage(
         "dataset", 2, settings, inputs, work, kind="dataset", estimate=estimate, loads=no_models
     )
+
+
+def _values(signal: str, scores: Sequence[Score]) -> dict[str, float | None]:
+    """What the selection ranks by, the higher the better: the score, or, of a chosen set, the order of its choice."""
+    if signal_class(signal).unit == "set":
+        return {s.item_id: None if s.value is None else -s.parts.get(PICK, math.inf) for s in scores}
+    better = sign(signal)
+    return {s.item_id: None if s.value is None else better * s.value for s in scores}
 
 
 def trim(samples: Sequence[Sample], weigh: Weigh | None, budget: float) -> tuple[list[Sample], list[Reject]]:

@@ -9,6 +9,7 @@ from typing import Any
 from harness.config import SignalChoice
 from harness.costs.estimator import Estimator
 from harness.costs.records import Before, Cost, Load
+from harness.errors import ConfigError
 from harness.executor import Work
 from harness.facts import facts_to_rows
 from harness.models.embedder import embedder_identity
@@ -18,7 +19,9 @@ from harness.stage import Stage, StageInputs, StageRun
 from harness.types import Sample, Score, Seed
 from methods.plan import Plan
 from methods.signals.base import Archive, Preparation, Signal, SignalContext, TargetState
-from methods.signals.catalogue import make_signal, signal_class, signal_needs
+from methods.signals.catalogue import check_use, make_signal, signal_class, signal_needs
+from methods.signals.sets import SetSignal
+from methods.stages.selection import Selection
 from methods.stages.signal_cost import scoring_cost, scoring_parts
 from methods.stages.sources import GuideRow
 from methods.stages.warmup import read_checkpoints
@@ -72,11 +75,15 @@ def prepare_signal(
 
 @dataclass(frozen=True)
 class SignalWorker:
-    """Scores shards under a signal, wherever its target can be loaded; its first shard brings what it found."""
+    """Scores shards under a signal, wherever its target can be loaded; its first shard brings what it found.
+
+    With a `selection`, a shard is the whole pool, out of which the signal chooses what the selection asks for.
+    """
 
     plan: Plan
     signal: SignalChoice
     inputs: StageInputs
+    selection: Selection | None = None
 
     def open(self) -> Work:
         """Prepare the signal."""
@@ -85,18 +92,37 @@ class SignalWorker:
 
         def shard(items: Sequence[Any], index: int, seed: int) -> ShardOutput:
             notes = news.pop() if news else {}
-            return ShardOutput(signal.score(items, Archive()), usage=signal.usage(), notes=notes)
+            if self.selection is not None and isinstance(signal, SetSignal):
+                count, groups = self.selection.wanted(items)
+                scores = signal.choose(items, count, Archive(), groups)
+            else:
+                scores = signal.score(items, Archive())
+            return ShardOutput(scores, usage=signal.usage(), notes=notes)
 
         return shard
 
 
-def score_stage(plan: Plan, signal: SignalChoice, samples: Stage, inputs: Sequence[Stage]) -> Stage:
-    """Scores of the samples of `samples` under `signal`; `inputs` are the stages that the signal reads."""
-    settings = {**signal_settings(plan, signal), "shard": plan.config.synthesis.shard_size}
+def score_stage(
+    plan: Plan, signal: SignalChoice, samples: Stage, inputs: Sequence[Stage], selection: Selection | None = None
+) -> Stage:
+    """Scores of the samples of `samples` under `signal`; `inputs` are the stages that the signal reads.
+
+    `selection` is what they are for. A signal that chooses sets does so out of the whole pool, as the selection asks.
+    Raises `ConfigError` for a signal that cannot be used so.
+    """
+    check_use(signal, "selection")
+    whole = signal_class(signal.name).unit == "set"
+    if whole and selection is None:
+        raise ConfigError(f"signal '{signal.name}' chooses sets, and here items are scored one by one; take another")
+    cut: dict[str, Any] = {"shard": plan.config.synthesis.shard_size}
+    if whole and selection is not None:
+        cut = {"choice": selection.choice_settings}
+    settings = {**signal_settings(plan, signal), **cut}
 
     def work(run: StageRun) -> Mapping[str, Any]:
         pool = run.records(samples.name, Sample)
-        run.map_shards(pool, plan.config.synthesis.shard_size, SignalWorker(plan, signal, run.inputs))
+        size = max(1, len(pool)) if whole else plan.config.synthesis.shard_size
+        run.map_shards(pool, size, SignalWorker(plan, signal, run.inputs, selection if whole else None))
         # Read back: shards of an earlier process count as well.
         found = signal_class(signal.name).diagnose(read_records(run.folder, Score))
         run.event("signal_diagnostics", signal=signal.name, diagnostics={fact.name: fact.value for fact in found})

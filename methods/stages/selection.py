@@ -58,6 +58,13 @@ class Selection:
         """How many of `pairs`, made from `seeds`, can be kept at most."""
         return min(pairs, seeds) if self.best else self._count(pairs)
 
+    def wanted(self, samples: Sequence[Sample]) -> tuple[int, list[tuple[str, ...]] | None]:
+        """How many of `samples` a signal that chooses sets is asked for, and of what groups one each."""
+        if self.best:
+            seeds = [s.seed_ids for s in samples]
+            return len(set(seeds)), seeds
+        return self._count(len(samples)), None
+
     def choose(
         self, samples: Sequence[Sample], values: Mapping[str, float | None]
     ) -> tuple[list[Sample], list[Reject]]:

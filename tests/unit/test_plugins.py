@@ -112,7 +112,7 @@ def test_one_that_cannot_be_used_says_so_where_it_is_named(
 @pytest.mark.parametrize(
     ("declared", "said"),
     [
-        ("unit = 'set'", "signal 'sound' chooses sets, which no driver can use yet"),
+        ("unit = 'set'", "unit 'set' is for subclasses of methods.signals.sets.SetSignal"),
         ("needs = classmethod(lambda cls, settings: frozenset({'judge'}))", "needs 'judge', which no run can give"),
     ],
 )

@@ -50,17 +50,15 @@ class Passes:
     backward: int = 0
 
 
-class TargetSignal(Signal[S]):
-    """A signal that reads the target: `measure` is its formula, and `ready` what it prepares once.
+class TargetReader(Signal[S]):
+    """All of a signal that reads the target but its scores; `ready` is what it prepares once.
 
-    `unmeasured` is what is said of an item whose measurement has no finite `value`. While it scores, `model` and
-    `tokenizer` are the target's, `target` and `context` what it was prepared with, and `validation` the validation
-    items that have an answer token within the target's length, in the order in which they were given. `started` is when
-    the work on them began.
+    While it scores, `model` and `tokenizer` are the target's, `target` and `context` what it was prepared with, and
+    `validation` the validation items that have an answer token within the target's length, in the order in which they
+    were given. `started` is when the work on them began.
     """
 
     student_aware = True
-    unmeasured: ClassVar[str] = "value is not finite"
 
     model: Any
     tokenizer: Any
@@ -73,10 +71,6 @@ class TargetSignal(Signal[S]):
     def use(cls, settings: S) -> ModelUse:
         """Its use of the target, out of all its uses."""
         return next(use for use in cls.uses(settings) if use.role == "target")
-
-    @abstractmethod
-    def measure(self, codes: Sequence[Encoded]) -> Sequence[Mapping[str, float]]:
-        """Of every item its `value`, and under other names what is kept beside it; empty where there is none."""
 
     def ready(self) -> list[Fact]:
         """Prepare what every measurement needs, once the target is loaded and checked; returns what was found."""
@@ -169,26 +163,6 @@ class TargetSignal(Signal[S]):
         """A conversation's tokens, cut at the target's `max_length`."""
         return encode(self.tokenizer, messages, self.target.max_length)
 
-    def score(self, items: Sequence[Item], archive: Archive) -> list[Score]:
-        """One score per item; what is no sample, or has no answer token left, is unscorable."""
-        started = time.perf_counter()
-        codes = {item.id: self.encode(item.messages) for item in items if isinstance(item, Sample)}
-        scorable = {key: code for key, code in codes.items() if code.completion_length}
-        found: dict[str, Mapping[str, float]] = {}
-        if scorable:
-            found = dict(zip(scorable, self.measure(list(scorable.values())), strict=True))
-            self.spend(started, *self._declared(list(scorable.values())))
-        return [self._score(item, codes.get(item.id), found.get(item.id)) for item in items]
-
-    def _score(self, item: Item, code: Encoded | None, found: Mapping[str, float] | None) -> Score:
-        value = (found or {}).get("value", float("nan"))
-        if code is not None and found is not None and abs(value) < float("inf"):
-            parts = {**code.counts, **{name: part for name, part in found.items() if name != "value"}}
-            return Score(item.id, self.name, value, "ok", "", parts, self.target.revision)
-        reason = "only samples can be scored" if code is None else "no completion token left"
-        reason = self.unmeasured if found is not None else reason
-        return Score(item.id, self.name, None, "unscorable", reason, {}, self.target.revision)
-
     def _declared(self, codes: Sequence[Encoded]) -> list[Passes]:
         """What scoring `codes` takes by the class's own declaration."""
         use = self.use(self.settings)
@@ -220,3 +194,36 @@ class TargetSignal(Signal[S]):
         """As `Signal.diagnose`, with what the target's length cut, and whether scores follow the answer's length."""
         length = follows(scores, "completion_tokens", "correlation_length", "with the answer's length")
         return [*describe(scores), cut_items(scores), length]
+
+
+class TargetSignal(TargetReader[S]):
+    """A signal that reads the target and scores items one by one: `measure` is its formula.
+
+    `unmeasured` is what is said of an item whose measurement has no finite `value`.
+    """
+
+    unmeasured: ClassVar[str] = "value is not finite"
+
+    @abstractmethod
+    def measure(self, codes: Sequence[Encoded]) -> Sequence[Mapping[str, float]]:
+        """Of every item its `value`, and under other names what is kept beside it; empty where there is none."""
+
+    def score(self, items: Sequence[Item], archive: Archive) -> list[Score]:
+        """One score per item; what is no sample, or has no answer token left, is unscorable."""
+        started = time.perf_counter()
+        codes = {item.id: self.encode(item.messages) for item in items if isinstance(item, Sample)}
+        scorable = {key: code for key, code in codes.items() if code.completion_length}
+        found: dict[str, Mapping[str, float]] = {}
+        if scorable:
+            found = dict(zip(scorable, self.measure(list(scorable.values())), strict=True))
+            self.spend(started, *self._declared(list(scorable.values())))
+        return [self._score(item, codes.get(item.id), found.get(item.id)) for item in items]
+
+    def _score(self, item: Item, code: Encoded | None, found: Mapping[str, float] | None) -> Score:
+        value = (found or {}).get("value", float("nan"))
+        if code is not None and found is not None and abs(value) < float("inf"):
+            parts = {**code.counts, **{name: part for name, part in found.items() if name != "value"}}
+            return Score(item.id, self.name, value, "ok", "", parts, self.target.revision)
+        reason = "only samples can be scored" if code is None else "no completion token left"
+        reason = self.unmeasured if found is not None else reason
+        return Score(item.id, self.name, None, "unscorable", reason, {}, self.target.revision)

@@ -1,0 +1,37 @@
+"""What a learner has accepted so far: of every group of rollouts the pair with the best reward.
+
+The archive of a step is that of all steps before it, and frozen while the step is scored. It follows from stored rows
+alone, so a resumed stage has the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from harness.types import Message, Sample
+
+if TYPE_CHECKING:
+    from methods.drivers.grpo_training import RolloutRow
+
+
+def accepted(rows: Iterable[RolloutRow], group_size: int, system: str) -> list[Sample]:
+    """The best-rewarded pair of each group of `rows`, which are in the order of their draws; ties go to the earlier.
+
+    `system` is the system message that pairs begin with; empty for none.
+    """
+    found = []
+    for _, step in groupby(rows, key=lambda row: row.step):
+        batch = list(step)
+        for start in range(0, len(batch), group_size):
+            scored = [r for r in batch[start : start + group_size] if r.value is not None and r.reward is not None]
+            if scored:
+                found.append(_sample(max(scored, key=lambda row: row.reward or 0.0), system))
+    return found
+
+
+def _sample(row: RolloutRow, system: str) -> Sample:
+    first = (Message("system", system),) if system else ()
+    messages = (*first, Message("user", row.question), Message("assistant", row.answer))
+    return Sample(row.id, (row.seed_id,), None, "", messages, "", "", "")
