@@ -47,12 +47,13 @@ times of one smoke run, imports taken off by eye."""
 
 @dataclass(frozen=True, slots=True)
 class AtOnce:
-    """Completions that a trainer samples by itself: how many in one call, and whether all weights are in training.
+    """Completions that one call samples: how many, the most tokens of one, and whether by a policy in training.
 
-    A policy all of whose weights are trained keeps them in float32.
+    A policy all of whose weights are `trained` keeps them in float32.
     """
 
     count: int
+    longest: int
     trained: bool
 
 
@@ -102,9 +103,12 @@ class Estimator:
         return (self.start if compute + moved > 0 else 0.0) + self.device.seconds(compute, moved)
 
     def decoding(
-        self, model: RoleModel, count: int, prompt: int, completion: int, at_once: AtOnce | None = None
+        self, model: RoleModel, count: int, prompt: int, completion: int, longest: int, at_once: AtOnce | None = None
     ) -> float:
         """Bytes that sampling `count` completions moves: at every step of a batch, its weights and its cache.
+
+        A server puts the next prompt into a finished one's place; in the process a batch goes on to its longest, taken
+        as twice the typical length where `longest`, which it may not pass, leaves room for that.
 
         Float32 weights computed in bfloat16: a step reads them, writes their casts and reads those, and its keys are
         float32.
@@ -114,11 +118,12 @@ class Estimator:
         settings = getattr(self.config.models, model.role)
         if settings.base_url:
             return 0.0
+        steps = completion if settings.served else min(longest, 2 * completion)
         wide = at_once is not None and at_once.trained and model.dtype == "bfloat16"
         batch = at_once.count if at_once else decoding_batch(self.config, settings)
-        cache = model.shape.kv_bytes_per_token * estimate.BYTES[model.dtype] / 2 * (prompt + completion / 2)
+        cache = model.shape.kv_bytes_per_token * estimate.BYTES[model.dtype] / 2 * (prompt + steps / 2)
         read = (model.weight_bytes or 0) / min(batch, max(1, count))
-        return float(count) * completion * (4 * read + 1.5 * cache if wide else read + cache)
+        return float(count) * steps * (4 * read + 1.5 * cache if wide else read + cache)
 
     def read(self, model: RoleModel, count: int, prompt: int, shared: int) -> int:
         """Tokens that a model goes through for `count` prompts whose first `shared` tokens every batch reads once."""
@@ -152,8 +157,10 @@ class Estimator:
         shared = 0 if at_once else s.writer_shared
         compute = self.here(w, w.flops(self.read(w, count, s.writer_prompt, shared)))
         compute += self.here(g, g.flops(self.read(g, count, s.generator_prompt, s.generator_shared)))
-        moved = self.decoding(w, count, s.writer_prompt, s.rubric, at_once)
-        moved += self.decoding(g, count, s.generator_prompt, s.pair)
+        limits = self.config.synthesis
+        longest = at_once.longest if at_once else limits.writer.max_tokens
+        moved = self.decoding(w, count, s.writer_prompt, s.rubric, longest, at_once)
+        moved += self.decoding(g, count, s.generator_prompt, s.pair, limits.generator.max_tokens)
         models = {
             "writer": (count * s.writer_prompt, count * s.rubric),
             "generator": (count * s.generator_prompt, count * s.pair),

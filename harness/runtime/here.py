@@ -40,8 +40,12 @@ class Here:
     basis: str
 
 
-def measure(dtype: str, folder: Path | None, shape: ModelShape | None, together: int) -> Here:
-    """Measure this machine in `dtype`; with the model in `folder`, decoding `together` sequences, where it is small."""
+def measure(dtype: str, folder: Path | None, shape: ModelShape | None, together: int, read: int) -> Here:
+    """Measure this machine in `dtype`; where the model in `folder` is small, with it.
+
+    It then decodes `together` sequences that have `read` tokens each behind them: on a processor a step handles its
+    whole cache several times, which is most of its time.
+    """
     import torch
 
     kind = getattr(torch, dtype)
@@ -54,7 +58,7 @@ def measure(dtype: str, folder: Path | None, shape: ModelShape | None, together:
     shares, start = (COMPUTE_SHARE, BANDWIDTH_SHARE), 0.0
     basis = f"{peak / 1e9:,.0f} GFLOP/s in {dtype} products, {bandwidth / 1e9:,.0f} GB/s"
     if folder is not None and shape is not None and _pass(shape) / (COMPUTE_SHARE * peak) <= PATIENCE:
-        compute, moved, start = _model(folder, dtype, shape, together)
+        compute, moved, start = _model(folder, dtype, shape, together, read)
         shares = compute / peak, moved / bandwidth
         basis += f"; a batch of {folder.name}: {compute / 1e9:,.0f} GFLOP/s, decoding at {moved / 1e9:,.1f} GB/s"
     else:
@@ -79,7 +83,7 @@ def _fastest(work: Callable[[], Any], seconds: float) -> float:
     return best
 
 
-def _model(folder: Path, dtype: str, shape: ModelShape, together: int) -> tuple[float, float, float]:
+def _model(folder: Path, dtype: str, shape: ModelShape, together: int, read: int) -> tuple[float, float, float]:
     """Operations a second of a training pass, bytes a second in decoding, and seconds to load the model."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -102,6 +106,9 @@ def _model(folder: Path, dtype: str, shape: ModelShape, together: int) -> tuple[
     with torch.inference_mode():
         prompt = ids[:, :32].expand(together, -1)
         cache = model(input_ids=prompt, use_cache=True).past_key_values
+        # As if the prompts had been longer, without the time to read them.
+        for layer in cache.layers:
+            layer.keys, layer.values = (x.repeat(1, 1, -(-read // 32), 1) for x in (layer.keys, layer.values))
         step = _fastest(lambda: model(input_ids=prompt[:, :1], past_key_values=cache, use_cache=True), 1.0)
-    held = 64 * shape.kv_bytes_per_token * BYTES[dtype] / 2
+    held = max(32, read) * shape.kv_bytes_per_token * BYTES[dtype] / 2
     return compute, (weight_bytes(shape, dtype) + together * held) / step, loaded

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.config import RunConfig
 from harness.costs.estimator import Estimator
+from harness.costs.lengths import decoding_batch, lengths
 from harness.costs.records import Cost, Load
 from harness.estimate import gigabytes
 from harness.models.role_model import RoleModel
@@ -159,7 +160,8 @@ def _here(config: RunConfig) -> Here | None:
         from harness.models.dequantise import converted_folder
 
         folder = converted_folder(target.id) if converted_folder(target.id).is_dir() else None
-    return measure(target.dtype, folder, target.shape, config.runtime.batch_size)
+    together = decoding_batch(config, config.models.generator)
+    return measure(target.dtype, folder, target.shape, together, lengths(config).generator_prompt)
 
 
 def _meaning(config: RunConfig, suite: Suite, estimator: Estimator) -> list[tuple[str, str]]:

@@ -129,7 +129,7 @@ def _estimate(e: Estimator, plan: Plan, g: GrpoSettings, signal: SignalChoice) -
     count = steps * batch
     note = f"{steps} steps of {g.prompts_per_step} x {g.group_size}"
     # A trainer that samples by itself draws all rollouts of a step in one call.
-    at_once = AtOnce(batch, g.tune == "full") if g.rollouts == "transformers" else None
+    at_once = AtOnce(batch, g.max_tokens, g.tune == "full") if g.rollouts == "transformers" else None
     made = e.trajectories(count, note, at_once)
     # The update, and where there is a KL term one pass of the reference model.
     learn = (e.passes + (g.kl_coefficient > 0)) * e.writer.flops(count * (s.writer_prompt + s.rubric))

@@ -11,7 +11,7 @@ from typing import Any
 from evals.evaluate import evaluate
 from harness import memory
 from harness.config import RunConfig
-from harness.costs.estimator import LAB_RATES, Estimator, times
+from harness.costs.estimator import LAB_RATES, AtOnce, Estimator, times
 from harness.costs.records import Before, Cost, Load, Part
 from harness.costs.sizer import Sizer
 from harness.identity import identity
@@ -224,7 +224,8 @@ def _evaluation(e: Estimator, plan: Plan) -> Cost | None:
         if benchmark.template.output == "generate_until":
             tokens_out += count * benchmark.template.max_tokens // 2
     compute, known = e.target.flops(tokens_in), e.target.shape is not None
-    moved = e.decoding(e.target, rows, tokens_in // max(1, rows), tokens_out // max(1, rows))
+    prompt, answer = tokens_in // max(1, rows), tokens_out // max(1, rows)
+    moved = e.decoding(e.target, rows, prompt, answer, answer, AtOnce(c.runtime.batch_size, answer, trained=False))
     columns = sum(b.scorer == "lm_eval" for b in plan.tests.benchmarks)
     return Cost(
         rows=rows,

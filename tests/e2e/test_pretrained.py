@@ -10,6 +10,7 @@ import gzip
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -185,16 +186,20 @@ def test_layouts_and_types_give_the_same_losses_and_gradients(base: Path, pairs:
     assert abs(mean - 1) < 0.1 and cosine > 0.8
 
 
-def test_bfloat16_learns_what_float32_learns(base: Path, pairs: list[Sample], tuned: Path, tmp_path: Path) -> None:
-    finetune(base, pairs[:TRAINED], RECIPE, seed=0, folder=tmp_path, output="narrow", dtype="bfloat16")
+def test_bfloat16_learns_what_float32_learns(base: Path, pairs: list[Sample], tmp_path: Path) -> None:
+    """At the learning rate of the track `laptop`; at two and a half times of it the two are 1.9 % apart."""
+    recipe = replace(RECIPE, learning_rate=2e-4)
+    for name, dtype in (("wide", "float32"), ("narrow", "bfloat16")):
+        options = {"seed": 0, "folder": tmp_path / name, "output": "adapter", "dtype": dtype, "save_adam": True}
+        finetune(base, pairs[:TRAINED], recipe, **options)
     rest = pairs[TRAINED : TRAINED + HELD_OUT]
     model, _ = load_causal_lm(base)
     with torch.no_grad():
         untrained = float(losses(model, codes(base, rest)).mean())
-    wide, narrow = held_out(base, tuned, rest), held_out(base, tmp_path / "narrow", rest)
+    wide, narrow = (held_out(base, tmp_path / name / "adapter", rest) for name in ("wide", "narrow"))
     print(f"held-out loss: {untrained:.3f} untrained, {wide:.3f} in float32, {narrow:.3f} in bfloat16")
-    assert wide < 0.8 * untrained
-    # 1.9 % were seen on a processor without bfloat16 arithmetic.
+    assert wide < 0.9 * untrained
+    # 0.03 % were seen on a processor without bfloat16 arithmetic.
     assert narrow == pytest.approx(wide, rel=0.02)
 
 
