@@ -87,7 +87,7 @@ class GradientNormSignal(TargetSignal[GradientNormSettings]):
     def checks(self) -> list[Check]:
         """Whether gradients are autograd's, or the closed form holds of this model's head."""
         if self.settings.upstream:
-            return []
+            return [self._finite()]
         if self.settings.parameters == "head":
             from methods.signals.target.head import check_head
 
@@ -96,13 +96,21 @@ class GradientNormSignal(TargetSignal[GradientNormSettings]):
 
         return self_check(self._warm, [code for _, code in self.validation] or made_up(self.model))
 
+    def _finite(self) -> Check:
+        """Whether autograd, which is what computes here, gives gradients that can be read."""
+        from methods.signals.target.engine import gradient_norms
+        from methods.signals.target.one_by_one import OneByOne
+        from methods.signals.target.selfcheck import made_up
+
+        self._all = OneByOne(self.model, [name for name, _ in self.model.named_parameters()])
+        norms = gradient_norms(self._all, made_up(self.model)).tolist()
+        usable = sum(0.0 < norm < float("inf") for norm in norms)
+        detail = f"{usable} of {len(norms)} made-up items"
+        return Check("gradients not zero", "passed" if usable else "failed", None, None, detail, "Try float32")
+
     def ready(self) -> list[Fact]:
         """What gradients are taken of, and how many numbers that is."""
         if self.settings.upstream:
-            from methods.signals.target.one_by_one import OneByOne
-
-            names = [name for name, _ in self.model.named_parameters()]
-            self._all = OneByOne(self.model, names)
             what, count = "all", sum(p.numel() for p in self.model.parameters())
         elif self.settings.parameters == "head":
             what, count = "head", self.model.get_output_embeddings().weight.numel()

@@ -32,8 +32,14 @@ def test_every_check_is_printed_and_passes(model: Path, capsys: pytest.CaptureFi
 
 
 def test_every_signal_that_reads_the_target_is_checked(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, check in (("loss", "right equals plain"), ("local_influence", "hooks against autograd")):
-        assert main(doctor(model, "--signal", name)) == 0
+    for name, check, *more in (
+        ("loss", "right equals plain"),
+        ("local_influence", "hooks against autograd"),
+        ("gradient_norm", "hooks against autograd"),
+        ("gradient_norm", "gradients not zero", "--set", "signal.upstream=true"),
+        ("badge", "logits are the head's own"),
+    ):
+        assert main(doctor(model, "--signal", name, *more)) == 0
         assert any(line.strip().startswith(check) and "passed" in line for line in capsys.readouterr().out.splitlines())
 
 
