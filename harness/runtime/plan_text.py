@@ -6,11 +6,14 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from harness import plugins
+from harness.config import RunConfig
 from harness.costs.estimator import SURVIVE
 from harness.costs.lengths import lengths
 from harness.devices import BANDWIDTH_SHARE, COMPUTE_SHARE, REFERENCE
 from harness.estimate import gigabytes
 from harness.runtime.plan import Plan, Setting
+from harness.runtime.registry import find_method
 
 WIDTH = 100
 
@@ -30,13 +33,22 @@ def render(plan: Plan) -> str:
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
 
 
+def _pairing(c: RunConfig) -> str:
+    """Driver and signal, by the method's name where they are its own; one without a method is called by its driver."""
+    pairing = f"{c.driver.name} x {c.signal.name}"
+    if c.method not in plugins.names(plugins.METHODS):
+        return pairing
+    method = find_method(c.method)
+    if (method.driver, method.signal) != (c.driver.name, c.signal.name):
+        return f"{pairing}, other settings of method {c.method}"
+    return pairing if c.method == c.driver.name else f"{c.method} = {pairing}"
+
+
 def _head(plan: Plan) -> list[str]:
     c = plan.config
     preset = f", preset {c.preset}" if c.preset else ""
     scale = f", scale {c.scale}" if c.scale else ""
-    # A pairing without a method is called by its driver.
-    method = f"{c.method} = " if c.method != c.driver.name else ""
-    lines = [f"{method}{c.driver.name} x {c.signal.name}{preset}; target {c.target}{scale}", ""]
+    lines = [f"{_pairing(c)}{preset}; target {c.target}{scale}", ""]
     for name, value in plan.meaning:
         lines += textwrap.wrap(value, WIDTH, initial_indent=f"  {name:<12}", subsequent_indent=" " * 14)
     if plan.problems:

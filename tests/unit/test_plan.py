@@ -379,3 +379,18 @@ def test_the_detectable_difference_is_found_as_often_as_promised() -> None:
     delta = _noncentral(2 * runs - 2) * (2 * sd**2 / runs) ** 0.5
     a, b = random.normal(delta, sd, (runs, 20000)), random.normal(0.0, sd, (runs, 20000))
     assert (ttest_ind(a, b).pvalue < 0.05).mean() == pytest.approx(0.8, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "head"),
+    [
+        ({"method": "optimsyn"}, "optimsyn = grpo x influence, preset paper; "),
+        ({"method": "static"}, "static x none; "),
+        ({"method": "optimsyn", "signal": "random"}, "grpo x random, other settings of method optimsyn, preset"),
+        ({"method": None, "driver": "best_of_n", "signal": "loss"}, "best_of_n x loss; "),
+    ],
+)
+def test_a_pairing_has_a_methods_name_where_it_is_that_methods(
+    tmp_path: Path, options: dict[str, str], head: str
+) -> None:
+    assert render(make_plan(_resolved(tmp_path, **options))).startswith(head)
