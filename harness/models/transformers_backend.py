@@ -8,6 +8,7 @@ where a server is the better choice.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,37 @@ def load_causal_lm(
     if place and torch.cuda.is_available():
         model.to("cuda")
     return model, tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A completion's ids, the token that ended it included; not `ended` where it reached its limit."""
+
+    ids: tuple[int, ...]
+    ended: bool
+
+
+def decode(
+    model: Any, tokenizer: Any, rows: Sequence[Sequence[int]], max_tokens: int, **decoding: Any
+) -> list[Decoded]:
+    """Complete the prompts `rows`, given as ids, in one batch; `decoding` is what `model.generate` is told besides.
+
+    What all rows begin with is read once where the model's attention allows it.
+    """
+    import torch
+
+    shared = common_prefix(rows) if attends_to_all(model.config) else 0
+    batch = left_padded(rows, tokenizer.pad_token_id, model.device, after=shared)
+    with torch.inference_mode():
+        if shared:
+            decoding["past_key_values"] = read_prefix(model, rows[0][:shared], len(rows))
+        output = model.generate(**batch, **decoding, max_new_tokens=max_tokens, pad_token_id=tokenizer.pad_token_id)
+    stops = stop_ids(model, tokenizer)
+    completions = []
+    for row in output[:, batch["input_ids"].shape[1] :].tolist():
+        end = next((i for i, token in enumerate(row) if token in stops), None)
+        completions.append(Decoded(tuple(row if end is None else row[: end + 1]), end is not None))
+    return completions
 
 
 class TransformersBackend:
@@ -111,33 +143,22 @@ class TransformersBackend:
             return []
         model, tokenizer = self._load()
         rows = [prompt_ids(tokenizer, r.messages) for r in requests]
-        shared = common_prefix(rows) if attends_to_all(model.config) else 0
-        batch = left_padded(rows, tokenizer.pad_token_id, model.device, after=shared)
         decoding: dict[str, Any] = {"do_sample": False}
         if sampling.temperature > 0:
             decoding = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
         devices = [model.device] if model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), torch.inference_mode():
+        with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
-            if shared:
-                decoding["past_key_values"] = read_prefix(model, rows[0][:shared], len(rows))
-            output = model.generate(
-                **batch, **decoding, max_new_tokens=sampling.max_tokens, pad_token_id=tokenizer.pad_token_id
-            )
-        stops = stop_ids(model, tokenizer)
-        width = batch["input_ids"].shape[1]
-        lengths = batch["attention_mask"].sum(dim=1).tolist()
+            found = decode(model, tokenizer, rows, sampling.max_tokens, **decoding)
         completions = []
-        for row, prompt_tokens in zip(output[:, width:].tolist(), lengths, strict=True):
-            end = next((i for i, token in enumerate(row) if token in stops), None)
-            body = row if end is None else row[:end]
-            text = tokenizer.decode(body, skip_special_tokens=True)
+        for row, done in zip(rows, found, strict=True):
+            body = done.ids[:-1] if done.ended else done.ids
             completions.append(
                 Completion(
-                    text=text,
-                    finish_reason="length" if end is None else "stop",
-                    prompt_tokens=int(prompt_tokens),
-                    completion_tokens=len(body) + (end is not None),
+                    text=tokenizer.decode(body, skip_special_tokens=True),
+                    finish_reason="stop" if done.ended else "length",
+                    prompt_tokens=len(row),
+                    completion_tokens=len(done.ids),
                 )
             )
         return completions

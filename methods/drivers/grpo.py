@@ -136,15 +136,17 @@ def _estimate(e: Estimator, plan: Plan, g: GrpoSettings, signal: SignalChoice) -
     score = scoring_cost(e, plan, signal, made.out or 0)
     # A rollout's rate has one backward pass of the target in it.
     lab = LAB_RATES.rollout * count + LAB_RATES.scored * count * (score.passes - 1)
-    extra = e.seconds(compute=learn + score.flops, known=score.known, lab=lab)
+    extra = e.seconds(compute=learn + score.flops, moved=score.moved, known=score.known, lab=lab)
     if made.seconds is not None and extra is not None and not e.lab:
         extra += made.seconds
     return replace(
         made,
         tokens_in=made.tokens_in + sum(tokens for tokens, _ in score.models.values()),
-        flops=made.flops + learn + score.flops,
+        tokens_out=made.tokens_out + sum(tokens for _, tokens in score.models.values()),
+        flops=made.flops + learn + score.flops + score.drawn,
         seconds=None if made.seconds is None else extra,
         compute=made.compute + learn + score.flops,
+        moved=made.moved + score.moved,
         models={**made.models, **score.models},
         usd=None if made.usd is None or score.usd is None else made.usd + score.usd,
         group=g.group_size,

@@ -44,7 +44,7 @@ NEEDS: Mapping[str, str] = MappingProxyType(
 )
 """What a signal may need, and what each is."""
 
-PROVIDED = frozenset({"warm_target", "target", "embedder", "planted"})
+PROVIDED = frozenset({"warm_target", "target", "target_sampling", "embedder", "planted"})
 """The needs that runs can meet; a signal with another one is refused before anything is loaded."""
 
 
@@ -56,7 +56,8 @@ class ModelUse:
     validation items go through it besides, for every single item. `every_checkpoint`: all of that at each of the
     warm-up's checkpoints. `hooks`: gradients are read by hooks on LoRA's linears, which see no parameter outside of
     them. `every_weight`: gradients of all weights are held at once, an item at a time. `dtype` is the type that the
-    model is loaded in, where it is not the role's own.
+    model is loaded in, where it is not the role's own. `samples` completions of at most `tokens` tokens are drawn of an
+    item, of which a batch decodes `at_once`.
     """
 
     role: Literal["target", "embedder", "judge"] = "target"
@@ -67,6 +68,9 @@ class ModelUse:
     hooks: bool = False
     every_weight: bool = False
     dtype: Literal["float32", "bfloat16"] | None = None
+    samples: int = 0
+    tokens: int = 0
+    at_once: int = 1
 
 
 @dataclass(frozen=True, slots=True)

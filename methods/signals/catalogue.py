@@ -11,7 +11,7 @@ from harness.config import SignalChoice
 from harness.errors import ConfigError
 from methods.signals.base import PROVIDED, ModelUse, Signal, Use
 
-CostClass = Literal["free", "embedding", "forward", "backward", "judge"]
+CostClass = Literal["free", "embedding", "forward", "backward", "sampling", "judge"]
 
 
 def signal_class(name: str) -> type[Signal[Any]]:
@@ -89,6 +89,8 @@ def cost_class(uses: tuple[ModelUse, ...]) -> CostClass:
     roles = {use.role for use in uses}
     if "judge" in roles:
         return "judge"
+    if any(use.samples for use in uses):
+        return "sampling"
     if any(use.backward for use in uses):
         return "backward"
     if "target" in roles:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from harness import memory
 from harness.config import SignalChoice
-from harness.costs.estimator import LAB_RATES, Estimator
+from harness.costs.estimator import LAB_RATES, AtOnce, Estimator
 from harness.costs.lengths import LAB_TEST_PROMPT, TEST_PROMPT
 from harness.costs.records import Part
 from harness.costs.sizer import Sizer
@@ -25,7 +25,8 @@ class ScoringCost:
     """Scoring some pairs: operations and whether these are known, a lab model's seconds, tokens in by role.
 
     `lab` is in the seconds of a pass for each; `passes` are the operations of a score over those of one forward and
-    backward pass on a pair, where cheaper scores count as one.
+    backward pass on a pair, where cheaper scores count as one. `drawn` are the operations of decoding, which are not in
+    `flops`, and `moved` the bytes that it reads.
     """
 
     flops: float
@@ -34,6 +35,8 @@ class ScoringCost:
     passes: float
     models: Mapping[str, tuple[int, int]]
     usd: float | None = 0.0
+    drawn: float = 0.0
+    moved: float = 0.0
 
 
 def scoring_cost(e: Estimator, plan: Plan, signal: SignalChoice, count: int) -> ScoringCost:
@@ -41,15 +44,27 @@ def scoring_cost(e: Estimator, plan: Plan, signal: SignalChoice, count: int) -> 
     uses = signal_uses(signal)
     read, back = _target_tokens(e, plan, uses)
     embedded = count * e.sizes.pair * sum(use.forward for use in uses if use.role == "embedder")
+    sampling = [(use, min(use.tokens, e.sizes.pair)) for use in uses if use.samples]
+    written = count * sum(use.samples * tokens for use, tokens in sampling)
     flops = e.target.flops(count * (read + 2 * back)) + (e.embedder.flops(embedded) if e.embedder else 0.0)
-    passes = max(1.0, (read + 2 * back) / (3 * e.sizes.row))
+    # A lab model takes about as long for a decoding step as for a pass over a pair.
+    steps = sum(tokens for _, tokens in sampling)
+    passes = max(1.0, (read + 2 * back) / (3 * e.sizes.row)) + steps
     return ScoringCost(
         flops=flops,
         known=_known(e, plan, uses),
         lab=LAB_RATES.scored * count * passes,
         passes=passes,
-        models={**({"target": (count * read, 0)} if read else {}), **(e.embedder_tokens(embedded) if embedded else {})},
+        models={
+            **({"target": (count * read, written)} if read else {}),
+            **(e.embedder_tokens(embedded) if embedded else {}),
+        },
         usd=e.embedder_usd if embedded else 0.0,
+        drawn=e.target.flops(written),
+        moved=sum(
+            e.decoding(e.target, count * use.samples, e.sizes.row, tokens, AtOnce(use.at_once, False))
+            for use, tokens in sampling
+        ),
     )
 
 
@@ -78,8 +93,23 @@ def scoring_parts(sizer: Sizer, plan: Plan, signal: SignalChoice) -> list[Part]:
     """What the chosen signal holds in memory while it scores."""
     uses = signal_uses(signal)
     target = [use for use in uses if use.role == "target"]
-    parts = _gradients(sizer, plan, signal) if any(use.backward for use in target) else sizer.reads() if target else []
+    if any(use.samples for use in target):
+        parts = _answers(sizer, target)
+    elif any(use.backward for use in target):
+        parts = _gradients(sizer, plan, signal)
+    else:
+        parts = sizer.reads() if target else []
     return [*parts, *(sizer.embeds() if any(use.role == "embedder" for use in uses) else [])]
+
+
+def _answers(sizer: Sizer, uses: Sequence[ModelUse]) -> list[Part]:
+    """The target decoding its own answers."""
+    target = sizer.target
+    if target.shape is None:
+        return []
+    rows, longest = max(use.at_once for use in uses), max(use.tokens for use in uses)
+    peak = memory.generation(target.shape, target.dtype, rows, sizer.row, longest)
+    return [Part("target", "weights, cache, work space", peak.bytes)]
 
 
 def _gradients(sizer: Sizer, plan: Plan, signal: SignalChoice) -> list[Part]:

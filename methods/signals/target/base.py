@@ -2,8 +2,7 @@
 
 It loads the target with the checkpoint that the settings ask for, encodes, says what cannot be scored, checks the
 model, takes the time and accounts for the passes that the class has declared. A subclass says what it uses, what it
-makes ready, and what it measures of encoded items. It gives up signals that need something other than a conversation's
-tokens, such as completions of the target's own.
+makes ready, and what it measures of encoded items.
 """
 
 from __future__ import annotations
@@ -55,10 +54,11 @@ class TargetReader(Signal[S]):
 
     While it scores, `model` and `tokenizer` are the target's, `target` and `context` what it was prepared with, and
     `validation` the validation items that have an answer token within the target's length, in the order in which they
-    were given. `started` is when the work on them began.
+    were given. `started` is when the work on them began. `read` is what the checks are about.
     """
 
     student_aware = True
+    read: ClassVar[str] = "losses"
 
     model: Any
     tokenizer: Any
@@ -66,6 +66,7 @@ class TargetReader(Signal[S]):
     context: SignalContext
     validation: Sequence[tuple[ValidationExample, Encoded]]
     started: float
+    parameters: float
 
     @classmethod
     def use(cls, settings: S) -> ModelUse:
@@ -115,7 +116,7 @@ class TargetReader(Signal[S]):
             )
         self.started = time.perf_counter()
         checks = self.checks()
-        what = "gradients" if self.use(self.settings).backward else "losses"
+        what = "gradients" if self.use(self.settings).backward else self.read
         require(checks, f"{what} of the target under signal {self.name}")
         return Preparation(self.ready(), checks, self._guided(context))
 
@@ -143,7 +144,7 @@ class TargetReader(Signal[S]):
         self.context, self.target = context, target
         self._usage: list[Usage] = []
         self.model, self.tokenizer = self.open()
-        self._parameters = float(self.model.num_parameters())
+        self.parameters = float(self.model.num_parameters())
         both = [(item, self.encode(item.messages)) for item in validation]
         self.validation = [(item, code) for item, code in both if code.completion_length]
 
@@ -180,9 +181,12 @@ class TargetReader(Signal[S]):
             length = sum(len(code.ids) for code in made.codes)
             tokens += made.forward * length
             calls += made.forward * len(made.codes)
-            flops += self._parameters * length * (2.0 * made.forward + 4.0 * made.backward)
-        seconds = time.perf_counter() - started
-        self._usage.append(Usage("target", self.name, tokens, 0, calls, seconds, flops))
+            flops += self.parameters * length * (2.0 * made.forward + 4.0 * made.backward)
+        self.book(started, tokens, 0, calls, flops)
+
+    def book(self, started: float, read: int, written: int, calls: int, flops: float) -> None:
+        """Account for tokens that the target read and wrote in work that was begun at `started`."""
+        self._usage.append(Usage("target", self.name, read, written, calls, time.perf_counter() - started, flops))
 
     def usage(self) -> list[Usage]:
         """What was spent since the last call: first the preparation, then a record for every batch of items."""
