@@ -61,11 +61,15 @@ def scoring_cost(e: Estimator, plan: Plan, signal: SignalChoice, count: int) -> 
         },
         usd=e.embedder_usd if embedded else 0.0,
         drawn=e.target.flops(written),
-        moved=sum(
-            e.decoding(e.target, count * use.samples, e.sizes.row, tokens, AtOnce(use.at_once, False))
-            for use, tokens in sampling
-        ),
+        moved=sum(_decoded(e, use, count, tokens) for use, tokens in sampling),
     )
+
+
+def _decoded(e: Estimator, use: ModelUse, count: int, tokens: int) -> float:
+    """Bytes that decoding `tokens` tokens of every answer moves; an answer that is alone waits for no longer one."""
+    longest = tokens if use.at_once == 1 else use.tokens
+    at_once = AtOnce(use.at_once, longest, trained=False)
+    return e.decoding(e.target, count * use.samples, e.sizes.row, tokens, longest, at_once)
 
 
 def _target_tokens(e: Estimator, plan: Plan, uses: Sequence[ModelUse]) -> tuple[int, int]:

@@ -148,7 +148,8 @@ class AnswerSignal(TargetReader[A]):
         parts = dict(self.measure_answers(item, found))
         value = parts.pop("value", math.nan)
         if not math.isfinite(value):
-            return Score(item.id, self.name, None, "unscorable", self.unmeasured, {}, self.target.revision)
+            reason = "the target's probabilities are not finite"
+            return Score(item.id, self.name, None, "unscorable", reason, {}, self.target.revision)
         parts |= {"answer_tokens": written / count, "cut_answers": sum(not a.ended for a in found) / count}
         return Score(item.id, self.name, value, "ok", "", parts, self.target.revision)
 
