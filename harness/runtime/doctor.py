@@ -343,6 +343,9 @@ def _two_sides(config: RunConfig, writer: RoleModel) -> list[Problem]:
     return [Problem(f"RoPE of the writer ({switch.kind})", need, f"models.writer.max_length is {length}", fix)]
 
 
+_SMALLER = "lower synthesis.shard_size (what a model in the process samples at once) or runtime.batch_size"
+
+
 def _missing_memory(models: Sequence[RoleModel], needed: Sequence[Load]) -> list[Problem]:
     big = [m for m in models if m.shape and m.shape.parameters >= GPU_FROM]
     peak = max(needed, key=lambda load: load.bytes, default=None)
@@ -355,14 +358,14 @@ def _missing_memory(models: Sequence[RoleModel], needed: Sequence[Load]) -> list
         if best >= peak.bytes and machine.torch_cuda():
             return []
         have = ", ".join(f"{g.name} with {gigabytes(g.free)} free" for g in visible) or "no GPU here"
-        fix = "choose smaller models (--set models.generator.id=...) or batches, or rehearse with --target nano"
+        fix = f"choose smaller models (--set models.generator.id=...), {_SMALLER}, or rehearse with --target nano"
         if best >= peak.bytes:
             have, fix = f"{have}, but a CPU build of torch", "install a CUDA build of torch"
         return [Problem("GPU memory", f"{gigabytes(peak.bytes)} on one GPU in {peak.name} ({detail})", have, fix)]
     available = machine.memory()[1]
     if available >= peak.bytes:
         return []
-    fix = "lower runtime.batch_size, or use a machine with more"
+    fix = f"{_SMALLER}, or use a machine with more"
     return [
         Problem("memory", f"{gigabytes(peak.bytes)} in {peak.name} ({detail})", f"{gigabytes(available)} free", fix)
     ]

@@ -184,7 +184,7 @@ def test_a_gpu_that_is_large_enough_satisfies(tmp_path: Path, monkeypatch: pytes
     for model in ("Qwen/Qwen3-8B-Base", "Qwen/Qwen3-8B"):
         _cache_model(tmp_path, model)
     monkeypatch.setattr(machine, "disk_free", lambda path: 10**13)
-    sets = {"models.generator.id": "Qwen/Qwen3-8B"}
+    sets = {"models.generator.id": "Qwen/Qwen3-8B", "synthesis.shard_size": 16}
     static = _config(tmp_path, method="static", sets=sets)
     _with_gpus(monkeypatch, SMI)
     assert _problems(static) == []
@@ -199,9 +199,11 @@ def test_a_gpu_that_is_large_enough_satisfies(tmp_path: Path, monkeypatch: pytes
 def test_small_models_are_checked_against_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for model in ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B-Base"):
         _cache_model(tmp_path, model)
-    sets = {f"models.{role}.id": "Qwen/Qwen3-0.6B" for role in ("target", "writer", "generator")}
-    config = _config(tmp_path, method="static", sets=sets)
+    sets: dict[str, Any] = {f"models.{role}.id": "Qwen/Qwen3-0.6B" for role in ("target", "writer", "generator")}
     monkeypatch.setattr(machine, "memory", lambda: (64 << 30, 64 << 30))
+    (problem,) = _problems(_config(tmp_path, method="static", sets=sets))
+    assert "lower synthesis.shard_size" in problem.fix
+    config = _config(tmp_path, method="static", sets=sets | {"synthesis.shard_size": 16})
     assert _problems(config) == []
     monkeypatch.setattr(machine, "memory", lambda: (8 << 30, 1 << 30))
     (problem,) = _problems(config)
