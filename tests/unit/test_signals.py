@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -159,3 +160,35 @@ def test_nothing_else_reads_the_labs_truth() -> None:
         assert "harness.lab.report" not in _imports(path)
     engine = [*(ROOT / "methods/signals/influence").glob("*.py"), ROOT / "methods/signals/controls.py"]
     assert [p.name for p in engine for word in truth if word in p.read_text(encoding="utf-8")] == []
+
+
+def described() -> dict[str, tuple[str, str]]:
+    """By signal: the section of docs/signals.md that it is in, and what stands there of its range."""
+    found, section = {}, ""
+    for line in (ROOT / "docs" / "signals.md").read_text(encoding="utf-8").splitlines():
+        section = line.removeprefix("## ") if line.startswith("## ") else section
+        if row := re.match(r"\| `(\w+)` \|[^|]*\|([^|]*)\|", line):
+            assert row[1] not in found
+            found[row[1]] = (section, row[2].split(",")[0].split("(")[0].strip())
+    return found
+
+
+def test_the_page_of_formulas_has_every_signal_with_its_range() -> None:
+    group = plugins.SIGNALS
+    own = [name for name in plugins.names(group) if plugins.find(group, name).package == plugins.OWN]
+    page = described()
+    assert sorted(page) == own
+    for name in own:
+        signal = signal_class(name)
+        section, said = page[name]
+        assert (section == "Read validation items") == signal.reads_validation, name
+        low, high = signal.range
+        if name == "confidence":
+            # What is declared holds the released code's formula, too.
+            high = 1.0
+        if low is None:
+            assert said == "open", name
+        elif high is None:
+            assert said == f"from {low:g}", name
+        else:
+            assert said == (f"{low:g}" if low == high else f"{low:g} to {high:g}"), name
