@@ -25,7 +25,7 @@ from harness.training.lora_modules import plain_names, settled_names
 from harness.training.policy import PolicyTraining
 from harness.training.recipe import LoraSettings, largest_divisor
 from methods.drivers.base import Driver, common, finish, optional_selection
-from methods.drivers.grpo_training import PolicyRun
+from methods.drivers.grpo_training import PolicyRun, answered_together
 from methods.drivers.shaping import RewardConfig
 from methods.plan import Plan
 from methods.signals.catalogue import check_use
@@ -105,6 +105,8 @@ def grpo_stage(plan: Plan, g: GrpoSettings, signal: SignalChoice, inputs: tuple[
             "lora_modules": list(settled_names(g.lora_modules, c.models.writer.id)),
         },
     }
+    if (together := answered_together(c, g)) < g.prompts_per_step * g.group_size:
+        settings["answered_together"] = together
     return Stage(
         "grpo",
         VERSION,

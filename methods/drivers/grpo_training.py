@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.config import SignalChoice
+from harness.config import RunConfig, SignalChoice
 from harness.errors import BudgetError, StageError
 from harness.facts import Fact, facts_to_rows
 from harness.models.access import access, connect
@@ -60,6 +60,15 @@ class RolloutRow:
     withheld: float | None
     reward: float | None
     completion_tokens: int
+
+
+def answered_together(config: RunConfig, g: GrpoSettings) -> int:
+    """How many drafts of a step the generator gets at once: all, or in the process what it takes in other stages.
+
+    There its memory would grow with the step.
+    """
+    step = g.prompts_per_step * g.group_size
+    return step if config.models.generator.served else min(step, config.synthesis.shard_size)
 
 
 class PolicyRun:
@@ -167,12 +176,10 @@ class PolicyRun:
             for i, r in enumerate(batch.rollouts)
         ]
         seed = derive_seed(self.run.seed, "rollout", batch.step)
-        # A model in the process takes as many at once as in other stages, or its memory would grow with the batch.
-        config = self.plan.config
-        size = len(drafts) if config.models.generator.served else config.synthesis.shard_size
+        size = answered_together(self.plan.config, self.grpo)
         attempts = [
             attempt
-            for start in range(0, len(drafts), max(1, size))
+            for start in range(0, len(drafts), size)
             for attempt in self.maker.realise(
                 drafts[start : start + size],
                 sampling_of(self.grpo.generator),

@@ -200,3 +200,18 @@ class TestOldRuns:
 
         run = load_run(runs / "a")
         assert stage_of(run, "policy") == "grpo-1" and stage_of(run, "checkpoints") is None
+
+
+def test_drafts_answered_in_parts_are_another_result() -> None:
+    """In the process a step's drafts are answered in parts of a shard; a server takes all of them at once."""
+
+    def together(**sets: Any) -> Any:
+        stages = assemble(resolve_run(method="optimsyn", target="nano", scale="smoke", sets=sets).config).stages
+        (policy,) = [stage for stage in stages if stage.kind == "policy"]
+        return policy.settings.get("answered_together")
+
+    served = {"models.generator.backend": "openai", "models.generator.base_url": "http://127.0.0.1:1/v1"}
+    served |= {"models.generator.id": "m"}
+    assert together() is None
+    assert together(**{"synthesis.shard_size": 3}) == 3
+    assert together(**{"synthesis.shard_size": 3}, **served) is None
