@@ -12,10 +12,10 @@ from typing import Any
 from evals.data import load_items
 from harness.models.dequantise import copies
 from harness.record import ColumnScore, RunRecord, StageCost, StageCount
-from harness.retention import forgetting, retention
 from harness.runtime.assemble import Assembly
 from harness.runtime.clean import with_clean_scores
 from harness.runtime.provenance import note_model
+from harness.runtime.retention import forgetting, retention
 from harness.shards import Summary, read_records, read_rows, write_table, write_text
 from harness.stage import Kind, stage_folder
 from harness.types import Sample, Seed, chat

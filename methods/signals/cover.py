@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from harness.config_models import Section
 from harness.errors import StageError
 from harness.facts import Fact
-from harness.types import Sample, Usage
-from methods.signals.base import ModelUse, Preparation, SignalContext, TargetState, Use
-from methods.signals.item_vectors import EMPTY, ItemVectors, What
+from harness.types import Sample
+from methods.signals.base import Preparation, SignalContext, TargetState, Use
+from methods.signals.item_vectors import EMPTY, Embeds, ItemVectors, What
 from methods.signals.sets import Row, SetSignal
 
 if TYPE_CHECKING:
@@ -41,31 +41,17 @@ class FacilityLocationSettings(CoresetSettings):
 T = TypeVar("T", bound=CoresetSettings)
 
 
-class _Cover(SetSignal[T]):
+class _Cover(Embeds[T], SetSignal[T]):
     """Set signals by cosines between embeddings."""
-
-    @classmethod
-    def needs(cls, settings: T) -> frozenset[str]:
-        """What turns texts into vectors."""
-        return frozenset({"embedder"})
-
-    @classmethod
-    def uses(cls, settings: T) -> tuple[ModelUse, ...]:
-        """An item is embedded once."""
-        return (ModelUse("embedder"),)
 
     def prepare(self, context: SignalContext, target: TargetState | None) -> Preparation:
         """Set up the embedder."""
-        self._vectors = ItemVectors(context.embedder, self.settings.text)
-        return Preparation(self._vectors.facts())
+        self.vectors = ItemVectors(context.embedder, self.settings.text)
+        return Preparation(self.vectors.facts())
 
     def represent(self, samples: Sequence[Sample]) -> list[Row | str]:
         """Unit vectors."""
-        return [Row(row) if row.any() else EMPTY for row in self._vectors.of(samples)]
-
-    def usage(self) -> list[Usage]:
-        """What embedding has cost since the last call."""
-        return self._vectors.usage()
+        return [Row(row) if row.any() else EMPTY for row in self.vectors.of(samples)]
 
 
 class CoresetSignal(_Cover[CoresetSettings]):
@@ -104,12 +90,12 @@ class FacilityLocationSignal(_Cover[FacilityLocationSettings]):
         prepared = super().prepare(context, target)
         self._ground: Matrix | None = None
         if self.settings.covers == "seeds":
-            rows = self._vectors.of(context.seeds)
+            rows = self.vectors.of(context.seeds)
             self._ground = rows[rows.any(axis=1)]
             if not len(self._ground):
                 raise StageError(f"{self.name} covers the run's documents, and none has text; see stage sources")
             covered = Fact("compared_with", len(self._ground), "documents that are to be covered")
-            return Preparation([*self._vectors.facts(), covered])
+            return Preparation([*self.vectors.facts(), covered])
         return prepared
 
     def function(self, ids: Sequence[str], rows: Sequence[Row], taken: Sequence[Row]) -> SetFunction:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 from harness.config import EmbedderConfig
+from harness.config_models import Section
 from harness.facts import Fact
 from harness.types import Sample, Usage
-from methods.signals.base import Item
+from methods.signals.base import Item, ModelUse, Signal
 from methods.signals.similarity import item_text
 
 if TYPE_CHECKING:
@@ -17,11 +18,33 @@ if TYPE_CHECKING:
 
     Matrix: TypeAlias = NDArray[np.float64]
 
+S = TypeVar("S", bound=Section)
+
 What: TypeAlias = Literal["question", "pair"]
 """What of a sample is embedded; of a document it is the text."""
 
 EMPTY = "no words to compare"
 """Why an item without text is unscorable."""
+
+
+class Embeds(Signal[S]):
+    """Base of the signals that need nothing but an embedder; `prepare` sets `vectors`."""
+
+    vectors: ItemVectors
+
+    @classmethod
+    def needs(cls, settings: S) -> frozenset[str]:
+        """What turns texts into vectors."""
+        return frozenset({"embedder"})
+
+    @classmethod
+    def uses(cls, settings: S) -> tuple[ModelUse, ...]:
+        """An item is embedded once."""
+        return (ModelUse("embedder"),)
+
+    def usage(self) -> list[Usage]:
+        """What embedding has cost since the last call."""
+        return self.vectors.usage()
 
 
 class ItemVectors:

@@ -18,9 +18,9 @@ from pydantic import Field
 from harness.config_models import Section
 from harness.errors import StageError
 from harness.facts import Fact
-from harness.types import Sample, Score, Usage
-from methods.signals.base import Archive, Item, ModelUse, Preparation, Signal, SignalContext, TargetState
-from methods.signals.item_vectors import EMPTY, ItemVectors, What
+from harness.types import Sample, Score
+from methods.signals.base import Archive, Item, Preparation, SignalContext, TargetState
+from methods.signals.item_vectors import EMPTY, Embeds, ItemVectors, What
 
 if TYPE_CHECKING:
     from methods.signals.item_vectors import Matrix
@@ -59,36 +59,26 @@ def centroids(rows: Matrix, count: int, seed: int) -> Matrix:
     return unit
 
 
-class _Nearness(Signal[T]):
+class _Nearness(Embeds[T]):
     """Signals by the largest cosine between an item and something known."""
 
     reads_seeds = True
 
-    @classmethod
-    def needs(cls, settings: T) -> frozenset[str]:
-        """What turns texts into vectors."""
-        return frozenset({"embedder"})
-
-    @classmethod
-    def uses(cls, settings: T) -> tuple[ModelUse, ...]:
-        """An item is embedded once; the documents were before."""
-        return (ModelUse("embedder"),)
-
     def prepare(self, context: SignalContext, target: TargetState | None) -> Preparation:
         """Embed the documents. Raises `StageError` where none has text."""
-        self._vectors = ItemVectors(context.embedder, self.settings.text)
-        rows = self._vectors.of(context.seeds)
+        self.vectors = ItemVectors(context.embedder, self.settings.text)
+        rows = self.vectors.of(context.seeds)
         rows = rows[rows.any(axis=1)]
         if not len(rows):
             raise StageError(f"{self.name} compares with the run's documents, and none has text; see stage sources")
         self._known = self._reference(rows, context.seed)
         found = Fact("compared_with", len(self._known), "documents or centroids that items are compared with")
-        return Preparation([*self._vectors.facts(), found])
+        return Preparation([*self.vectors.facts(), found])
 
     def score(self, items: Sequence[Item], archive: Archive) -> list[Score]:
         """One score per item; what has no question is unscorable."""
         samples = [item for item in items if isinstance(item, Sample)]
-        rows = dict(zip((s.id for s in samples), self._vectors.of(samples), strict=True)) if samples else {}
+        rows = dict(zip((s.id for s in samples), self.vectors.of(samples), strict=True)) if samples else {}
         known = self._compared(archive)
         return [self._score(item, rows.get(item.id), known) for item in items]
 
@@ -108,10 +98,6 @@ class _Nearness(Signal[T]):
 
     def _compared(self, archive: Archive) -> Matrix:
         return self._known
-
-    def usage(self) -> list[Usage]:
-        """What embedding has cost since the last call."""
-        return self._vectors.usage()
 
 
 class ProximitySignal(_Nearness[NearnessSettings]):
@@ -152,7 +138,7 @@ class NoveltySignal(_Nearness[NoveltySettings]):
         if self.settings.upstream or not archive.samples:
             return self._known
         if new := [s for s in archive.samples if s.id not in self._accepted]:
-            self._accepted |= zip((s.id for s in new), self._vectors.of(new), strict=True)
+            self._accepted |= zip((s.id for s in new), self.vectors.of(new), strict=True)
         return np.concatenate([self._known, np.stack([self._accepted[s.id] for s in archive.samples])])
 
     def _value(self, nearest: float) -> float:

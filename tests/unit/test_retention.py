@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.record import ColumnScore, Forgetting, Retention, read_record
-from harness.retention import forgetting, retention
+from harness.runtime.retention import forgetting, retention
 from results.views import render_show
 from support.made_runs import make_run
 

@@ -1,7 +1,7 @@
 """`learnability`: questions that the target gets right at times.
 
-p(1 − p), p the share of the target's drawn answers whose value equals that of the reference answer (Foerster and
-Foster 2025, arXiv 2502.12272): largest, 1/4, at half, 0 for what is always right and for what never is, so that wrong
+p(1 − p), p the share of the target's drawn answers whose value equals that of the reference answer (Foster &
+Foerster 2025, arXiv 2502.12272): largest, 1/4, at half, 0 for what is always right and for what never is, so that wrong
 references, which are never met, score nothing. It needs answers that can be compared word by word: short ones, or a
 `marker` before the value, in the reference too.
 """

@@ -7,18 +7,9 @@ A mean that stands still may hide as many items lost as gained, and a gain in th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from harness.record import ColumnScore, Forgetting, Retention
-
-
-@dataclass(slots=True)
-class _Pair:
-    """An item's verdicts, before and after."""
-
-    before: float | None = None
-    after: float | None = None
 
 
 def retention(base: Sequence[Mapping[str, Any]], tuned: Sequence[Mapping[str, Any]]) -> list[Retention]:
@@ -28,19 +19,26 @@ def retention(base: Sequence[Mapping[str, Any]], tuned: Sequence[Mapping[str, An
     anything else than the verdicts 0 and 1, such as losses, is left out, and so is an item without a verdict on one
     side.
     """
-    found: dict[str, dict[str, _Pair]] = {}
-    for rows, side in ((base, "before"), (tuned, "after")):
-        for row in rows:
-            pair = found.setdefault(row["task"], {}).setdefault(row["item_id"], _Pair())
-            setattr(pair, side, row.get("value", row["correct"]))
     kept = []
-    for column, items in found.items():
-        pairs = [(p.before, p.after) for p in items.values() if p.before is not None and p.after is not None]
+    after = _verdicts(tuned)
+    for column, items in _verdicts(base).items():
+        other = after.get(column, {})
+        pairs = [(verdict, other[item]) for item, verdict in items.items() if item in other]
         if pairs and all(verdict in (0, 1) for pair in pairs for verdict in pair):
             right = sum(before == 1 for before, _ in pairs)
-            still = sum(before == after == 1 for before, after in pairs)
-            kept.append(Retention(column, len(pairs), right, still, sum(after > before for before, after in pairs)))
+            still = sum(before == now == 1 for before, now in pairs)
+            newly = sum(now > before for before, now in pairs)
+            kept.append(Retention(column, n=len(pairs), right_before=right, still_right=still, newly_right=newly))
     return kept
+
+
+def _verdicts(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """By benchmark and item, leaving out items without a verdict."""
+    found: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if (value := row.get("value", row["correct"])) is not None:
+            found.setdefault(row["task"], {})[row["item_id"]] = value
+    return found
 
 
 def forgetting(base: Sequence[ColumnScore], tuned: Sequence[ColumnScore]) -> Forgetting | None:
