@@ -127,9 +127,7 @@ class ContaminationCheck:
         """A similarity in the settings' unit as a cosine; Elasticsearch's score is (1 + cos) / 2."""
         return value if self.settings.embedding_unit == "cosine" else 2 * value - 1
 
-    def queries(
-        self, folder: Path | None = None, progress: Progress = lambda label, done, total: None
-    ) -> Vectors:
+    def queries(self, folder: Path | None = None, progress: Progress = lambda label, done, total: None) -> Vectors:
         """One vector per item (its fields joined by a blank); zero for an item without text.
 
         They are stored in `folder`, which must be for these items and this embedder, and found there again.
@@ -225,9 +223,7 @@ class ContaminationCheck:
     def _whole(self, shard: Shard, document: int, item: int) -> bool:
         """Whether the fields that are longer than a phrase stand in the document to their end."""
         first = self.side.first_field[item]
-        long = [
-            f for f in range(first, first + self.side.fields_of[item]) if self.side.words_length[f] > MAX_PHRASE
-        ]
+        long = [f for f in range(first, first + self.side.fields_of[item]) if self.side.words_length[f] > MAX_PHRASE]
         if not long:
             return True
         # Tokens hold no NUL, so joined by it they can be looked for as one string.

@@ -117,9 +117,7 @@ class ElasticBackend:
             digest.update(part.encode() if isinstance(part, str) else np.ascontiguousarray(part).tobytes())
         return CosinePairs(self._scratch / stable_hash(index.name if index else None, list(rules), digest.hexdigest()))
 
-    def documents(
-        self, index: Index, phrases: Sequence[tuple[str, ...]], cap: int | None = None
-    ) -> list[list[int]]:
+    def documents(self, index: Index, phrases: Sequence[tuple[str, ...]], cap: int | None = None) -> list[list[int]]:
         """The documents of each phrase in order, all of them or the first `cap`."""
         found: list[list[int]] = [[] for _ in phrases]
         open_, page = list(range(len(phrases))), _FIRST_PAGE
@@ -128,9 +126,7 @@ class ElasticBackend:
             for first, last in _ranges(len(open_), _HITS // page):
                 asked = open_[first:last]
                 sizes = [page if cap is None else min(page, cap - len(found[p])) for p in asked]
-                bodies = [
-                    _phrase_search(phrases[p], size, found[p][-1:]) for p, size in zip(asked, sizes, strict=True)
-                ]
+                bodies = [_phrase_search(phrases[p], size, found[p][-1:]) for p, size in zip(asked, sizes, strict=True)]
                 answers = self._client.msearch("searching phrases", index.alias, bodies)
                 for p, hits in zip(asked, answers, strict=True):
                     found[p].extend(int(hit["sort"][0]) for hit in hits)

@@ -141,9 +141,7 @@ class Index:
         """Write every shard of the corpus that is not wholly there, in order."""
         size, corpus = self._corpus.shard_size, self._corpus
         whole = {
-            index
-            for index, count in self._shard_counts().items()
-            if count == min(size, corpus.size - index * size)
+            index for index, count in self._shard_counts().items() if count == min(size, corpus.size - index * size)
         }
         done = sum(min(size, corpus.size - index * size) for index in whole)
         progress(f"indexing {self._kind}", done, corpus.size)

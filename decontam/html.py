@@ -134,7 +134,7 @@ def _benchmarks(report: ContaminationReport) -> str:
         share = f"{rate.touched / asked:.2%}" if asked else ""
         cells = "".join(_number(rate.found[kind]) for kind in kinds)
         rows.append(
-            f'<tr><td>{escape(rate.benchmark)}</td>{_number(asked)}{_number(rate.short)}{cells}'
+            f"<tr><td>{escape(rate.benchmark)}</td>{_number(asked)}{_number(rate.short)}{cells}"
             f"{_number(rate.touched)}<td>{share}</td>{_number(rate.short_touched)}</tr>"
         )
     return _table(["benchmark", "items", "short", *(NAMES[k] for k in kinds), "any", "share", "of them short"], rows)

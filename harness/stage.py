@@ -232,9 +232,7 @@ class StageRun:
         """Whether shard `index` was committed, by this process or an earlier one."""
         return (self.folder / part_name(index)).exists()
 
-    def map_shards(
-        self, items: Sequence[Any], size: int, work: ShardWorker | Work, label: str = ""
-    ) -> None:
+    def map_shards(self, items: Sequence[Any], size: int, work: ShardWorker | Work, label: str = "") -> None:
         """Cut `items` into shards of `size` and compute every one that is not yet committed.
 
         A `ShardWorker` may be carried out anywhere, a plain function `work(items, index, seed)` only here.

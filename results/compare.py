@@ -23,6 +23,7 @@ NOT_REPLICATES = (
     "method is. That takes several seeds of each."
 )
 
+
 def render_compare(paths: Sequence[Path]) -> str:
     """Counts, cost and accuracies of the runs in `paths`, with differences to base and to the first run.
 

@@ -134,9 +134,7 @@ def _scores(arm: Arm) -> list[list[str]]:
 
 def _unmeasured(run: Run) -> list[str]:
     columns = run.record.columns if run.record else ()
-    return [
-        f"{c.column} was not measured" + (f": {c.reason}" if c.reason else "") for c in columns if c.score is None
-    ]
+    return [f"{c.column} was not measured" + (f": {c.reason}" if c.reason else "") for c in columns if c.score is None]
 
 
 def _retention(record: RunRecord) -> list[str]:

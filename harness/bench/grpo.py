@@ -21,9 +21,9 @@ from typing import Any
 
 from harness.errors import StageError
 from harness.models.open import model_path, open_backend
-from harness.runtime.assemble import assemble
+from harness.resolve.assemble import assemble
+from harness.resolve.layers import resolve_run
 from harness.runtime.execute import execute
-from harness.runtime.layers import resolve_run
 from harness.runtime.progress import Progress
 from harness.runtime.run import RunObserver
 from harness.shards import read_rows

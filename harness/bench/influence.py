@@ -318,9 +318,7 @@ def _compare(got: Sequence[float], wanted: Sequence[float]) -> Agreement:
     return Agreement(len(wanted), worst / rms, spearman(got, wanted))
 
 
-def _against_validation_size(
-    bench: InfluenceBench, plan: BenchPlan, progress: Progressed
-) -> dict[int, float]:
+def _against_validation_size(bench: InfluenceBench, plan: BenchPlan, progress: Progressed) -> dict[int, float]:
     """Seconds per candidate by number of validation items, in turns; the directions are made before the clock runs.
 
     The items are short ones, since only their number is in question.

@@ -57,7 +57,7 @@ def _configure_build(parser: Parser) -> None:
 
 
 def _calibrate(args: argparse.Namespace) -> int:
-    from harness.runtime.calibrate import calibrate
+    from harness.experiments.calibrate import calibrate
 
     emit(
         calibrate(
@@ -92,7 +92,7 @@ def _configure_calibrate(parser: Parser) -> None:
 
 
 def _assess(args: argparse.Namespace) -> int:
-    from harness.runtime.assess import AssessSizes, assess
+    from harness.experiments.assess import AssessSizes, assess
     from harness.settings import parse_assignment
 
     for name, value in (("--subset", args.subset), ("--per-cell", args.per_cell)):

@@ -10,7 +10,7 @@ from harness.screen import emit, emit_json
 
 
 def _methods(_: argparse.Namespace) -> int:
-    from harness.runtime.registry import methods, unusable_methods
+    from harness.resolve.registry import methods, unusable_methods
 
     rows = [(m.name, m.driver, m.signal, ", ".join(m.presets) or "-", m.summary) for m in methods().values()]
     emit(table(("method", "driver", "signal", "presets", "what it does"), rows))
@@ -51,7 +51,7 @@ def _signals(args: argparse.Namespace) -> int:
 
 
 def _targets(args: argparse.Namespace) -> int:
-    from harness.runtime.targets import listing
+    from harness.resolve.targets import listing
 
     tracks, models = listing()
     if args.json:

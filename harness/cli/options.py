@@ -102,7 +102,7 @@ def resolve_options(args: argparse.Namespace) -> Resolved:
             "settings file"
         )
 
-    from harness.runtime.layers import resolve_run
+    from harness.resolve.layers import resolve_run
     from harness.settings import parse_assignment
 
     sets: dict[str, Any] = dict(parse_assignment(text) for text in args.sets)

@@ -11,8 +11,8 @@ from harness.screen import emit, emit_json
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from harness.runtime.plan import make_plan, to_json
-    from harness.runtime.plan_text import render
+    from harness.planning.plan import make_plan, to_json
+    from harness.planning.plan_text import render
 
     if args.replicates is not None and args.replicates < 1:
         raise ConfigError(f"--replicates {args.replicates}: a comparison has at least one run of each arm")
@@ -31,11 +31,11 @@ def _doctor(args: argparse.Namespace) -> int:
         return _doctor_target(args)
     if args.sets:
         raise ConfigError("--set is for the check of a target; give --target, or leave it out")
-    from harness.runtime.doctor import examine, render, to_json
+    from harness.checks.doctor import examine, render, to_json
 
     config = None
     if args.config:
-        from harness.runtime.layers import resolve_run
+        from harness.resolve.layers import resolve_run
 
         config = resolve_run(config_file=args.config).config
     report = examine(args.runs or "runs", config, ask_hub=args.hub, numerics=args.numerics)
@@ -55,8 +55,8 @@ def _doctor_target(args: argparse.Namespace) -> int:
             raise ConfigError(f"--{flag} looks at the machine, and --target at a target alone; leave one out")
     from dataclasses import asdict
 
-    from harness.runtime.layers import resolve_run
-    from harness.runtime.signal_check import check_signal, check_training
+    from harness.checks.signal_check import check_signal, check_training
+    from harness.resolve.layers import resolve_run
     from harness.settings import parse_assignment
 
     sets = dict(parse_assignment(text) for text in args.sets)

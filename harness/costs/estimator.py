@@ -2,7 +2,7 @@
 
 Counts follow from the settings; lengths are typical values, printed with the figures. Lab models are too small for
 FLOPs to say anything of their time, so theirs comes from rates measured on a reference run; other models' time is
-operations and moved bytes over what a device reaches (`harness.devices`), or this machine (`harness.runtime.here`).
+operations and moved bytes over what a device reaches (`harness.devices`), or this machine (`harness.planning.here`).
 What is not known, such as the size of a model or the number of items, makes a figure unknown and never smaller.
 """
 

@@ -24,6 +24,7 @@ SUFFIX = ".gguf"
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """A file's architecture (llama.cpp's name), the type of most of its weights, and its metadata without arrays.

@@ -21,7 +21,7 @@ _TRAINING = ("optimizer", "scheduler", "scaler", "rng_state", "training_args", "
 _ADAPTER = "adapter_config.json"
 
 PROVENANCE = "provenance.json"
-"""A fine-tuned model's account of where it comes from (`harness.runtime.provenance`), which changes nothing in it."""
+"""A fine-tuned model's account of where it comes from (`harness.resolve.provenance`), which changes nothing in it."""
 
 
 def folder_digest(folder: Path, *, deep: bool = False) -> str:

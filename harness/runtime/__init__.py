@@ -1,1 +1,1 @@
-"""Carrying runs out: stages, locks, events, ledger, manifest, plan and doctor."""
+"""Carrying runs out: folders, stages, locks, events, ledger, manifest, outputs."""

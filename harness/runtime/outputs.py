@@ -12,9 +12,9 @@ from typing import Any
 from evals.data import load_items
 from harness.models.dequantise import copies
 from harness.record import ColumnScore, RunRecord, StageCost, StageCount
-from harness.runtime.assemble import Assembly
+from harness.resolve.assemble import Assembly
+from harness.resolve.provenance import note_model
 from harness.runtime.clean import with_clean_scores
-from harness.runtime.provenance import note_model
 from harness.runtime.retention import forgetting, retention
 from harness.shards import Summary, read_records, read_rows, write_table, write_text
 from harness.stage import Kind, stage_folder

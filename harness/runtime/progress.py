@@ -9,8 +9,7 @@ import sys
 import time
 from typing import Any, TextIO
 
-from harness.runtime.plan_text import duration
-from harness.screen import say
+from harness.screen import duration, say
 
 
 class Progress:

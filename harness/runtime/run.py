@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.checks.prerequisites import require_prerequisites
 from harness.choice import Choice
 from harness.config import RunConfig, RuntimeConfig
 from harness.errors import ConfigError, HarnessError, InputError
@@ -23,18 +24,18 @@ from harness.lock import hold
 from harness.models.endpoint.calls import CallLog
 from harness.models.vllm.pool import stop_all
 from harness.record import RunRecord
-from harness.runtime.assemble import Assembly, assemble
+from harness.resolve.assemble import Assembly, assemble
+from harness.resolve.machine import versions
+from harness.resolve.provenance import note_origins
+from harness.resolve.registry import methods
+from harness.resolve.revisions import pin_revisions
+from harness.resolve.role_models import decoding_set_aside
+from harness.resolve.targets import short_name
 from harness.runtime.call_log import RunCallLog
-from harness.runtime.doctor import require_prerequisites
 from harness.runtime.execute import execute
 from harness.runtime.ledger import Ledger
-from harness.runtime.manifest import code_state, hardware, now, update, versions
+from harness.runtime.manifest import code_state, hardware, now, update
 from harness.runtime.progress import Progress
-from harness.runtime.provenance import note_origins
-from harness.runtime.registry import methods
-from harness.runtime.revisions import pin_revisions
-from harness.runtime.role_models import decoding_set_aside
-from harness.runtime.targets import short_name
 from harness.settings import Resolved, choices, dump_yaml, flatten, read_config_file, resolve
 from harness.shards import Summary, write_text
 from harness.stage import read_summary, stage_folder, store_of
@@ -299,7 +300,7 @@ def _convert_models(config: RunConfig, observer: RunObserver) -> None:
 
 def _check_models(run: RunFolder, assembly: Assembly, observer: RunObserver) -> None:
     """The training check, before any stage; what it found stands in `run.json`."""
-    from harness.runtime.target_check import check_models
+    from harness.checks.target_check import check_models
     from harness.training.token_check import is_notice
 
     started = time.monotonic()

@@ -63,9 +63,7 @@ def dataset(plan: Plan, samples: Stage, scores: Stage | None, selection: Selecti
         return Cost(rows=made.out, out=kept, note="the checked, up to the budget")
 
     inputs = (samples, scores) if scores else (samples,)
-    return Stage(
-        "dataset", 2, settings, inputs, work, kind="dataset", estimate=estimate, loads=no_models
-    )
+    return Stage("dataset", 2, settings, inputs, work, kind="dataset", estimate=estimate, loads=no_models)
 
 
 def _values(signal: str, scores: Sequence[Score]) -> dict[str, float | None]:

@@ -38,9 +38,7 @@ def decontaminate(plan: Plan, samples: Stage, source: Stage) -> Stage:
         guide_check = prompt_gate(run, plan, None).look(guides, guide) if guides else None
         checks = [c for c in (gated.checked, guide_check) if c is not None]
         evidence = [hit for c in checks for hit in c.hits]
-        run.write(
-            0, ShardOutput(gated.kept, gated.rejects, tables={"evidence": evidence}, rows_in=len(pool)), 0.0
-        )
+        run.write(0, ShardOutput(gated.kept, gated.rejects, tables={"evidence": evidence}, rows_in=len(pool)), 0.0)
         touched: dict[str, set[str]] = {}
         for found in (c.kept_touched if c is gated.checked else c.report.touched for c in checks):
             for benchmark, items in found.items():

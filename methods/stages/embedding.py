@@ -67,9 +67,7 @@ def embedding_worker(config: EmbedderConfig) -> ShardWorker:
 def with_vectors(output: ShardOutput, texts: Iterable[str], embed: Work) -> ShardOutput:
     """A shard of rows, together with the vectors of their texts, which then are computed where the rows were."""
     found = embed([text for text in dict.fromkeys(texts) if text.strip()], 0, 0)
-    return replace(
-        output, tables={**output.tables, ROW_VECTORS: found.rows}, usage=[*output.usage, *found.usage]
-    )
+    return replace(output, tables={**output.tables, ROW_VECTORS: found.rows}, usage=[*output.usage, *found.usage])
 
 
 def stage_embedder(run: StageRun, config: EmbedderConfig) -> Embedder:

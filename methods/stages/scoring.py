@@ -41,9 +41,7 @@ def signal_settings(plan: Plan, signal: SignalChoice) -> dict[str, Any]:
     return settings
 
 
-def prepare_signal(
-    inputs: StageInputs, plan: Plan, choice: SignalChoice
-) -> tuple[Signal[Any], Preparation]:
+def prepare_signal(inputs: StageInputs, plan: Plan, choice: SignalChoice) -> tuple[Signal[Any], Preparation]:
     """A signal ready to score, and what its preparation found.
 
     What preparation cost is the signal's first `usage()`, for the caller to account for.

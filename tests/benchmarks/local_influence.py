@@ -19,9 +19,9 @@ from scipy.stats import spearmanr
 
 from harness.config import RunConfig
 from harness.models.open import model_path
-from harness.runtime.assemble import assemble
+from harness.resolve.assemble import assemble
+from harness.resolve.layers import resolve_run
 from harness.runtime.execute import execute
-from harness.runtime.layers import resolve_run
 from harness.shards import read_records
 from harness.stage import stage_folder
 from harness.training.chat import Encoded, encode

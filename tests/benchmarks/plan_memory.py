@@ -1,6 +1,6 @@
 """The table of `docs/benchmarks/plan-memory.md`: measured peaks of tensor memory beside the estimates of `plan`.
 
-    python tests/benchmarks/plan_memory.py [CASE ...]
+python tests/benchmarks/plan_memory.py [CASE ...]
 """
 
 from __future__ import annotations

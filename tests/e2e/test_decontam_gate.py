@@ -64,9 +64,7 @@ def arms(office: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
     }
 
 
-def test_arms_over_generate_to_the_declared_number(
-    office: Path, arms: dict[str, tuple[Path, dict[str, Any]]]
-) -> None:
+def test_arms_over_generate_to_the_declared_number(office: Path, arms: dict[str, tuple[Path, dict[str, Any]]]) -> None:
     for folder, record in arms.values():
         assert len((folder / "dataset.jsonl").read_text(encoding="utf-8").splitlines()) == BUDGET
         assert not any("shortfall" in flag for flag in record["validity_flags"])

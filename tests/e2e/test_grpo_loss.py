@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.runtime.layers import resolve_run
+from harness.resolve.layers import resolve_run
 from harness.training.sft import finetune
 from support.learners import RECIPE, agreement, change, grpo, prefer, samples
 from support.tiny import make_architecture, make_tiny_model

@@ -71,9 +71,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Warm:
         tuned = finetune(model, [*SAMPLES, TOO_LONG], recipe, seed=1, folder=folder, output="adapter", save_adam=True)
     assert (tuned.steps, tuned.unusable, tuned.truncated) == (6, 1, 1)
     adapter = folder / "adapter"
-    target = TargetState(
-        model, "rev", LENGTH, checkpoints=(WarmCheckpoint(adapter, adapter / "adam.safetensors"),)
-    )
+    target = TargetState(model, "rev", LENGTH, checkpoints=(WarmCheckpoint(adapter, adapter / "adam.safetensors"),))
     return Warm(target, held["optimizer"], held["adapter"])
 
 

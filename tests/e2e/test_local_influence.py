@@ -271,8 +271,8 @@ def test_cost_counts_every_pass_over_the_reference_items(warm: TargetState) -> N
     for form, wanted in (("exact", sample_tokens + 3 * reference_tokens), ("first_order", sample_tokens)):
         signal, _ = prepared(one(warm), form=form)
         assert sum(u.prompt_tokens for u in signal.usage()) == reference_tokens * (
-                1 + 2 * NOISE_DRAWS if form == "exact" else 1
-            )
+            1 + 2 * NOISE_DRAWS if form == "exact" else 1
+        )
         signal.score(SAMPLES[:3], Archive())
         (spent,) = signal.usage()
         assert (spent.prompt_tokens, spent.role, signal.usage()) == (wanted, "target", [])

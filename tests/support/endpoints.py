@@ -42,5 +42,3 @@ def open_backend(
     )
     served = Served("m", 0.0, 8192, structured=structured, accept_length=accept_length)
     return EndpointBackend(served, lambda: (endpoint, "m"))
-
-

@@ -150,9 +150,7 @@ class FaultyServer:
         _send(http, 200, answer, {}, cut=fault == "truncated")
 
 
-def _send(
-    http: BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str], cut: bool = False
-) -> None:
+def _send(http: BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str], cut: bool = False) -> None:
     http.send_response(status)
     for name, value in headers.items():
         http.send_header(name, value)

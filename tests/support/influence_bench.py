@@ -26,5 +26,3 @@ def plan(**changes: object) -> BenchPlan:
     scoring = ScoringConfig(batch_tokens=64)
     base = BenchPlan(size, InfluenceSettings(), scoring, turns=2, slow=3, validation_sizes=(2, 40))
     return replace(base, **changes)
-
-

@@ -9,8 +9,8 @@ from typing import Any
 from harness.config import RunConfig
 from harness.events import read_events
 from harness.record import RunRecord
-from harness.runtime.assemble import Assembly, assemble
-from harness.runtime.layers import resolve_run
+from harness.resolve.assemble import Assembly, assemble
+from harness.resolve.layers import resolve_run
 from harness.runtime.run import carry_out, create_run
 from harness.shards import read_records
 from harness.stage import stage_folder, store_of
@@ -61,5 +61,3 @@ class Bench:
         run = create_run(resolve_run(target="nano", scale="smoke", sets=sets, **options), ["test"])
         record = carry_out(run, quiet=True)
         return Finished(run.path, run.config, record, assemble(run.config))
-
-

@@ -103,5 +103,3 @@ def change(base: Path, tuned: Path) -> tuple[Any, float]:
 def agreement(one: Any, other: Any) -> tuple[float, float]:
     """Ratio of lengths and cosine of two changes."""
     return float(other.norm() / one.norm()), float(one @ other / one.norm() / other.norm())
-
-

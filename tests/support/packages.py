@@ -28,9 +28,7 @@ def install(package: Path, site: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
-def make_package(
-    site: Path, name: str, entries: Mapping[str, Mapping[str, str]], files: Mapping[str, str]
-) -> None:
+def make_package(site: Path, name: str, entries: Mapping[str, Mapping[str, str]], files: Mapping[str, str]) -> None:
     """An installed package as pip leaves it: its files, and its entry points by group."""
     for file, text in files.items():
         (site / file).parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +36,5 @@ def make_package(
     info = site / f"{name.replace('-', '_')}-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8")
-    lines = [
-        line for group, own in entries.items() for line in (f"[{group}]", *(f"{n} = {v}" for n, v in own.items()))
-    ]
+    lines = [line for group, own in entries.items() for line in (f"[{group}]", *(f"{n} = {v}" for n, v in own.items()))]
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -37,5 +37,3 @@ def suite_maker(folder: Path) -> Callable[..., Suite]:
         return load_suite(path)
 
     return build
-
-

@@ -14,12 +14,12 @@ from harness.cli.lab import parse_tilts
 from harness.cli.main import build_parser, main
 from harness.config import SignalChoice
 from harness.errors import ConfigError, InputError
+from harness.experiments.assess import ARMS, assess, find_arm, mean_of_scored
 from harness.lab.planted import label
 from harness.lab.pool import Candidate, candidates, first_pairs
 from harness.lab.report import auc
 from harness.lab.world import World
 from harness.ranks import spearman
-from harness.runtime.assess import ARMS, assess, find_arm, mean_of_scored
 from harness.types import QUESTION_TYPES
 from methods.signals.base import Archive, SignalContext
 from methods.signals.catalogue import make_signal
@@ -277,8 +277,8 @@ def test_tilts_are_numbers_other_than_zero() -> None:
 
 def test_the_exam_is_lm_evals(tmp_path: Path) -> None:
     from evals.evaluate import evaluate
-    from harness.runtime.assemble import assemble
-    from harness.runtime.layers import resolve_run
+    from harness.resolve.assemble import assemble
+    from harness.resolve.layers import resolve_run
     from methods.stages.known_worth import examine, load_exam
 
     model = make_tiny_model(tmp_path / "model", seed=4)

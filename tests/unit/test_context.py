@@ -9,8 +9,8 @@ import pytest
 
 from harness.errors import ConfigError
 from harness.models.context import Context, model_context
-from harness.runtime.contexts import NAME
-from harness.runtime.layers import resolve_run
+from harness.resolve.contexts import NAME
+from harness.resolve.layers import resolve_run
 from harness.settings import Resolved
 from support.tiny import make_architecture
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from harness.checks.data_check import check_data
+from harness.checks.prerequisites import check_prerequisites
 from harness.config import RunConfig
 from harness.errors import HarnessError
-from harness.runtime.assemble import assemble
-from harness.runtime.data_check import check_data
-from harness.runtime.doctor import check_prerequisites
-from harness.runtime.layers import resolve_run
-from harness.runtime.plan import make_plan
+from harness.planning.plan import make_plan
+from harness.resolve.assemble import assemble
+from harness.resolve.layers import resolve_run
 from support.law import commentary, write_commentary, write_exam
 
 

@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
+from harness.checks import doctor, prerequisites
+from harness.checks.findings import Problem
+from harness.checks.needs import loads
 from harness.cli import main as cli
 from harness.config import RunConfig
 from harness.errors import InputError, PrerequisiteError
 from harness.estimate import gigabytes
-from harness.runtime import doctor, machine
-from harness.runtime.assemble import assemble
-from harness.runtime.findings import Problem
-from harness.runtime.layers import resolve_run
-from harness.runtime.needs import loads
+from harness.resolve import machine
+from harness.resolve.assemble import assemble
+from harness.resolve.layers import resolve_run
 
 SMI = "0, GPU-aa11, NVIDIA H200, 143771, 143000\n1, GPU-bb22, NVIDIA H200, 143771, 2000\n"
 BANNER = "| NVIDIA-SMI 570.1   Driver Version: 570.1.2    CUDA Version: 12.8 |"
@@ -84,7 +85,7 @@ def test_the_build_of_torch_is_read_without_importing_it(tmp_path: Path, monkeyp
     package.mkdir()
     (package / "__init__.py").write_text("")
     (package / "version.py").write_text("from typing import Optional\ncuda: Optional[str] = '12.8'\nhip = None\n")
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom harness.runtime.machine import torch_cuda\n"
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom harness.resolve.machine import torch_cuda\n"
     code += "print(torch_cuda(), 'torch' in sys.modules)"
     import sys
 
@@ -139,14 +140,14 @@ def test_a_package_that_shadows_ours_is_a_problem(tmp_path: Path) -> None:
 
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "__init__.py").write_text("")
-    code = "import harness.runtime.doctor as d, sys\n"
+    code = "import harness.checks.doctor as d, sys\n"
     code += f"sys.path.insert(0, {str(tmp_path)!r})\nprint([f.value for f in d.examine().problems])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert f"results is {tmp_path / 'results'}" in done.stdout
 
 
 def _problems(config: RunConfig) -> list[Problem]:
-    return doctor.check_prerequisites(config, assemble(config).stages)
+    return prerequisites.check_prerequisites(config, assemble(config).stages)
 
 
 def test_weights_count_only_when_complete(tmp_path: Path) -> None:
@@ -217,7 +218,7 @@ def test_disk_and_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     problems = _problems(config)
     assert [p.what.split()[0] for p in problems] == ["runs", "disk"]
     with pytest.raises(PrerequisiteError, match="nothing was started"):
-        doctor.require_prerequisites(config, assemble(config).stages)
+        prerequisites.require_prerequisites(config, assemble(config).stages)
 
 
 def test_a_model_folder_without_weights(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from harness.cli import main as cli
 from harness.config import SftConfig
 from harness.errors import ConfigError
 from harness.identity import identity
-from harness.runtime.assemble import assemble
-from harness.runtime.layers import resolve_run
-from harness.runtime.registry import targets
+from harness.resolve.assemble import assemble
+from harness.resolve.layers import resolve_run
+from harness.resolve.registry import targets
 from harness.runtime.run import create_run, open_run, run_name
 from harness.settings import dump_yaml
 from methods.drivers.catalogue import driver_classes

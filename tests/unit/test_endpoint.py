@@ -377,5 +377,3 @@ def test_responses_are_told_apart() -> None:
     assert reason(200, b"[" * 100_000) == "invalid_json"
     assert reason(404, b'{"error":{"message":"no such model"}}') == "not_found"
     assert "no such model" in read_response(404, {}, b'{"error":{"message":"no such model"}}').detail
-
-

@@ -10,7 +10,7 @@ from harness.cli.main import main
 from harness.config import RunConfig
 from harness.errors import ConfigError
 from harness.explain import find, markdown, settings, typed
-from harness.runtime.layers import resolve_run
+from harness.resolve.layers import resolve_run
 from harness.settings import dump_yaml, flatten, parse_assignment, read_config_file, resolve
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.checks.weights import missing_weights, unreadable_weights
 from harness.config import ModelConfig
 from harness.errors import DiskFullError, InputError, PrerequisiteError
 from harness.models import gguf, packaged
@@ -20,10 +21,9 @@ from harness.models.dequantise import converted_folder, copies, ensure_converted
 from harness.models.gguf import read_header
 from harness.models.known import known_models
 from harness.models.open import model_identity, model_path
-from harness.runtime.layers import resolve_run
-from harness.runtime.role_models import locate
-from harness.runtime.targets import find_target
-from harness.runtime.weights import missing_weights, unreadable_weights
+from harness.resolve.layers import resolve_run
+from harness.resolve.role_models import locate
+from harness.resolve.targets import find_target
 from support.tiny_gguf import make_tiny_gguf
 
 

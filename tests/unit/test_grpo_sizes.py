@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness.errors import InputError
-from harness.runtime.layers import resolve_run
+from harness.resolve.layers import resolve_run
 from harness.training.grpo import PolicyPrompt, RolloutBatch, batch_sizes, rollout_steps, train_policy
 from harness.training.grpo_config import GrpoConfig
 from harness.types import Message

@@ -15,8 +15,8 @@ from evals.suite import load_suite
 from harness.config import EmbedderConfig, GuideConfig
 from harness.errors import ConfigError
 from harness.models.embedder import open_embedder
-from harness.runtime.assemble import assemble
-from harness.runtime.layers import resolve_run
+from harness.resolve.assemble import assemble
+from harness.resolve.layers import resolve_run
 from harness.types import Message
 from methods.stages.guide import GuideChoice
 from support.minilm import minilm

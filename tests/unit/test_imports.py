@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MAKERS = ("harness.runtime", "harness.bench", "harness.cli")
+TOP = ("harness.experiments", "harness.bench", "harness.cli")
+MAKERS = ("harness.resolve", "harness.checks", "harness.planning", "harness.runtime", *TOP)
 FORBIDDEN = {
     "results": (*MAKERS, "harness.training", "harness.models", "harness.synthesis", "methods", "evals", "decontam"),
     "decontam": (*MAKERS, "harness.training", "methods", "evals", "results"),
@@ -19,7 +20,12 @@ FORBIDDEN = {
     "harness/models": (*MAKERS, "methods", "evals", "results"),
     "harness/training": (*MAKERS, "harness.synthesis", "methods", "evals", "results"),
     "harness/lab": (*MAKERS, "harness.training", "methods", "evals", "results"),
-    "harness/runtime": ("harness.bench", "harness.cli"),
+    "harness/resolve": MAKERS[1:],
+    "harness/checks": MAKERS[2:],
+    "harness/planning": MAKERS[3:],
+    "harness/runtime": ("harness.planning", *TOP),
+    "harness/experiments": ("harness.planning", *TOP[1:]),
+    "harness/bench": ("harness.planning", "harness.experiments", "harness.cli"),
 }
 """By folder, what its modules do not import, at their top or inside of functions."""
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness.errors import ConfigError
-from harness.runtime.layers import resolve_run
+from harness.resolve.layers import resolve_run
 from harness.settings import Resolved, dump_yaml
 
 
@@ -124,7 +124,7 @@ def test_the_guide_is_the_suites_first_set_unless_named() -> None:
 
 
 def test_a_suite_file_is_stored_by_its_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness.runtime.layers import suite_path
+    from harness.resolve.layers import suite_path
 
     monkeypatch.chdir(tmp_path)
     assert suite_path("bar/suite.yaml") == str(tmp_path / "bar" / "suite.yaml")

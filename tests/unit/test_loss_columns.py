@@ -46,9 +46,7 @@ def _likelihood(model: Path, number: int, answer: str) -> tuple[float, int]:
     return sum(float(logs[i - 1, ids[i]]) for i in range(start, len(ids))), len(ids) - start
 
 
-def test_loss_is_the_reference_answers_mean_over_its_tokens(
-    model: Path, suite_of: Callable[..., Suite]
-) -> None:
+def test_loss_is_the_reference_answers_mean_over_its_tokens(model: Path, suite_of: Callable[..., Suite]) -> None:
     result = evaluate(model, suite_of(REFERENCE, metric="loss", cluster_key="group"), DataContext(), batch_size=4)
     wanted = []
     for number, row in enumerate(result.items):
@@ -61,9 +59,7 @@ def test_loss_is_the_reference_answers_mean_over_its_tokens(
 
 
 @pytest.mark.parametrize("metric", ["acc", "acc_norm", "acc_bytes", "acc_tokens"])
-def test_a_cloze_takes_the_likeliest_text_in_its_unit(
-    model: Path, suite_of: Callable[..., Suite], metric: str
-) -> None:
+def test_a_cloze_takes_the_likeliest_text_in_its_unit(model: Path, suite_of: Callable[..., Suite], metric: str) -> None:
     result = evaluate(model, suite_of({"prompt": "{{ question }}"}, metric=metric), DataContext())
     for number, row in enumerate(result.items):
         found = {}
@@ -91,9 +87,7 @@ def test_contradictions_are_found_when_the_suite_is_read(
         suite_of(template, metric=metric)
 
 
-def test_an_empty_reference_is_refused_before_a_model_is_loaded(
-    tmp_path: Path, suite_of: Callable[..., Suite]
-) -> None:
+def test_an_empty_reference_is_refused_before_a_model_is_loaded(tmp_path: Path, suite_of: Callable[..., Suite]) -> None:
     suite = suite_of({**REFERENCE, "reference": "{{ '' if group == 1 else answer }}"}, metric="loss")
     with pytest.raises(InputError, match=r"item '2' is empty \(so for 2 of 6 items\)"):
         evaluate(tmp_path / "no model", suite, DataContext())

@@ -11,7 +11,7 @@ import yaml
 
 from harness.cli.main import main
 from harness.errors import ConfigError
-from harness.runtime.layers import resolve_run
+from harness.resolve.layers import resolve_run
 from harness.runtime.run import identity_settings, open_run
 from harness.settings import dump_yaml
 from support.made_runs import make_run

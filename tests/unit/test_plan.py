@@ -13,12 +13,12 @@ import pytest
 from evals.suite import load_suite
 from harness.cli import main as cli
 from harness.errors import ConfigError, InputError
-from harness.runtime.assemble import assemble, store_of
-from harness.runtime.costs import estimates
-from harness.runtime.estimator import make_estimator
-from harness.runtime.layers import resolve_run
-from harness.runtime.plan import make_plan, same, to_json
-from harness.runtime.plan_text import count, duration, render
+from harness.planning.estimator import estimates, make_estimator
+from harness.planning.plan import make_plan, same, to_json
+from harness.planning.plan_text import count, render
+from harness.resolve.assemble import assemble, store_of
+from harness.resolve.layers import resolve_run
+from harness.screen import duration
 from harness.settings import Resolved, flatten
 from harness.stage import DONE
 from methods.plan import Plan
@@ -372,7 +372,7 @@ def test_the_detectable_difference_is_found_as_often_as_promised() -> None:
     import numpy as np
     from scipy.stats import ttest_ind
 
-    from harness.runtime.sizing import _noncentral
+    from harness.planning.sizing import _noncentral
 
     random = np.random.default_rng(0)
     runs, sd = 3, 1.4

@@ -12,7 +12,7 @@ from harness.costs.lengths import decoding_batch
 from harness.estimate import gigabytes, shape_from_folder
 from harness.memory import Batch, Lora
 from harness.models.known import by_id, known_models, known_shape, known_shapes
-from harness.runtime.layers import resolve_run
+from harness.resolve.layers import resolve_run
 
 # Totals of transformers' own models, built without weights from the published configurations.
 TOTALS = {

@@ -12,12 +12,12 @@ import pytest
 
 from evals.suite import load_suite, unusable_suites
 from harness import plugins
+from harness.checks.doctor import examine
 from harness.choice import plugin_class, plugin_classes
 from harness.cli.main import main
 from harness.errors import ConfigError
-from harness.runtime.doctor import examine
-from harness.runtime.layers import resolve_run
-from harness.runtime.registry import methods, unusable_methods
+from harness.resolve.layers import resolve_run
+from harness.resolve.registry import methods, unusable_methods
 from support.packages import make_package
 
 GOOD = """
@@ -148,7 +148,7 @@ def test_a_name_that_is_taken_is_nobodys(install: Install) -> None:
 
 
 def test_a_method_and_a_suite_are_files(install: Install) -> None:
-    method = 'summary: mine\ndriver: best_of_n\nsignal: length\nsettings: {driver: {n: 3}}\n'
+    method = "summary: mine\ndriver: best_of_n\nsignal: length\nsettings: {driver: {n: 3}}\n"
     entries = {
         plugins.METHODS: {"mine": "mine_pkg:mine.yaml", "lost": "mine_pkg:lost.yaml", "odd": "mine_pkg:odd.yaml"},
         plugins.SUITES: {"exam": "mine_pkg:exam.yaml", "gone": "no_such_package:gone.yaml"},

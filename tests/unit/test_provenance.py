@@ -15,9 +15,9 @@ from harness.errors import InputError
 from harness.models.model_files import PROVENANCE
 from harness.models.open import model_identity
 from harness.record import Origin, read_record
-from harness.runtime.assemble import Assembly, assemble
-from harness.runtime.layers import resolve_run
-from harness.runtime.provenance import FILE, note_model, note_origins
+from harness.resolve.assemble import Assembly, assemble
+from harness.resolve.layers import resolve_run
+from harness.resolve.provenance import FILE, note_model, note_origins
 from harness.runtime.run import identity_settings
 from harness.shards import Summary, summary_to_json, write_json
 from harness.stage import DONE, store_of

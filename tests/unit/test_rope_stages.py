@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 from evals.model import load_model
+from harness.checks.prerequisites import check_prerequisites, require_prerequisites
 from harness.errors import ConfigError, PrerequisiteError
 from harness.models.backend import PromptRequest, Sampling
 from harness.models.transformers_backend import TransformersBackend, load_causal_lm
-from harness.runtime.assemble import assemble
-from harness.runtime.doctor import check_prerequisites, require_prerequisites
-from harness.runtime.layers import resolve_run
+from harness.resolve.assemble import assemble
+from harness.resolve.layers import resolve_run
 from harness.training import sft
 from harness.training.chat import encode, prompt_ids
 from harness.training.dpo import DpoRecipe, Preference, train_preferences
@@ -142,9 +142,7 @@ def test_test_answers_do_not_depend_on_the_batch(model: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_fine_tuning_on_both_sides_goes_one_by_one(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fine_tuning_on_both_sides_goes_one_by_one(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_architecture(kind, tmp_path / "m")
     samples = [
         Sample(text, ("d",), None, "", (*turns(text), Message("assistant", "yes")), "", "t", "stop")

@@ -130,7 +130,7 @@ def test_every_declared_signal_loads(name: str) -> None:
     assert signal.reads_validation == (name in ("influence", "local_influence", "val_bm25", "val_cosine"))
 
 
-READERS = {"methods/signals/planted.py", "harness/runtime/calibrate.py"}
+READERS = {"methods/signals/planted.py", "harness/experiments/calibrate.py"}
 """Outside the lab: the two oracles, and the calibration that reports on lab runs."""
 
 

@@ -7,15 +7,14 @@ from typing import Any
 
 import pytest
 
+from harness.checks.needs import loads, make_sizer
 from harness.config import SignalChoice
 from harness.costs.records import Load
 from harness.costs.sizer import no_models
-from harness.runtime.assemble import Assembly, assemble
-from harness.runtime.costs import estimates
-from harness.runtime.estimator import make_estimator
-from harness.runtime.layers import resolve_run
-from harness.runtime.needs import loads, make_sizer
-from harness.runtime.plan import make_plan
+from harness.planning.estimator import estimates, make_estimator
+from harness.planning.plan import make_plan
+from harness.resolve.assemble import Assembly, assemble
+from harness.resolve.layers import resolve_run
 from harness.stage import Stage, ordered
 from methods.drivers.catalogue import driver_classes
 from methods.signals.catalogue import signal_classes, signal_needs

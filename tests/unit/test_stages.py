@@ -13,8 +13,8 @@ from harness.errors import ConfigError
 from harness.models.backend import Completion, PromptRequest, Sampling
 from harness.models.prompts import load_prompt
 from harness.models.transformers_backend import TransformersBackend
-from harness.runtime.assemble import assemble
-from harness.runtime.layers import resolve_run
+from harness.resolve.assemble import assemble
+from harness.resolve.layers import resolve_run
 from harness.stage import Stage
 from harness.synthesis.synthesize import document_of, fit
 from harness.types import Message, Sample, Seed

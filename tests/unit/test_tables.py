@@ -21,7 +21,7 @@ from decontam.outputs import write_rows
 from harness.errors import InputError
 from harness.synthesis.tables import copy_rows, find_tables, read_rows
 
-ROWS: list[dict[str, Any]] = [{"id": str(i), "text": f"line {i}, \"quoted\"\nand café"} for i in range(40)]
+ROWS: list[dict[str, Any]] = [{"id": str(i), "text": f'line {i}, "quoted"\nand café'} for i in range(40)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
 
 

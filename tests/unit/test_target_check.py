@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
+from harness.checks import target_check
+from harness.checks.target_check import check_models, policy_of, target_of
 from harness.cli.main import main
 from harness.config import RunConfig
 from harness.errors import ConfigError, StageError
-from harness.runtime import target_check
-from harness.runtime.layers import resolve_run
-from harness.runtime.lora_lines import lora_lines
+from harness.planning.lora_lines import lora_lines
+from harness.resolve.layers import resolve_run
 from harness.runtime.progress import Progress
 from harness.runtime.run import RunFolder, RunObserver, _check_models
-from harness.runtime.target_check import check_models, policy_of, target_of
 from harness.training.layouts import check_layout
 from harness.training.recipe import LoraSettings
 from harness.training.target_check import check_adapter

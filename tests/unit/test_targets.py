@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from harness.checks.needs import loads
 from harness.cli import main as cli
 from harness.config import ModelConfig
 from harness.errors import ConfigError, InputError
 from harness.models.open import model_identity
-from harness.runtime.assemble import assemble
-from harness.runtime.layers import resolve_run
-from harness.runtime.needs import loads
-from harness.runtime.revisions import pin_revisions
+from harness.resolve.assemble import assemble
+from harness.resolve.layers import resolve_run
+from harness.resolve.revisions import pin_revisions
+from harness.resolve.targets import find_target
 from harness.runtime.run import run_name
-from harness.runtime.targets import find_target
 
 COMMIT = "1a" * 20
 

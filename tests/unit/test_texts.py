@@ -15,7 +15,7 @@ from harness.config import EmbedderConfig
 from harness.models.embedder import open_embedder
 from harness.models.given_vectors import text_key
 from harness.models.prompts import builtin_prompt, load_prompt
-from harness.runtime.targets import find_target
+from harness.resolve.targets import find_target
 from harness.settings import read_config_file
 from harness.synthesis.tables import read_rows
 from harness.texts import read_text

@@ -50,9 +50,7 @@ def in_watcher() -> bool:
     return threading.current_thread().name == "harness-vllm"
 
 
-def test_a_load_between_a_restart_and_its_reloads_is_made_once(
-    make: Callable[..., VllmServer], tmp_path: Path
-) -> None:
+def test_a_load_between_a_restart_and_its_reloads_is_made_once(make: Callable[..., VllmServer], tmp_path: Path) -> None:
     server = make(restarts=1)
     server.start()
     server.load_adapter("a", tmp_path / "a")

@@ -16,14 +16,13 @@ from transformers import TrainerCallback
 from harness.config import RunConfig, SignalChoice
 from harness.errors import ConfigError, HarnessError, InputError
 from harness.models.transformers_backend import load_causal_lm
+from harness.planning.estimator import estimates, make_estimator
+from harness.planning.plan import make_plan
+from harness.planning.plan_text import render
+from harness.resolve.assemble import assemble
+from harness.resolve.layers import resolve_run
 from harness.runtime import outputs
-from harness.runtime.assemble import assemble
-from harness.runtime.costs import estimates
-from harness.runtime.estimator import make_estimator
 from harness.runtime.execute import execute
-from harness.runtime.layers import resolve_run
-from harness.runtime.plan import make_plan
-from harness.runtime.plan_text import render
 from harness.shards import ShardOutput, Summary
 from harness.stage import StageRun, stage_folder
 from harness.training import sft, trainer
@@ -355,9 +354,7 @@ class TestGiven:
 
 def test_costs_follow_the_checkpoints_and_the_probes(target: Path) -> None:
     def flops(signal: str, **sets: Any) -> float:
-        config = resolve_run(
-            method="optimsyn", driver="best_of_n", signal=signal, target="qwen3-8b", sets=sets
-        ).config
+        config = resolve_run(method="optimsyn", driver="best_of_n", signal=signal, target="qwen3-8b", sets=sets).config
         assembly = assemble(config)
         cost = estimates(assembly.stages, make_estimator(config))[assembly.only("scores").identity]
         assert cost is not None

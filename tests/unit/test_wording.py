@@ -8,8 +8,8 @@ import pytest
 
 from harness.errors import ConfigError
 from harness.models.prompts import GENERATOR_KNOWN, RUBRIC_KNOWN, RUBRIC_REQUIRED, builtin_prompt, load_prompt
-from harness.runtime.assemble import assemble
-from harness.runtime.layers import resolve_run
+from harness.resolve.assemble import assemble
+from harness.resolve.layers import resolve_run
 from harness.synthesis.parsing import Failure
 from harness.synthesis.wording import WORDING_REASONS, WORDINGS, read_line, read_lines
 from harness.types import RUBRIC_PARTS, Message

@@ -43,9 +43,7 @@ def end(server: subprocess.Popen[bytes]) -> None:
 def main(command: list[str]) -> int:
     """Start the server, and wait for its end or for the run's."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    server = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent
-    )
+    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent)
     gone = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: gone.set())
 

@@ -24,9 +24,9 @@ def serve(
     """The server of `weights`, started at first use. One that takes adapters serves also those who need none."""
     with _lock:
         for running, server in _servers.items():
-            if replace(running, lora_rank=None) == replace(weights, lora_rank=None) and (
-                running.lora_rank or 0
-            ) >= (weights.lora_rank or 0):
+            if replace(running, lora_rank=None) == replace(weights, lora_rank=None) and (running.lora_rank or 0) >= (
+                weights.lora_rank or 0
+            ):
                 server.check()
                 return server
         server = VllmServer(weights, config, log_folder, notify)

@@ -11,6 +11,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -18,6 +19,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.texts import read_text
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "lm_eval",
+    "tokenizers",
+    "numpy",
+    "pyarrow",
+)
+"""Those that can change a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +115,12 @@ def package_version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that can change a number."""
+    found = {"python": platform.python_version()}
+    return found | {name: version for name in PACKAGES if (version := package_version(name))}
 
 
 def memory() -> tuple[int, int]:

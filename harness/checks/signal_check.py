@@ -11,10 +11,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.checks.weights import missing_weights, unreadable_weights
 from harness.errors import ConfigError, PrerequisiteError
 from harness.models.open import model_path
-from harness.runtime.role_models import role_models
-from harness.runtime.weights import missing_weights, unreadable_weights
+from harness.resolve.role_models import role_models
 from harness.types import Message
 from methods.signals.base import SignalContext, TargetState, WarmCheckpoint
 from methods.signals.catalogue import make_signal, signal_classes
@@ -68,7 +68,7 @@ def check_signal(config: RunConfig) -> list[Check]:
 
 def check_training(config: RunConfig) -> list[Check]:
     """The training check of `config.models.target`. Raises `PrerequisiteError` where it cannot be loaded here."""
-    from harness.runtime.target_check import run_checks, target_of
+    from harness.checks.target_check import run_checks, target_of
     from harness.training.trainer import quiet_libraries
 
     world = _ready(config)

@@ -11,10 +11,10 @@ from harness import plugins
 from harness.choice import NONE
 from harness.errors import ConfigError
 from harness.models.packaged import is_gguf, model_id
-from harness.runtime.contexts import NAME as CONTEXT
-from harness.runtime.contexts import context_limits
-from harness.runtime.registry import MethodInfo, find, find_method, preset_settings
-from harness.runtime.targets import find_target
+from harness.resolve.contexts import NAME as CONTEXT
+from harness.resolve.contexts import context_limits
+from harness.resolve.registry import MethodInfo, find, find_method, preset_settings
+from harness.resolve.targets import find_target
 from harness.synthesis.tables import is_pattern
 from methods.drivers.catalogue import driver_class
 from methods.signals.catalogue import signal_class

@@ -19,7 +19,7 @@ from typing import Any
 from harness.errors import ConfigError, StageError, suggest
 from harness.lab.arms import read_arms
 from harness.record import RunRecord, read_record
-from harness.runtime.layers import resolve_run
+from harness.resolve.layers import resolve_run
 from harness.runtime.progress import Progress
 from harness.runtime.run import run_name
 from harness.shards import read_rows, write_text
@@ -133,9 +133,7 @@ def _run(arm: CalibrationArm, world: int, scale: str, runs: str) -> RunRecord:
     """One run in a process of its own, unless it is finished already."""
     own = {"lab.world": world, **arm.sets}
     sets = {**own, "runtime.runs": runs}
-    resolved = resolve_run(
-        target="nano", driver=arm.driver, signal=arm.signal, scale=scale, seed=world, sets=sets
-    )
+    resolved = resolve_run(target="nano", driver=arm.driver, signal=arm.signal, scale=scale, seed=world, sets=sets)
     folder = Path(runs) / run_name(resolved.config)
     if not (folder / "record.json").exists():
         command = [sys.executable, "-m", "harness", "run", "--driver", arm.driver, "--target", "nano"]

@@ -18,9 +18,9 @@ from harness.choice import stored_name
 from harness.errors import ConfigError, InputError, suggest
 from harness.lab.arms import read_arms
 from harness.models.endpoint.calls import CallLog, MemoryLog
-from harness.runtime.assemble import assemble
+from harness.resolve.assemble import assemble
+from harness.resolve.layers import resolve_run
 from harness.runtime.execute import execute
-from harness.runtime.layers import resolve_run
 from harness.runtime.progress import Progress
 from harness.settings import parse_assignment
 from harness.shards import read_records, read_rows

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.checks.findings import Problem
 from harness.errors import PrerequisiteError
 from harness.estimate import gigabytes
 from harness.models import packaged
 from harness.models.known import by_id
 from harness.models.role_model import RoleModel
-from harness.runtime import machine
-from harness.runtime.findings import Problem
+from harness.resolve import machine
 
 
 def missing_weights(models: Sequence[RoleModel]) -> list[Problem]:

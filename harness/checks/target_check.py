@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.models.open import model_identity, model_path
-from harness.runtime.manifest import versions
-from harness.runtime.role_models import needs_of_signals, used_signals
+from harness.resolve.machine import versions
+from harness.resolve.role_models import needs_of_signals, used_signals
 from harness.shards import write_json
 from harness.training.checks import Check, require, to_rows
 from harness.training.policy import policy_training

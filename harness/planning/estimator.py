@@ -1,15 +1,18 @@
-"""The facts of a run that estimates follow from, looked up: its models, how many documents it has, the device."""
+"""The costs of a run's stages, and the facts that they follow from: its models, how many documents, the device."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.costs.estimator import Estimator
 from harness.costs.lengths import lengths
+from harness.costs.records import Cost
 from harness.devices import REFERENCE
-from harness.runtime.here import Here
-from harness.runtime.role_models import embedder_model, role_models
+from harness.planning.here import Here
+from harness.resolve.role_models import embedder_model, role_models
+from harness.stage import Stage, ordered
 
 if TYPE_CHECKING:
     from harness.config import RunConfig
@@ -47,3 +50,12 @@ def count_seeds(config: RunConfig) -> tuple[int | None, str]:
     report = read_seeds(config.seeds)
     dropped = "".join(f", {count:,} {reason}" for reason, count in report.dropped.items())
     return report.kept, f"{report.kept:,} documents" + (f" of {report.read:,} read{dropped}" if dropped else "")
+
+
+def estimates(stages: Sequence[Stage], estimator: Estimator) -> Mapping[str, Cost | None]:
+    """Costs of `stages` and all that they need, by identity; None for one that is not known in advance."""
+    found: dict[str, Cost | None] = {}
+    for stage in ordered(stages):
+        before = {s.name: found[s.identity] for s in ordered(stage.inputs)}
+        found[stage.identity] = stage.estimate(estimator, before)
+    return found

@@ -12,7 +12,7 @@ from evals.suite import Suite, load_suite
 from harness.config import RunConfig
 from harness.errors import ConfigError, InputError
 from harness.record import Origin
-from harness.runtime.provenance import origins
+from harness.resolve.provenance import origins
 from harness.stage import Kind, Stage, ordered, read_summary, store_of
 from harness.training.policy import policy_training
 from methods.drivers.catalogue import driver_class, make_driver

@@ -17,8 +17,8 @@ from harness.models.context import folder_context, model_context
 from harness.models.gguf import read_header
 from harness.models.known import KnownModel, by_id, is_hub_id, known_models
 from harness.models.packaged import PREFIX, entry_of, gguf_path, is_gguf, model_id
-from harness.runtime import machine
-from harness.runtime.registry import TargetInfo, targets
+from harness.resolve import machine
+from harness.resolve.registry import TargetInfo, targets
 from harness.settings import flatten, nest
 from harness.texts import read_text
 
@@ -123,9 +123,7 @@ def _folder_settings(path: Path) -> dict[str, Any]:
     }
 
 
-def _on_tracks(
-    name: str, model: Mapping[str, Any], default: str, tracks: Mapping[str, TargetInfo]
-) -> TargetInfo:
+def _on_tracks(name: str, model: Mapping[str, Any], default: str, tracks: Mapping[str, TargetInfo]) -> TargetInfo:
     """A model as the target of every track of real models; the track is its scale."""
     real = {t.name: t for t in tracks.values() if t.lab is None}
     scales = {t.name: _without_target(t) for t in real.values()}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import ConfigError
 from harness.models.context import Context, folder_context
-from harness.runtime.role_models import role_models
+from harness.resolve.role_models import role_models
 
 if TYPE_CHECKING:
     from harness.config import RunConfig

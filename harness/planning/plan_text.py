@@ -12,8 +12,9 @@ from harness.costs.estimator import SURVIVE
 from harness.costs.lengths import lengths
 from harness.devices import BANDWIDTH_SHARE, COMPUTE_SHARE, REFERENCE
 from harness.estimate import gigabytes
-from harness.runtime.plan import Plan, Setting
-from harness.runtime.registry import find_method
+from harness.planning.plan import Plan, Setting
+from harness.resolve.registry import find_method
+from harness.screen import duration
 
 WIDTH = 100
 
@@ -275,12 +276,3 @@ def count(value: int | None) -> str:
         if value >= size:
             return f"{value / size:.3g}{unit}"
     return f"{value:,}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that a person would use."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:,.0f} h" if seconds < 100 * 3600 else f"{seconds / 86400:,.0f} days"

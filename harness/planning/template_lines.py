@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import PrerequisiteError
 from harness.models.role_model import RoleModel
-from harness.runtime.role_models import role_models, trains_writer
+from harness.resolve.role_models import role_models, trains_writer
 
 if TYPE_CHECKING:
     from harness.config import RunConfig

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from harness.models.role_model import RoleModel
-from harness.runtime.role_models import needs_of_signals, role_models
+from harness.resolve.role_models import needs_of_signals, role_models
 from harness.training.lora_modules import adapted, count_parameters, meta_model, plain_names
 from harness.training.policy import policy_training
 

@@ -16,7 +16,7 @@ from harness.models.gguf import read_header
 from harness.models.known import known_shape
 from harness.models.packaged import entry_of, gguf_path, is_gguf
 from harness.models.role_model import RoleModel
-from harness.runtime import machine
+from harness.resolve import machine
 from harness.training.policy import policy_training
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from harness.devices import DEVICES, device
 if TYPE_CHECKING:
     from evals.suite import Suite
     from harness.config import RunConfig
-    from harness.runtime.here import Here
+    from harness.planning.here import Here
     from harness.stage import Kind
 
 RUN_SD, LAB_RUN_SD = 1.4, 8.9

@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.devices import DeviceClass
 from harness.estimate import BYTES, ModelShape, forward_flops, weight_bytes
-from harness.runtime import machine
+from harness.resolve import machine
 
 NAME = "this machine"
 SIZE = 1024

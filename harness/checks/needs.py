@@ -12,8 +12,8 @@ from harness.costs.lengths import lengths
 from harness.costs.records import Load
 from harness.costs.sizer import Sizer
 from harness.models.role_model import RoleModel
-from harness.runtime import machine
-from harness.runtime.role_models import embedder_model, role_models
+from harness.resolve import machine
+from harness.resolve.role_models import embedder_model, role_models
 
 if TYPE_CHECKING:
     from harness.config import RunConfig

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from harness.config import RunConfig
 from harness.models.known import is_hub_id
-from harness.runtime.machine import cached_commit
+from harness.resolve.machine import cached_commit
 
 ROLES = ("target", "writer", "generator")
 

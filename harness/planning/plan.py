@@ -10,23 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from harness.checks.data_check import LAB_TESTS
+from harness.checks.findings import Problem
+from harness.checks.needs import loads, runs_on_gpu
+from harness.checks.prerequisites import check_prerequisites
 from harness.config import RunConfig
 from harness.costs.estimator import Estimator
 from harness.costs.lengths import decoding_batch, lengths
 from harness.costs.records import Cost, Load
 from harness.estimate import gigabytes
 from harness.models.role_model import RoleModel
-from harness.runtime.costs import estimates
-from harness.runtime.data_check import LAB_TESTS
-from harness.runtime.doctor import check_prerequisites
-from harness.runtime.estimator import make_estimator
-from harness.runtime.findings import Problem
-from harness.runtime.here import Here, measure
-from harness.runtime.lora_lines import lora_lines
-from harness.runtime.needs import loads, runs_on_gpu
-from harness.runtime.revisions import pin_revisions
-from harness.runtime.role_models import decoding_set_aside, role_models
-from harness.runtime.sizing import (
+from harness.planning.estimator import estimates, make_estimator
+from harness.planning.here import Here, measure
+from harness.planning.lora_lines import lora_lines
+from harness.planning.sizing import (
     Detectable,
     DeviceLine,
     Published,
@@ -36,8 +33,10 @@ from harness.runtime.sizing import (
     published,
     tokens_by_model,
 )
-from harness.runtime.targets import find_target
-from harness.runtime.template_lines import template_lines
+from harness.planning.template_lines import template_lines
+from harness.resolve.revisions import pin_revisions
+from harness.resolve.role_models import decoding_set_aside, role_models
+from harness.resolve.targets import find_target
 from harness.settings import Resolved, flatten
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ def make_plan(resolved: Resolved, replicates: int | None = None) -> Plan:
 
     Raises what `assemble` raises for settings that name something that is not there.
     """
-    from harness.runtime.assemble import assemble
+    from harness.resolve.assemble import assemble
     from harness.stage import read_summary, stage_folder, store_of
 
     # With the commits that a run would pin, so that stages in the store are recognised.
@@ -249,7 +248,7 @@ def read_reference(method: str, settings: Sequence[Setting]) -> tuple[tuple[Devi
 
     What it says of the settings of the method's own driver and signal says nothing of others'.
     """
-    from harness.runtime.registry import methods
+    from harness.resolve.registry import methods
 
     content = _reference(method)
     by_key = {s.key: s for s in settings}
@@ -270,7 +269,7 @@ def read_reference(method: str, settings: Sequence[Setting]) -> tuple[tuple[Devi
 
 def _reference(method: str) -> Mapping[str, Any]:
     """A method's `reference.yaml`, or nothing."""
-    from harness.runtime.registry import methods
+    from harness.resolve.registry import methods
     from harness.yaml_text import read_yaml
 
     folder = methods()[method].folder if method in methods() else None

@@ -1,0 +1,1 @@
+"""Experiments on the lab, where the worth of every pair is known: they calibrate the bench."""
