@@ -15,9 +15,10 @@ from typing import Any
 from decontam.fields import look_up, present
 from decontam.items import TestItem
 from decontam.tokens import clean
+from evals.catalogue import list_suites, load_suite
 from evals.data import contamination_items, item_text
 from evals.read import DataContext
-from evals.suite import Suite, list_suites, load_suite
+from evals.suite import Suite
 from harness.errors import ConfigError, HarnessError, InputError
 from harness.synthesis.seeds import is_given
 from harness.synthesis.tables import read_rows

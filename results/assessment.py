@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError
@@ -272,15 +271,3 @@ def _points_range(s: Spread | None) -> str:
 def _two(x: float) -> str:
     """A share with two digits and no leading zero, as AUCs are usually written."""
     return f"{x:.2f}".removeprefix("0") if x < 1 else "1.0"
-
-
-def write_assessment(assessment: Assessment, folder: Path) -> list[Path]:
-    """Write `signals.md`, `signals.json` (tables, rankings and subsets) and `signals.png`; returns their paths."""
-    from harness.shards import write_json, write_text
-    from results.plots import plot_assessment
-
-    paths = [folder / f"signals.{kind}" for kind in ("md", "json", "png")]
-    write_text(paths[0], render_assessment(assessment))
-    write_json(paths[1], assessment.to_json())
-    plot_assessment(assessment, paths[2])
-    return paths

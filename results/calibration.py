@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import InputError
@@ -197,15 +196,3 @@ def _interval(d: Difference | None) -> str:
     if d.low is None or d.high is None:
         return mean
     return f"{mean} [{percent(d.low, signed=True)}, {percent(d.high, signed=True)}]{' skewed' if d.skewed else ''}"
-
-
-def write_calibration(calibration: Calibration, rows: Sequence[CalibrationRow], folder: Path) -> list[Path]:
-    """Write `calibration.md`, `calibration.json` (table and single runs) and `calibration.png`; returns their paths."""
-    from harness.shards import write_json, write_text
-    from results.plots import plot_calibration
-
-    paths = [folder / f"calibration.{kind}" for kind in ("md", "json", "png")]
-    write_text(paths[0], calibration.markdown())
-    write_json(paths[1], {**calibration.to_json(), "runs": [asdict(row) for row in rows]})
-    plot_calibration(calibration, rows, paths[2])
-    return paths

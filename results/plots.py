@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.shards import replace_into
-
-if TYPE_CHECKING:
-    from results.assessment import Assessment
-    from results.calibration import Calibration, CalibrationRow
+from results.assessment import KINDS, Assessment
+from results.calibration import Calibration, CalibrationRow
 
 
 def plot_calibration(calibration: Calibration, rows: Sequence[CalibrationRow], path: Path) -> None:
@@ -48,8 +46,6 @@ def plot_assessment(assessment: Assessment, path: Path) -> None:
     """Left, mean AUC by arm and kind; right, what an arm's highest tilt gave above even drawing, a dot a world."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-
-    from results.assessment import KINDS
 
     arms = list(assessment.arms)
     tuned = bool(assessment.subsets)

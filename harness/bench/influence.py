@@ -32,7 +32,7 @@ from harness.training.chat import Encoded
 from methods.signals.influence.directions import Guidance, best, guidance, halves
 from methods.signals.influence.gamma import UpdateRule, update_rule
 from methods.signals.influence.products import influence
-from methods.signals.influence.signal import InfluenceSettings
+from methods.signals.influence.settings import InfluenceSettings
 from methods.signals.target.engine import LoraGradients
 
 PLAIN, ENGINE, LESS, BARE = "plain step", "engine", "LESS-style loop", "LESS-style loop, projection free"

@@ -19,7 +19,7 @@ import torch
 from harness.bench.oracle import gradient
 from harness.training.adam_state import AdamState
 from harness.training.chat import Encoded
-from methods.signals.influence.signal import InfluenceSettings
+from methods.signals.influence.settings import InfluenceSettings
 
 DIMENSIONS = 8192
 GROUP = 16

@@ -14,7 +14,7 @@ import torch
 
 from harness.training.adam_state import AdamState
 from harness.training.chat import Encoded
-from methods.signals.influence.signal import InfluenceSettings
+from methods.signals.influence.settings import InfluenceSettings
 
 Gradient = Mapping[str, torch.Tensor]
 """A gradient or an update by parameter name."""

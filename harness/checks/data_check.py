@@ -29,9 +29,9 @@ def check_data(config: RunConfig) -> int | None:
     Raises `InputError` or `ConfigError` for documents or items that cannot be read, that are not as many as declared,
     or that leave fewer validation items than are asked for.
     """
+    from evals.catalogue import load_suite
     from evals.data import load_items, load_validation, unlimited
     from evals.overlap import split_without_overlaps
-    from evals.suite import load_suite
     from methods.plan import Plan
 
     tests = load_suite(config.eval.suite) if config.eval.suite else None

@@ -108,7 +108,7 @@ def _own_packages() -> list[Finding]:
 
 def _plugins() -> list[Finding]:
     """What other packages bring, and whatever is registered and cannot be used."""
-    from evals.suite import unusable_suites
+    from evals.catalogue import unusable_suites
     from harness.choice import plugin_classes
     from harness.resolve.registry import unusable_methods
 

@@ -73,8 +73,8 @@ def _missing_packages(embedder: RoleModel | None) -> list[Problem]:
 
 def _missing_data(config: RunConfig) -> list[Problem]:
     """Data sets that would have to be downloaded where downloads are forbidden; files must be there in any case."""
+    from evals.catalogue import load_suite
     from evals.read import DataContext, find_source
-    from evals.suite import load_suite
     from harness.synthesis.tables import find_tables
 
     names: list[tuple[str, str]] = []

@@ -79,7 +79,7 @@ def _targets(args: argparse.Namespace) -> int:
 
 
 def _suites(_: argparse.Namespace) -> int:
-    from evals.suite import list_suites, load_suite
+    from evals.catalogue import list_suites, load_suite
 
     rows: list[tuple[str, str, str]] = []
     faults = []

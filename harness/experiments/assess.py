@@ -32,7 +32,8 @@ from methods.signals.catalogue import sign, signal_classes
 from methods.stages.known_worth import Exam, Realised, Worth, first_stage, load_exam, pool_stage, realised_stage
 from methods.stages.scoring import score_stage
 from methods.stages.tilting import Strata, length_strata, standardised, tilted
-from results.assessment import KINDS, Ranking, Subset, assess_arms, render_assessment, write_assessment
+from results.assessment import KINDS, Ranking, Subset, assess_arms, render_assessment
+from results.lab_files import write_assessment
 
 
 @dataclass(frozen=True, slots=True)

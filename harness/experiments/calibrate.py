@@ -25,7 +25,8 @@ from harness.runtime.run import run_name
 from harness.shards import read_rows, write_text
 from harness.stage import store_of
 from harness.types import Message
-from results.calibration import CalibrationRow, Expectation, calibration_table, write_calibration
+from results.calibration import CalibrationRow, Expectation, calibration_table
+from results.lab_files import write_calibration
 from results.runs import find_run, load_run, stage_of
 
 

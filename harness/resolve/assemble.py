@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from evals.suite import Suite, load_suite
+from evals.catalogue import load_suite
+from evals.suite import Suite
 from harness.config import RunConfig
 from harness.errors import ConfigError, InputError
 from harness.record import Origin

@@ -233,7 +233,7 @@ def _value(layers: list[Layer], key: str) -> Any:
 
 def _guide_layer(layers: list[Layer]) -> Layer:
     """The suite's first validation set and its domain, where nothing names one."""
-    from evals.suite import load_suite
+    from evals.catalogue import load_suite
     from harness.settings import Layer
 
     name = _value(layers, "guide.set")

@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from evals.suite import load_suite
+from evals.catalogue import load_suite
 from harness.choice import NONE, stored_name
 from harness.config import RunConfig
 from harness.errors import HarnessError

@@ -104,10 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from lm_eval.models.huggingface import HFLM
 
+    from evals.catalogue import load_suite
     from evals.data import DataContext
     from evals.evaluate import evaluate
     from evals.model import load_model
-    from evals.suite import load_suite
 
     everything = rows_of_the_hub(options.items)
     ours = load_model(str(options.model), options.batch_size, False, "float32")

@@ -80,7 +80,8 @@ class Scoring:
         """Prepare the signal."""
         import torch
 
-        from methods.signals.influence.signal import InfluenceSettings, InfluenceSignal
+        from methods.signals.influence.settings import InfluenceSettings
+        from methods.signals.influence.signal import InfluenceSignal
 
         torch.set_num_threads(1)
         influence = InfluenceSignal(InfluenceSettings())

@@ -18,7 +18,8 @@ from harness.training.chat import Encoded
 from methods.signals.influence.directions import Guidance, GuidancePart, best, guidance, halves
 from methods.signals.influence.gamma import update_rule
 from methods.signals.influence.products import influence
-from methods.signals.influence.signal import InfluenceSettings, InfluenceSignal
+from methods.signals.influence.settings import InfluenceSettings
+from methods.signals.influence.signal import InfluenceSignal
 from methods.signals.target import selfcheck
 from methods.signals.target.engine import LoraGradients, gradient_norms
 from support import influence_reference as reference

@@ -8,7 +8,7 @@ import torch
 from harness.bench.influence import ENGINE, PLAIN, BenchPlan, run_bench
 from harness.bench.made import BenchSize
 from harness.config import ScoringConfig
-from methods.signals.influence.signal import InfluenceSettings
+from methods.signals.influence.settings import InfluenceSettings
 
 pytestmark = [
     pytest.mark.gpu,

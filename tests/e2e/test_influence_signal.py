@@ -21,7 +21,8 @@ from harness.training.recipe import LoraSettings, Recipe
 from harness.training.sft import finetune
 from harness.types import Message, Sample, Score, Seed
 from methods.signals.base import Archive, Preparation, SignalContext, TargetState, ValidationExample, WarmCheckpoint
-from methods.signals.influence.signal import InfluenceSettings, InfluenceSignal
+from methods.signals.influence.settings import InfluenceSettings
+from methods.signals.influence.signal import InfluenceSignal
 from support import influence_reference as reference
 from support.facts import by_name
 from support.tiny import make_tiny_model

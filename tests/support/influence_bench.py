@@ -7,7 +7,7 @@ from dataclasses import replace
 from harness.bench.influence import BenchPlan
 from harness.bench.made import BenchSize
 from harness.config import ScoringConfig
-from methods.signals.influence.signal import InfluenceSettings
+from methods.signals.influence.settings import InfluenceSettings
 
 TINY = {
     "vocab_size": 120,

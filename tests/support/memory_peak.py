@@ -170,7 +170,8 @@ def _finetune(home: Path, case: Case, *, adam: bool = False) -> int:
 
 def _influence(home: Path, case: Case) -> int:
     from methods.signals.base import Archive, SignalContext, TargetState, ValidationExample, WarmCheckpoint
-    from methods.signals.influence.signal import InfluenceSettings, InfluenceSignal
+    from methods.signals.influence.settings import InfluenceSettings
+    from methods.signals.influence.signal import InfluenceSignal
 
     assert case.lora is not None
     warm = Case("", "warmup", case.shape, case.dtype, Batch(2, 64), lora=case.lora)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from evals.suite import Suite, load_suite
+from evals.catalogue import load_suite
+from evals.suite import Suite
 
 
 def suite_maker(folder: Path) -> Callable[..., Suite]:

@@ -24,7 +24,8 @@ from harness.types import QUESTION_TYPES
 from methods.signals.base import Archive, SignalContext
 from methods.signals.catalogue import make_signal
 from methods.stages.tilting import length_strata, shares, standardised, tilted
-from results.assessment import Ranking, Subset, assess_arms, render_assessment, write_assessment
+from results.assessment import Ranking, Subset, assess_arms, render_assessment
+from results.lab_files import write_assessment
 from support.tiny import make_tiny_model
 
 WORLD = World(3)

@@ -21,7 +21,7 @@ from harness.bench.influence import InfluenceBench, render, run_bench
 from harness.cli.main import main
 from harness.errors import PrerequisiteError, StageError
 from harness.training.chat import Encoded
-from methods.signals.influence.signal import InfluenceSettings
+from methods.signals.influence.settings import InfluenceSettings
 from support.influence_bench import TINY, plan
 from support.influence_reference import assert_close
 

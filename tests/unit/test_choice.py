@@ -14,7 +14,8 @@ from harness.resolve.assemble import assemble
 from harness.resolve.layers import resolve_run
 from harness.runtime.run import identity_settings, naming_settings, run_name
 from harness.settings import Resolved, dump_yaml
-from methods.signals.influence.signal import InfluenceSettings, InfluenceSignal
+from methods.signals.influence.settings import InfluenceSettings
+from methods.signals.influence.signal import InfluenceSignal
 from methods.signals.loss import LossSettings
 
 

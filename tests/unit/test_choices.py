@@ -12,9 +12,9 @@ import pytest
 
 from decontam.tokens import clean
 from evals.against import load_against
+from evals.catalogue import load_suite
 from evals.data import Item, load_items
 from evals.read import DataContext
-from evals.suite import load_suite
 from harness.errors import InputError
 
 NAN = float("nan")

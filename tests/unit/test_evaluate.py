@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from evals.catalogue import load_suite
 from evals.evaluate import evaluate, evaluate_validation, standard_error
 from evals.read import DataContext
-from evals.suite import Suite, ValidationSet, load_suite
+from evals.suite import Suite, ValidationSet
 from harness.errors import InputError, PrerequisiteError, StageError
 from support.suites import suite_maker
 from support.tiny import make_tiny_model

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from evals.catalogue import load_suite
 from evals.data import ValidationItem, draw, load_validation_pool
 from evals.evaluate import ItemResult
 from evals.read import DataContext
-from evals.suite import load_suite
 from harness.config import EmbedderConfig, GuideConfig
 from harness.errors import ConfigError
 from harness.models.embedder import open_embedder

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from evals.catalogue import load_suite
 from evals.evaluate import evaluate, standard_error
 from evals.read import DataContext
-from evals.suite import Suite, load_suite
+from evals.suite import Suite
 from harness.errors import ConfigError, InputError
 from harness.record import ColumnScore, read_record
 from harness.shards import write_table

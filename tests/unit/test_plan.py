@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from evals.suite import load_suite
+from evals.catalogue import load_suite
 from harness.cli import main as cli
 from harness.errors import ConfigError, InputError
 from harness.planning.estimator import estimates, make_estimator

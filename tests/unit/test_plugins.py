@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from evals.suite import load_suite, unusable_suites
+from evals.catalogue import load_suite, unusable_suites
 from harness import plugins
 from harness.checks.doctor import examine
 from harness.choice import plugin_class, plugin_classes

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import InputError
-from results.calibration import CalibrationRow, calibration_table, write_calibration
+from results.calibration import CalibrationRow, calibration_table
+from results.lab_files import write_calibration
 
 STATIC = {100: 0.40, 101: 0.60, 102: 0.50, 103: 0.70, 104: 0.30}
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evals.catalogue import load_suite
 from evals.data import load_items, load_validation
 from evals.read import DataContext
-from evals.suite import load_suite
 from harness.config import EmbedderConfig, SignalChoice
 from harness.errors import StageError
 from harness.models.embedder import open_embedder

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from evals.catalogue import list_suites, load_suite
 from evals.data import contamination_items, load_items, load_validation, load_validation_pool
 from evals.overlap import drop_overlaps, split_without_overlaps
 from evals.read import DataContext, read_file
-from evals.suite import Suite, list_suites, load_suite
+from evals.suite import Suite
 from harness.errors import ConfigError, InputError, PrerequisiteError
 from harness.lab.world import World
 from harness.types import Seed

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evals.catalogue import load_suite
 from evals.data import load_items
 from evals.read import DataContext
-from evals.suite import load_suite
 from harness.config import EmbedderConfig
 from harness.models.embedder import open_embedder
 from harness.models.given_vectors import text_key

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evals.suite import load_suite
+from evals.catalogue import load_suite
 from harness.config import TrainingConfig
 from harness.errors import ConfigError
 from harness.settings import parse_assignment, read_config_file

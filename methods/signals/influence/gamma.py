@@ -25,7 +25,7 @@ from harness.errors import StageError
 
 if TYPE_CHECKING:
     from harness.training.adam_state import AdamState
-    from methods.signals.influence.signal import InfluenceSettings
+    from methods.signals.influence.settings import InfluenceSettings
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from harness.config_models import Section
 from harness.facts import Fact
 from harness.training.chat import Encoded
 from harness.training.checks import Check
 from harness.types import Score
 from methods.signals.base import ModelUse
 from methods.signals.diagnostics import agreement, follows, mean_of
+from methods.signals.influence.settings import InfluenceSettings
 from methods.signals.target.base import Passes, TargetSignal
 
 if TYPE_CHECKING:
@@ -31,26 +29,6 @@ if TYPE_CHECKING:
     from methods.signals.influence.gamma import UpdateRule
 
 _READINGS = {"value": ("a", "b"), "half_a": ("a",), "half_b": ("b",), "withheld": ("withheld",)}
-
-
-class InfluenceSettings(Section):
-    """Which update direction Γ (`methods.signals.influence.gamma`) and which aggregate over validation items."""
-
-    update: Literal["adam", "sgd"] = "adam"
-    """The pair's update direction: Adam's, from the warm-up's moments, or the plain gradient."""
-    eps: float = Field(1e-8, gt=0)
-    """Adam's ε."""
-    eps_mode: Literal["inside", "outside"] = "outside"
-    """Where ε stands: beside the root of the second moment, or inside it as in LESS's code."""
-    bias_correction: bool = True
-    """Divides the moments by 1 − βᵗ, as Adam does."""
-    momentum: bool = True
-    """Puts the first moment into the direction."""
-    own_second_moment: bool = True
-    """Puts the pair's own squared gradient into the second moment."""
-    aggregate: Literal["mean_cosine", "cosine_of_mean", "max_subtask", "mean_dot"] = "mean_cosine"
-    """What is taken over validation items: mean of cosines, cosine of the mean gradient, the best subtask's, or
-    mean of products."""
 
 
 _RELEASED: Mapping[str, Any] = {
