@@ -65,7 +65,7 @@ def test_packaged_suites_load_and_name_their_guides() -> None:
 
 def test_loading_a_suite_imports_no_model_library() -> None:
     code = (
-        "import sys; from evals.suite import load_suite; import decontam.check, evals.data; load_suite('medical');"
+        "import sys; from evals.catalogue import load_suite; import decontam.check, evals.data; load_suite('medical');"
         "print([m for m in ('torch', 'transformers', 'lm_eval', 'datasets', 'pandas') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
