@@ -6,7 +6,7 @@ no stage identity reads. How the tree is put together from layers is in `harness
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -107,6 +107,8 @@ class SynthesisConfig(Section):
     """Decoding of the writer where it is not being trained."""
     generator: SamplingConfig = SamplingConfig(temperature=0.7, max_tokens=8192)
     """Decoding of the generator where no writer is being trained."""
+    answerer: SamplingConfig = SamplingConfig(temperature=0.0, max_tokens=8192)
+    """Decoding of the answerer, on routes that have one."""
     max_passes: int = Field(8, ge=1)
     """Most passes over the documents before a run says that its budget cannot be met."""
     shard_size: int = Field(256, ge=1)
@@ -155,6 +157,12 @@ class DriverChoice(Choice):
     """What is done about scores, and the settings of it (`harness drivers`)."""
 
     group: ClassVar[str] = plugins.DRIVERS
+
+
+class RouteChoice(Choice):
+    """How a seed becomes a pair, and the settings of it (`harness routes`)."""
+
+    group: ClassVar[str] = plugins.ROUTES
 
 
 class SignalChoice(Choice):
@@ -296,6 +304,8 @@ class RunConfig(Section):
     """What is done about the signal ('harness drivers')."""
     signal: SignalChoice
     """What says how good a pair is ('harness signals')."""
+    route: RouteChoice = RouteChoice.model_construct(name="rubric")
+    """How a seed becomes a pair ('harness routes')."""
     target: str
     """The model that is fine-tuned, with its track ('harness targets')."""
     suite: str
@@ -351,3 +361,20 @@ class RunConfig(Section):
     def tuning_seed(self) -> int:
         """The seed of the final fine-tuning."""
         return self.seed if self.sft_seed is None else self.sft_seed
+
+    @property
+    def route_roles(self) -> tuple[str, ...]:
+        """The roles that write on this route: the one that drafts, and where there is one that which finishes."""
+        route: Any = self.route.plugin
+        return (route.drafts, *([route.answers] if route.answers else []))
+
+    @property
+    def model_roles(self) -> tuple[str, ...]:
+        """The target, and the roles with models of their own that write on this route."""
+        own = [role for role in self.route_roles if role != "answerer" or self.models.answerer is not None]
+        return ("target", *own)
+
+    @property
+    def drafter(self) -> ModelConfig:
+        """The model that drafts on this route, which a learner trains."""
+        return self.models.of(self.route_roles[0])

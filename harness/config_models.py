@@ -190,11 +190,18 @@ class ModelsConfig(Section):
     writer: ModelConfig
     """The model that writes rubrics; drivers may train it."""
     generator: ModelConfig
-    """The model that writes pairs."""
+    """The model that writes pairs; on route `question` it writes their questions."""
+    answerer: ModelConfig | None = None
+    """The model that answers the questions of route `question`; by default the generator as it is."""
     judge: str | None = None
     """The model that scores answers of judge-scored columns."""
     embedder: EmbedderConfig = EmbedderConfig()
     """What turns texts into vectors."""
+
+    def of(self, role: str) -> ModelConfig:
+        """The model of a role that writes, or of the target."""
+        model: ModelConfig = self.generator if role == "answerer" and self.answerer is None else getattr(self, role)
+        return model
 
 
 class ServiceConfig(Section):

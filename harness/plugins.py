@@ -1,4 +1,4 @@
-"""What is installed under a name: signals, drivers, methods and suites, the project's own and anybody else's.
+"""What is installed under a name: signals, drivers, routes, methods and suites, the project's own and anybody else's.
 
 All register in the same entry-point groups. Reading them imports nothing; a class is imported when its name is used.
 In a checkout the project's own entries are read from its `pyproject.toml`: what an editable installation noted of them
@@ -19,11 +19,13 @@ from typing import Any
 
 from harness.errors import ConfigError, suggest
 
-SIGNALS, DRIVERS, METHODS, SUITES = (f"harness.{kind}" for kind in ("signals", "drivers", "methods", "suites"))
-GROUPS = (SIGNALS, DRIVERS, METHODS, SUITES)
+SIGNALS, DRIVERS, ROUTES, METHODS, SUITES = (
+    f"harness.{kind}" for kind in ("signals", "drivers", "routes", "methods", "suites")
+)
+GROUPS = (SIGNALS, DRIVERS, ROUTES, METHODS, SUITES)
 """The entry-point groups that are read."""
 
-CLASSES = (SIGNALS, DRIVERS)
+CLASSES = (SIGNALS, DRIVERS, ROUTES)
 """Those whose entries are classes with settings; methods and suites are files."""
 
 _RENAMED = {(DRIVERS, "grpo_rubric"): "grpo"}

@@ -337,7 +337,8 @@ def _check_services(config: RunConfig) -> None:
     if models.target.served:
         raise ConfigError("models.target.backend must be transformers: the target is trained, its weights must be here")
     if config.runtime.max_usd is not None:
-        for role, model in (("writer", models.writer), ("generator", models.generator)):
+        for role in config.route_roles:
+            model = models.of(role)
             if (model.backend == "openai" or model.remote_host) and model.price is None:
                 raise ConfigError(
                     f"runtime.max_usd is set, and models.{role} ({model.id}) has no price, so that limit could not "

@@ -11,20 +11,11 @@ from typing import Any
 from evals.read import DataContext
 from evals.suite import Suite
 from harness.config import ModelConfig, RunConfig
-from harness.errors import ConfigError
 from harness.identity import identity
 from harness.models.open import model_identity
-from harness.models.prompts import (
-    GENERATOR_KNOWN,
-    RUBRIC_KNOWN,
-    RUBRIC_REQUIRED,
-    Prompt,
-    builtin_prompt,
-    load_prompt,
-)
-from harness.synthesis.synthesize import Prompting
-from harness.synthesis.wording import WORDINGS
+from harness.synthesis.route import Route
 from harness.types import Json, file_hash, stable_hash
+from methods.routes.catalogue import make_route
 
 
 @dataclass(frozen=True)
@@ -94,43 +85,29 @@ class Plan:
         return next((path for path in candidates if path.is_file()), None)
 
     @cached_property
-    def prompting(self) -> Prompting:
-        """The prompts of the run, checked."""
-        s, models = self.config.synthesis, self.config.models
-        wording = WORDINGS[s.prompts]
-        for role in ("writer", "generator"):
-            if getattr(models, role).structured and not wording.json:
-                raise ConfigError(
-                    f"models.{role}.structured holds answers to JSON, and synthesis.prompts={s.prompts} asks for plain "
-                    "lines; leave one out"
-                )
-        return Prompting(
-            _prompt(s.rubric_prompt, wording.rubric, RUBRIC_REQUIRED, RUBRIC_KNOWN),
-            _prompt(s.generator_prompt, wording.generator, ("document", *wording.parts), GENERATOR_KNOWN),
-            s.system_message,
-            wording,
-        )
+    def route(self) -> Route[Any]:
+        """The run's route, with its prompts checked."""
+        return make_route(self.config)
 
-    def synthesis_settings(self, *sampling: str) -> dict[str, Any]:
-        """The settings of synthesis that change its rows."""
-        s = self.config.synthesis
+    @property
+    def drafter_identity(self) -> str:
+        """What identifies the weights that draft: a trained policy's, where the run starts from one."""
+        return f"policy:{self.policy[0]}" if self.policy else self.identity(self.config.drafter)
+
+    def synthesis_settings(self, *, sampled: bool = True) -> dict[str, Any]:
+        """The settings of synthesis that change its rows; the decoding among them where the stage does not set it."""
+        s, models, route = self.config.synthesis, self.config.models, self.route
+        roles = self.config.route_roles
+        # The route of the first versions goes unnamed, as it did: stages that were computed then stay valid.
+        named = {"route": self.config.route.identity()} if self.config.route.identity() != {"name": "rubric"} else {}
+        key = f"{route.answers}_model" if sampled else f"{route.answers}"
+        rest = {key: self.identity(models.of(route.answers))} if route.answers else {}
         return {
-            "prompts": self.prompting.hash,
+            "prompts": route.hash,
             # What stands at its default is left out, so that a new threshold moves no identity.
             "validity": s.validity.model_dump(mode="json", exclude_defaults=True),
-            "generator": self.identity(self.config.models.generator),
-            "lengths": [self.config.models.writer.max_length, self.config.models.generator.max_length],
-            **{name: identity(getattr(s, name)) for name in sampling},
+            **rest,
+            "lengths": [models.of(role).max_length for role in roles],
+            **named,
+            **({role: identity(getattr(s, role)) for role in roles} if sampled else {}),
         }
-
-
-def _prompt(path: str | None, builtin: str, required: tuple[str, ...], known: tuple[str, ...]) -> Prompt:
-    if path is None:
-        where = builtin_prompt(builtin)
-    elif path.startswith("lab:"):
-        import harness.lab
-
-        where = Path(harness.lab.__file__).parent / "prompts" / f"{path.removeprefix('lab:')}.txt"
-    else:
-        where = Path(path)
-    return load_prompt(where, required=required, known=known)

@@ -28,7 +28,8 @@ from harness.runtime.progress import Progress
 from harness.runtime.run import RunObserver
 from harness.shards import read_rows
 from harness.stage import Stage, StageRun, stage_folder, store_of
-from harness.synthesis.synthesize import Counter, Draft, Draw
+from harness.synthesis.route import Draft, Draw
+from harness.synthesis.synthesize import Counter
 from harness.training.grpo import PolicyPrompt, batch_sizes, prompt_order, trl_arguments
 from harness.training.trainer import common_arguments
 from harness.types import Seed, chat, derive_seed
@@ -164,10 +165,10 @@ def _bare(stage: Stage, plan: Plan, folder: Path) -> Rewards:
     signal, _ = prepare_signal(run.inputs, plan, c.signal)
     seeds = {seed.id: seed for seed in run.records("sources", Seed)}
     maker = synthesizer(plan, list(seeds.values()))
-    path = model_path(c.models.writer, plan.world)
+    path = model_path(c.drafter, plan.world)
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
-    writer = open_backend(c.models.writer, plan.world, [])
-    prompts = [PolicyPrompt(s.id, maker.writer_messages(s, writer, sampling_of(g))[0]) for s in seeds.values()]
+    drafts = open_backend(c.drafter, plan.world, [])
+    prompts = [PolicyPrompt(s.id, maker.messages(s, drafts, sampling_of(g))[0]) for s in seeds.values()]
     seed = derive_seed(run.seed, c.synthesis_seed)
     kept: Rewards = []
     sizes = batch_sizes(g)

@@ -13,7 +13,7 @@ from harness.costs.records import Load
 from harness.costs.sizer import Sizer
 from harness.models.role_model import RoleModel
 from harness.resolve import machine
-from harness.resolve.role_models import embedder_model, role_models
+from harness.resolve.role_models import embedder_model, role_models, way
 
 if TYPE_CHECKING:
     from harness.config import RunConfig
@@ -31,16 +31,14 @@ def runs_on_gpu(models: Sequence[RoleModel]) -> bool:
 
 def make_sizer(config: RunConfig) -> Sizer:
     """Look up the models of a run."""
-    models = role_models(config)
-    target, writer, generator = models
+    models, sizes = role_models(config), lengths(config)
     return Sizer(
         config=config,
-        sizes=lengths(config),
-        target=target,
-        writer=writer,
-        generator=generator,
+        sizes=sizes,
+        target=models["target"],
+        way=way(config, sizes, models),
         embedder=embedder_model(config),
-        cuda=runs_on_gpu(models),
+        cuda=runs_on_gpu(list(models.values())),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from harness.models.context import folder_config
 from harness.models.role_model import RoleModel
 from harness.models.rope import rope_switch
 from harness.resolve import machine
-from harness.resolve.role_models import embedder_model, role_models, trains_writer
+from harness.resolve.role_models import embedder_model, role_models, trained_role
 from harness.training.policy import policy_training
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def check_prerequisites(config: RunConfig, stages: Sequence[Stage]) -> list[Prob
     A GGUF file that is to be converted has its architecture looked up in transformers, which takes seconds. Raises
     `InputError` for documents and items that a run could not use.
     """
-    models, embedder = role_models(config), embedder_model(config)
+    found, embedder = role_models(config), embedder_model(config)
+    models = list(found.values())
     if (documents := check_data(config)) is not None:
         for lack in filter(None, (stage.lacks(documents) for stage in stages)):
             raise InputError(lack)
@@ -42,7 +43,7 @@ def check_prerequisites(config: RunConfig, stages: Sequence[Stage]) -> list[Prob
         *_missing_services(config),
         *missing_weights([*models, *([embedder] if embedder else [])]),
         *unreadable_weights(models),
-        *_two_sides(config, models[1]),
+        *_two_sides(config, found),
         *_missing_memory(models, loads(config, stages)),
         *_missing_disk(config, models),
     ]
@@ -104,7 +105,8 @@ def _missing_services(config: RunConfig) -> list[Problem]:
     from harness.models.vllm.server import find_python
 
     problems = []
-    for role, model in (("writer", config.models.writer), ("generator", config.models.generator)):
+    for role in config.route_roles:
+        model = config.models.of(role)
         try:
             if model.served:
                 key_of(model, role)
@@ -116,15 +118,19 @@ def _missing_services(config: RunConfig) -> list[Problem]:
     return problems
 
 
-def _two_sides(config: RunConfig, writer: RoleModel) -> list[Problem]:
-    """Rollouts that could lie on both sides of a length from which the writer's RoPE takes other frequencies."""
-    switch = rope_switch(folder_config(writer.folder)) if writer.folder and trains_writer(config) else None
-    length = config.models.writer.max_length
+def _two_sides(config: RunConfig, models: Mapping[str, RoleModel]) -> list[Problem]:
+    """Rollouts that could lie on both sides of a length from which the policy's RoPE takes other frequencies."""
+    role = trained_role(config)
+    if role is None:
+        return []
+    folder = models[role].folder
+    switch = rope_switch(folder_config(folder)) if folder else None
+    length = config.drafter.max_length
     if switch is None or length <= switch.boundary:
         return []
     need = f"prompt and completion within {switch.boundary} tokens, as GRPO computes rollouts together,"
-    fix = f"--set models.writer.max_length={switch.boundary}, which shortens longer documents"
-    return [Problem(f"RoPE of the writer ({switch.kind})", need, f"models.writer.max_length is {length}", fix)]
+    fix = f"--set models.{role}.max_length={switch.boundary}, which shortens longer documents"
+    return [Problem(f"RoPE of the {role} ({switch.kind})", need, f"models.{role}.max_length is {length}", fix)]
 
 
 _SMALLER = "lower synthesis.shard_size (what a model in the process samples at once) or runtime.batch_size"
@@ -163,7 +169,7 @@ def _missing_disk(config: RunConfig, models: Sequence[RoleModel]) -> list[Proble
     target = models[0]
     need = 50_000_000 + (28 * target.shape.parameters if target.shape and config.sft.tune == "full" else 0)
     training = policy_training(config.driver)
-    model = next((m for m in models if training is not None and m.role == training.role), None)
+    model = next((m for m in models if m.role == trained_role(config)), None)
     if training is not None and model is not None and model.shape:
         need += (28 if training.lora is None else 4) * model.shape.parameters
     runs = Path(config.runtime.runs)

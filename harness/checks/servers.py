@@ -24,8 +24,8 @@ HUB = "https://huggingface.co"
 def servers(config: RunConfig) -> list[Finding]:
     """Whether the servers that the settings name answer. A refusal for want of a key is an answer."""
     found = []
-    for role in ("target", "writer", "generator"):
-        url = getattr(config.models, role).base_url
+    for role in config.model_roles:
+        url = config.models.of(role).base_url
         if url:
             found.append(_ask(f"{role}'s server", f"{url}/models", "start it, or correct its base_url"))
     if url := config.models.embedder.url:

@@ -78,7 +78,7 @@ def check_training(config: RunConfig) -> list[Check]:
 
 def _ready(config: RunConfig) -> int | None:
     """The lab's world, with its models built, where the target is one of the lab's; any other target has to be here."""
-    target = role_models(config)[:1]
+    target = [role_models(config)["target"]]
     if missing := [p for p in (*missing_weights(target), *unreadable_weights(target)) if p.what.startswith("weights")]:
         raise PrerequisiteError(f"the check computes with the target, and it is not here: {missing[0]}")
     if not config.models.target.id.startswith("lab:"):

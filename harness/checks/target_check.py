@@ -54,7 +54,9 @@ def target_of(config: RunConfig) -> Asked:
 def policy_of(config: RunConfig) -> tuple[str, Asked] | None:
     """The role whose model the driver trains, and what it does with it; None where it trains none."""
     training = policy_training(config.driver)
-    return None if training is None else (training.role, Asked(training.layouts, training.lora, "driver.lora_modules"))
+    if training is None:
+        return None
+    return config.route_roles[0], Asked(training.layouts, training.lora, "driver.lora_modules")
 
 
 def check_models(config: RunConfig, world: int | None, store: Path) -> list[dict[str, Any]]:
@@ -85,7 +87,7 @@ def _models(config: RunConfig) -> Iterator[tuple[str, ModelConfig, Asked]]:
     yield "target", config.models.target, target_of(config)
     if (policy := policy_of(config)) is not None:
         role, asked = policy
-        model: ModelConfig = getattr(config.models, role)
+        model = config.models.of(role)
         if model.backend != "openai":
             yield role, model, asked
 

@@ -79,8 +79,8 @@ def _prompts(args: argparse.Namespace) -> int:
 def _variables(seeds: str | None) -> dict[str, str]:
     """The variables that a document fills: the first one of `seeds`, or of the lab."""
     from harness.config import SeedsConfig, SynthesisConfig
+    from harness.synthesis.route import document_of
     from harness.synthesis.seeds import read_seeds
-    from harness.synthesis.synthesize import document_of
 
     if seeds:
         first = read_seeds(SeedsConfig(source=seeds, limit=1)).seeds[0]

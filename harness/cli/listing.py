@@ -27,10 +27,21 @@ def _drivers(_: argparse.Namespace) -> int:
     for driver in usable:
         training = driver.trains(driver.Settings())
         uses = "yes" if driver.uses_signal else "no"
-        rows.append((driver.name, uses, training.role if training else "-", driver.summary))
+        rows.append((driver.name, uses, "the drafting model" if training else "-", driver.summary))
     emit(table(("driver", "uses a signal", "trains", "what it does"), rows))
     for fault in faults:
         emit(f"\nnot usable: {fault}")
+    return 0
+
+
+def _routes(_: argparse.Namespace) -> int:
+    from methods.routes.catalogue import route_classes
+
+    usable, faults = route_classes()
+    rows = [(route.name, route.drafts, route.answers or "-", route.summary) for route in usable]
+    emit(table(("route", "drafts", "finishes", "how a seed becomes a pair"), rows))
+    emit("\nThe model that drafts is the one that a driver trains; the rest of the way stays as it is.")
+    _say_unusable(faults)
     return 0
 
 
@@ -115,6 +126,7 @@ def _nothing(_: Parser) -> None:
 COMMANDS = (
     Command("methods", "named pairings of a driver and a signal, with their presets", _nothing, _methods),
     Command("drivers", "what can be done about a signal", _nothing, _drivers),
+    Command("routes", "how a seed becomes a pair, and whose model drafts", _nothing, _routes),
     Command("signals", "the signals, what each costs and whether it reads validation items", _json, _signals),
     Command("targets", "tracks, and models by short name with licence and memory", _json, _targets),
     Command("suites", "the sets of benchmarks and their validation sets", _nothing, _suites),

@@ -41,6 +41,7 @@ _NAMED: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("--method", "NAME", "a driver and a signal with published defaults ('harness methods')"),
             ("--preset", "NAME", "a named set of the method's values, such as paper or code"),
             ("--driver", "NAME", "what is done about scores, instead of the method's own driver"),
+            ("--route", "NAME", "how a seed becomes a pair ('harness routes'), instead of the method's own route"),
             ("--signal", "NAME", "what says how good an item is ('harness signals')"),
             ("--target", "NAME", "the model to improve: a track or model ('harness targets'), a folder, or a hub id"),
             ("--generator", "NAME", "the model that writes pairs: a name of 'harness targets', a folder, or a hub id"),

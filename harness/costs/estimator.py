@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from harness import estimate
-from harness.costs.lengths import LAB_TEST_PROMPT, TEST_PROMPT, Lengths, decoding_batch
+from harness.costs.lengths import LAB_TEST_PROMPT, TEST_PROMPT, Call, Lengths, decoding_batch
 from harness.costs.records import Cost
 from harness.devices import REFERENCE, DeviceClass
 from harness.models.role_model import RoleModel
@@ -61,7 +61,8 @@ class AtOnce:
 class Estimator:
     """The facts from which all stages' costs follow, and the arithmetic that their estimates share.
 
-    `seeds` is None where their number is not known in advance; `documents` says in words what their source holds.
+    `way` are the calls of a draw on the run's route, the drafting one first, each with its model. `seeds` is None where
+    their number is not known in advance; `documents` says in words what their source holds.
     `device` is whose time is estimated, and `start` the seconds that a stage takes there to load its model.
     """
 
@@ -69,8 +70,7 @@ class Estimator:
     seeds: int | None
     sizes: Lengths
     target: RoleModel
-    writer: RoleModel
-    generator: RoleModel
+    way: tuple[tuple[Call, RoleModel], ...]
     embedder: RoleModel | None = None
     documents: str = "any number of documents"
     device: DeviceClass = REFERENCE
@@ -115,7 +115,7 @@ class Estimator:
         """
         if model.shape is None:
             return 0.0
-        settings = getattr(self.config.models, model.role)
+        settings = self.config.models.of(model.role)
         if settings.base_url:
             return 0.0
         steps = completion if settings.served else min(longest, 2 * completion)
@@ -127,19 +127,19 @@ class Estimator:
 
     def read(self, model: RoleModel, count: int, prompt: int, shared: int) -> int:
         """Tokens that a model goes through for `count` prompts whose first `shared` tokens every batch reads once."""
-        settings = getattr(self.config.models, model.role)
+        settings = self.config.models.of(model.role)
         batch = decoding_batch(self.config, settings)
         return count * (prompt - shared) + -(-count // batch) * shared
 
     def here(self, model: RoleModel, flops: float) -> float:
         """Operations of a model that runs on this side; none where somebody else's server answers."""
-        return 0.0 if getattr(self.config.models, model.role).base_url else flops
+        return 0.0 if self.config.models.of(model.role).base_url else flops
 
     def usd(self, models: Mapping[str, tuple[int, int]]) -> float | None:
         """What endpoints charge for tokens by role: 0 where there is none, None where one has no known price."""
         total = 0.0
         for role, (tokens_in, tokens_out) in models.items():
-            settings = getattr(self.config.models, role)
+            settings = self.config.models.of(role)
             if not settings.base_url:
                 continue
             if settings.price is None:
@@ -148,31 +148,32 @@ class Estimator:
         return total
 
     def trajectories(self, count: int, note: str, at_once: AtOnce | None = None) -> Cost:
-        """`count` rubrics and the pairs made from them, of which the assumed share survives.
+        """`count` drafts and the pairs made from them, of which the assumed share survives.
 
-        `at_once`: see `decoding`, for the rubrics.
+        `at_once`: see `decoding`, for the drafts.
         """
-        s, w, g = self.sizes, self.writer, self.generator
-        # A trainer that samples by itself reads every prompt whole.
-        shared = 0 if at_once else s.writer_shared
-        compute = self.here(w, w.flops(self.read(w, count, s.writer_prompt, shared)))
-        compute += self.here(g, g.flops(self.read(g, count, s.generator_prompt, s.generator_shared)))
-        limits = self.config.synthesis
-        longest = at_once.longest if at_once else limits.writer.max_tokens
-        moved = self.decoding(w, count, s.writer_prompt, s.rubric, longest, at_once)
-        moved += self.decoding(g, count, s.generator_prompt, s.pair, limits.generator.max_tokens)
-        models = {
-            "writer": (count * s.writer_prompt, count * s.rubric),
-            "generator": (count * s.generator_prompt, count * s.pair),
-        }
+        compute = moved = written = 0.0
+        models: dict[str, tuple[int, int]] = {}
+        for at, (call, model) in enumerate(self.way):
+            # A trainer that samples by itself reads every prompt of the drafting model whole.
+            drafting = at_once if at == 0 else None
+            longest = drafting.longest if drafting else getattr(self.config.synthesis, call.role).max_tokens
+            read = self.read(model, count, call.prompt, 0 if drafting else call.shared)
+            compute += self.here(model, model.flops(read))
+            moved += self.decoding(model, count, call.prompt, call.completion, longest, drafting)
+            written += self.here(model, model.flops(count * call.completion))
+            models[call.role] = (count * call.prompt, count * call.completion)
         return Cost(
             rows=count,
             out=round(count * SURVIVE),
             tokens_in=sum(m[0] for m in models.values()),
             tokens_out=sum(m[1] for m in models.values()),
-            flops=compute + self.here(w, w.flops(count * s.rubric)) + self.here(g, g.flops(count * s.pair)),
+            flops=compute + written,
             seconds=self.seconds(
-                compute=compute, moved=moved, known=w.sized and g.sized, lab=LAB_RATES.trajectory * count
+                compute=compute,
+                moved=moved,
+                known=all(model.sized for _, model in self.way),
+                lab=LAB_RATES.trajectory * count,
             ),
             note=note,
             compute=compute,

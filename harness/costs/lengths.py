@@ -13,6 +13,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a route for each draw: whose model, and typical tokens of prompt and completion.
+
+    `shared` are prompt tokens that all prompts begin with, which a batch reads once.
+    """
+
+    role: str
+    prompt: int
+    completion: int
+    shared: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Lengths:
     """Typical tokens: a document, a rubric (with its deliberation), a pair, each prompt, and a training row's frame.
 

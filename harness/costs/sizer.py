@@ -10,23 +10,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness import estimate, memory
-from harness.costs.lengths import Lengths, decoding_batch
+from harness.costs.lengths import Call, Lengths, decoding_batch
 from harness.costs.records import SERVED, WHOLE, Load, Part
 from harness.models.role_model import RoleModel
 
 if TYPE_CHECKING:
-    from harness.config import ModelConfig, RunConfig
+    from harness.config import RunConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizer:
-    """The facts from which all stages' loads follow. `cuda`: the sizes are those of a GPU."""
+    """The facts from which all stages' loads follow. `way`: see `Estimator`. `cuda`: the sizes are those of a GPU."""
 
     config: RunConfig
     sizes: Lengths
     target: RoleModel
-    writer: RoleModel
-    generator: RoleModel
+    way: tuple[tuple[Call, RoleModel], ...]
     embedder: RoleModel | None
     cuda: bool
 
@@ -35,15 +34,23 @@ class Sizer:
         """Tokens of a training row, within what the target takes."""
         return min(self.sizes.row, self.config.models.target.max_length)
 
+    @property
+    def drafter(self) -> RoleModel:
+        """The model that drafts on the run's route."""
+        return self.way[0][1]
+
     def writes(self) -> list[Part]:
-        """The writer, sampling rubrics."""
-        s = self.sizes
-        return self._generates(self.writer, self.config.models.writer, s.writer_prompt, s.rubric, WHOLE)
+        """The drafting model, sampling drafts."""
+        return self._generates(*self.way[0], WHOLE if len(self.way) > 1 else SERVED)
 
     def answers(self) -> list[Part]:
-        """The generator."""
-        s = self.sizes
-        return self._generates(self.generator, self.config.models.generator, s.generator_prompt, s.pair, SERVED)
+        """The model that makes pairs of drafts, where the route has one."""
+        return [part for call, model in self.way[1:] for part in self._generates(call, model, SERVED)]
+
+    def makes(self, *, trained: bool = False) -> list[Part]:
+        """All models of a trajectory, one that has two roles once; a `trained` drafting model is one of its own."""
+        one = len(self.way) > 1 and self.way[0][1].role == self.way[1][1].role and not trained
+        return self.writes() if one else [*self.writes(), *self.answers()]
 
     def reads(self) -> list[Part]:
         """The target's weights, for what only reads its losses."""
@@ -75,16 +82,15 @@ class Sizer:
             return [Part("target", "weights, logits", choosing)]
         return [Part("target", "weights, cache, work space", writing)]
 
-    def _generates(
-        self, model: RoleModel, settings: ModelConfig, prompt: int, completion: int, divided: str
-    ) -> list[Part]:
+    def _generates(self, call: Call, model: RoleModel, divided: str) -> list[Part]:
+        settings = self.config.models.of(model.role)
         if model.shape is None or settings.base_url:
             return []
         batch = decoding_batch(self.config, settings)
         if settings.served:
             # A server with less memory than its sequences could take lets some of them wait.
             batch = min(batch, self.config.runtime.batch_size)
-        peak = memory.generation(model.shape, model.dtype, batch, prompt, completion)
+        peak = memory.generation(model.shape, model.dtype, batch, call.prompt, call.completion)
         return [Part(model.role, "weights, cache, work space", peak.bytes, divided)]
 
 

@@ -29,7 +29,11 @@ from harness.training.policy import policy_training
 from harness.training.template import dateless, require_template
 from harness.types import file_hash, stable_hash
 
-TEXTS = {"writer": "documents, in the writer's prompt", "generator": "documents and rubrics, in the generator's prompt"}
+TEXTS = {
+    "writer": "documents, in the writer's prompt",
+    "generator": "documents, and rubrics where the route has them, in the generator's prompt",
+    "answerer": "generated questions, in the answerer's prompt",
+}
 """What the prompts of a role hold."""
 ADAPTER = "adapter"
 """Folder of a trained policy's LoRA adapter, within the folder of its merged weights."""
@@ -127,8 +131,8 @@ def connect(
 
 def _weights(model: ModelConfig, config: RunConfig, path: str, adapter: Path | None) -> Weights:
     """What to serve; with room for `adapter`, and for those that the run trains for these weights."""
-    training, writer = policy_training(config.driver), config.models.writer
-    own = writer.backend == "vllm" and (model.id == writer.id or model == writer)
+    training, policy = policy_training(config.driver), config.drafter
+    own = policy.backend == "vllm" and (model.id == policy.id or model == policy)
     ranks = [training.lora.rank] if own and training is not None and training.lora is not None else []
     rank = max([*ranks, *([_rank_of(adapter)] if adapter else [])], default=None)
     revision = None if Path(path).is_dir() else model.revision

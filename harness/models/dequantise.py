@@ -40,9 +40,9 @@ def origin(header: Header) -> str:
 def copies(models: ModelsConfig) -> list[str]:
     """A sentence for every model of these settings that comes from a GGUF file, for records, cards and screens."""
     roles: dict[str, list[str]] = {}
-    for role in ("target", "writer", "generator"):
+    for role in ("target", "writer", "generator", "answerer"):
         model = getattr(models, role)
-        if is_gguf(model.id) and not model.base_url:
+        if model is not None and is_gguf(model.id) and not model.base_url:
             roles.setdefault(model.id, []).append(role)
     return [
         f"{' and '.join(names)}: {Path(model).name} is {origin(header_of(model))}, not the weights that were published"

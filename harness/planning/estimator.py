@@ -11,7 +11,7 @@ from harness.costs.lengths import lengths
 from harness.costs.records import Cost
 from harness.devices import REFERENCE
 from harness.planning.here import Here
-from harness.resolve.role_models import embedder_model, role_models
+from harness.resolve.role_models import embedder_model, role_models, way
 from harness.stage import Stage, ordered
 
 if TYPE_CHECKING:
@@ -20,15 +20,14 @@ if TYPE_CHECKING:
 
 def make_estimator(config: RunConfig, here: Here | None = None) -> Estimator:
     """Look up models and read the seeds; reads only local files. Raises `InputError` where a run would."""
-    target, writer, generator = role_models(config)
+    models, sizes = role_models(config), lengths(config)
     seeds, documents = count_seeds(config)
     return Estimator(
         config=config,
         seeds=seeds,
-        sizes=lengths(config),
-        target=target,
-        writer=writer,
-        generator=generator,
+        sizes=sizes,
+        target=models["target"],
+        way=way(config, sizes, models),
         embedder=embedder_model(config),
         documents=documents,
         device=here.device if here else REFERENCE,

@@ -23,14 +23,15 @@ def lora_lines(config: RunConfig) -> list[tuple[str, str]]:
 
 
 def _adapters(config: RunConfig) -> Iterator[tuple[str, RoleModel, int, Sequence[str], str]]:
-    target, writer, generator = role_models(config)
+    models = role_models(config)
+    target = models["target"]
     warms = any("warm_target" in needs for needs in needs_of_signals(config))
     w, training = config.warmup, policy_training(config.driver)
     if warms and not w.adapter:
         yield "warm-up", target, w.lora_rank, w.lora_modules, "warmup.lora_modules"
     if training is not None and training.lora is not None:
-        model = {"writer": writer, "generator": generator}[training.role]
-        yield training.label, model, training.lora.rank, training.lora.modules, "driver.lora_modules"
+        policy, lora = models[config.route_roles[0]], training.lora
+        yield training.label, policy, lora.rank, lora.modules, "driver.lora_modules"
     if config.sft.tune == "lora":
         yield "fine-tuning", target, config.sft.lora_rank, w.lora_modules, "warmup.lora_modules"
 

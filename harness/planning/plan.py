@@ -151,15 +151,16 @@ def make_plan(resolved: Resolved, replicates: int | None = None) -> Plan:
 def _here(config: RunConfig) -> Here | None:
     """This machine, measured, where a run of models of known size would compute on its processor; else None."""
     models = role_models(config)
-    target = models[0]
-    if target.kind == "lab" or target.shape is None or runs_on_gpu(models):
+    target = models["target"]
+    if target.kind == "lab" or target.shape is None or runs_on_gpu(list(models.values())):
         return None
     folder = target.folder
     if target.kind == "gguf":
         from harness.models.dequantise import converted_folder
 
         folder = converted_folder(target.id) if converted_folder(target.id).is_dir() else None
-    together = decoding_batch(config, config.models.generator)
+    last = config.route_roles[-1]
+    together = decoding_batch(config, config.models.of(last))
     return measure(target.dtype, folder, target.shape, together, lengths(config).generator_prompt)
 
 
@@ -177,8 +178,9 @@ def _meaning(config: RunConfig, suite: Suite, estimator: Estimator) -> list[tupl
     chosen = {"random": "", "coverage": f", by coverage ({config.guide.coverage})"}
     items += chosen.get(config.guide.strategy, ", by the capability tree")
     rows.append(("guide", f"{guide.name}: {items}{withheld}; guided columns: {', '.join(guide.guides) or 'none'}"))
-    for model in role_models(config):
-        rows.append((model.role, _model_line(model)))
+    if config.route.name != "rubric":
+        rows.append(("route", f"{config.route.name}: {config.route.plugin.summary}" if config.route.plugin else ""))
+    rows += [(role, _model_line(model)) for role, model in role_models(config).items()]
     if config.warmup.adapter:
         rows.append(("warm-up", _given_line(config)))
     for role, asked in decoding_set_aside(config).items():

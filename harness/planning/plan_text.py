@@ -129,12 +129,13 @@ def _basis(plan: Plan) -> list[str]:
         shares = f"{COMPUTE_SHARE:.0%} of its peak, and in decoding {BANDWIDTH_SHARE:.0%} of its bandwidth"
         time = f"time is on {device} at {shares}, which are assumptions and were not measured"
         models = plan.config.models
-        if any(model.base_url for model in (models.writer, models.generator)):
+        if any(models.of(role).base_url for role in plan.config.route_roles):
             time += "; that of endpoints, and waiting for them, is left out"
-    prompts = f"prompts of {sizes.writer_prompt} (writer) and {sizes.generator_prompt} (generator)"
+    route: Any = plan.config.route.plugin
+    calls = [f"{call.role} {call.prompt:,} to {call.completion:,}" for call in route.calls(sizes)]
     text = (
-        f"Basis, in tokens: a document of {sizes.document}, a rubric of {sizes.rubric}, a pair of {sizes.pair}, "
-        f"{prompts}; {SURVIVE:.0%} of draws assumed to survive the checks; {time}."
+        f"Basis, in tokens: a document of {sizes.document}, a pair of {sizes.pair}, from prompt to output of the "
+        f"{', '.join(calls)}; {SURVIVE:.0%} of draws assumed to survive the checks; {time}."
     )
     return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import PrerequisiteError
 from harness.models.role_model import RoleModel
-from harness.resolve.role_models import role_models, trains_writer
+from harness.resolve.role_models import role_models, trained_role
 
 if TYPE_CHECKING:
     from harness.config import RunConfig
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 def template_lines(config: RunConfig) -> list[tuple[str, str]]:
     """A label and a line for everything that a user should know of a template, or that would stop the run."""
-    target, writer, _ = role_models(config)
-    models = [target, *([writer] if trains_writer(config) else [])]
+    known = role_models(config)
+    models = [known[role] for role in ("target", trained_role(config)) if role is not None]
     return [("template", f"{model.role}: {line}") for model in models for line in _lines(model)]
 
 

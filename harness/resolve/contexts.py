@@ -40,11 +40,11 @@ def context_limits(resolved: Resolved) -> dict[str, int]:
 def _limits(config: RunConfig) -> list[tuple[str, int, str, Context]]:
     """Every limit with the model that it is for and that model's context, where both are known."""
     found = []
-    for own in role_models(config):
+    for own in role_models(config).values():
         context = folder_context(own.folder) if own.kind in ("folder", "hub") and own.folder is not None else None
         if context is None:
             continue
-        found.append((f"models.{own.role}.max_length", getattr(config.models, own.role).max_length, own.id, context))
+        found.append((f"models.{own.role}.max_length", config.models.of(own.role).max_length, own.id, context))
         if own.role == "target":
             found.append(("sft.max_length", config.sft.max_length, own.id, context))
     return found

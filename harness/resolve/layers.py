@@ -22,7 +22,7 @@ from methods.signals.catalogue import signal_class
 if TYPE_CHECKING:
     from harness.settings import Layer, Resolved
 
-_MODEL_IDS = tuple(f"models.{role}.id" for role in ("target", "writer", "generator"))
+_MODEL_IDS = tuple(f"models.{role}.id" for role in ("target", "writer", "generator", "answerer"))
 
 
 def resolve_run(
@@ -30,6 +30,7 @@ def resolve_run(
     method: str | None = None,
     preset: str | None = None,
     driver: str | None = None,
+    route: str | None = None,
     signal: str | None = None,
     target: str | None = None,
     generator: str | None = None,
@@ -65,6 +66,8 @@ def resolve_run(
     size = scale or file.values.get("scale") or aim.default_scale
     # The names stand beside what the method sets of the two.
     pairing = {"method": info.name, **info.settings, "driver.name": info.driver, "signal.name": info.signal}
+    pairing |= {"route.name": info.route}
+    named_route = chosen_name([file, Layer("", {"route": route} if route else {}), Layer("", sets)], "route")
     layers = [Layer(f"method {info.name}" if info.folder else "driver", pairing)]
     if chosen:
         layers.append(Layer(f"preset {chosen}", {"preset": chosen, **preset_settings(info, chosen)}))
@@ -72,13 +75,20 @@ def resolve_run(
     source = documents or sets.get("seeds.source") or _value([file], "seeds.source")
     tested = suite or file.values.get("suite")
     aims = _of_own(_target_layers(aim, size, tested, source), source, other_suite=tested not in (None, aim.suite))
-    layers += [_for_driver(layer, chosen_driver, info.driver) for layer in aims]
+    layers += [_for_route(_for_driver(layer, chosen_driver, info.driver), named_route or info.route) for layer in aims]
     if file.values:
         layers.append(file)
     flags = {
         # What a file names too, the flags name anew, as they did in choosing the layers.
         **{key: value for key, value in names.items() if key in file.values},
-        **{"driver": driver, "signal": signal, "suite": suite, "seeds.source": documents, "match": match},
+        **{
+            "driver": driver,
+            "route": route,
+            "signal": signal,
+            "suite": suite,
+            "seeds.source": documents,
+            "match": match,
+        },
         **{"budget": budget, "seed": seed, "writer_from": writer_from, **_guide(guide)},
         "models.generator.id": _model(generator) if generator else None,
     }
@@ -156,6 +166,15 @@ def _for_driver(layer: Layer, driver: str, methods_own: str) -> Layer:
         # Named here, so that the settings of the method's own driver go and these stay.
         own = {"name": driver, **own}
     return Layer(layer.name, {**values, **({"driver": own} if own else {})})
+
+
+def _for_route(layer: Layer, route: str) -> Layer:
+    """A target's layer with what it says for the route in use, and nothing of others (its section `routes`)."""
+    from harness.settings import Layer, flatten, nest
+
+    values = dict(layer.values)
+    own = dict(values.pop("routes", {})).get(route, {})
+    return Layer(layer.name, nest({**dict(flatten(values)), **dict(flatten(own))}) if own else values)
 
 
 def _first(flag: str | None, value: Any, what: str) -> str:

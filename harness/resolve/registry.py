@@ -29,6 +29,7 @@ class MethodInfo:
     presets: tuple[str, ...]
     folder: Path | None
     settings: Mapping[str, Any]
+    route: str = "rubric"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ def find_method(name: str) -> MethodInfo:
         presets=presets,
         folder=path.parent,
         settings=value["settings"],
+        route=value.get("route", "rubric"),
     )
 
 

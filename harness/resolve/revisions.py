@@ -11,8 +11,6 @@ from harness.config import RunConfig
 from harness.models.known import is_hub_id
 from harness.resolve.machine import cached_commit
 
-ROLES = ("target", "writer", "generator")
-
 
 def pin_revisions(config: RunConfig) -> RunConfig:
     """`config` with the commit of every hub model that is in the cache. A model that is not there, or that somebody
@@ -20,8 +18,8 @@ def pin_revisions(config: RunConfig) -> RunConfig:
     """
     models = config.models
     pinned = {}
-    for role in ROLES:
-        model = getattr(models, role)
+    for role in config.model_roles:
+        model = models.of(role)
         if model.base_url is None and is_hub_id(model.id) and model.backend != "extractive":
             commit = cached_commit(model.id, model.revision)
             if commit is not None and commit != model.revision:

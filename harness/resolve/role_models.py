@@ -5,10 +5,12 @@ Read from settings, the hub cache and the table of known models alone: nothing i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import estimate
+from harness.costs.lengths import Call, Lengths
 from harness.errors import PrerequisiteError
 from harness.estimate import ModelShape
 from harness.models.decoding import set_aside
@@ -87,20 +89,25 @@ def _unbuilt_shape(role: str) -> ModelShape:
     )
 
 
-def role_models(config: RunConfig) -> tuple[RoleModel, ...]:
-    """The models of target, writer and generator."""
+def role_models(config: RunConfig) -> dict[str, RoleModel]:
+    """The models of the run by role: the target, and those that write on its route."""
     world = config.lab.world if config.lab else 0
-    models = config.models
-    return (
-        locate("target", models.target, world, trained=True),
-        locate("writer", models.writer, world, trained=trains_writer(config)),
-        locate("generator", models.generator, world),
-    )
+    learner = trained_role(config)
+    return {
+        role: locate(role, config.models.of(role), world, trained=role in ("target", learner))
+        for role in config.model_roles
+    }
+
+
+def way(config: RunConfig, sizes: Lengths, models: Mapping[str, RoleModel]) -> tuple[tuple[Call, RoleModel], ...]:
+    """The calls of a draw on the run's route, each with its model: an answerer without one has the generator's."""
+    route: Any = config.route.plugin
+    return tuple((call, models.get(call.role) or models["generator"]) for call in route.calls(sizes))
 
 
 def decoding_set_aside(config: RunConfig) -> dict[str, dict[str, Any]]:
     """By role, what a model's own generation settings ask for and no run uses (`harness.models.decoding`)."""
-    here = {model.role: set_aside(model.folder) for model in role_models(config) if model.folder}
+    here = {role: set_aside(model.folder) for role, model in role_models(config).items() if model.folder}
     return {role: asked for role, asked in here.items() if asked}
 
 
@@ -117,10 +124,9 @@ def embedder_model(config: RunConfig) -> RoleModel | None:
     return RoleModel("embedder", own.id, own.dtype, "built-in" if own.kind == "lexical" else own.kind, None, None)
 
 
-def trains_writer(config: RunConfig) -> bool:
-    """Whether the run trains its writer."""
-    training = policy_training(config.driver)
-    return training is not None and training.role == "writer"
+def trained_role(config: RunConfig) -> str | None:
+    """The role whose model the run's driver trains: the one that drafts on its route. None where it trains none."""
+    return config.route_roles[0] if policy_training(config.driver) is not None else None
 
 
 def used_signals(config: RunConfig) -> list[SignalChoice]:

@@ -117,8 +117,9 @@ def identity_settings(config: RunConfig, *, exclude_defaults: bool = False) -> d
     Where on this machine a server listens is one of them, so that it may have another port when the run is resumed.
     """
     settings = config.model_dump(mode="json", exclude={"runtime"}, exclude_defaults=exclude_defaults)
-    for role, model in (("writer", config.models.writer), ("generator", config.models.generator)):
-        if model.base_url and model.remote_host is None:
+    for role in ("writer", "generator", "answerer"):
+        model = getattr(config.models, role)
+        if model is not None and model.base_url and model.remote_host is None:
             settings["models"][role]["base_url"] = "local"
     return settings
 
@@ -136,7 +137,8 @@ def naming_settings(config: RunConfig) -> dict[str, Any]:
         for parent in parents:
             owner, node = getattr(owner, parent), node.get(parent) or {}
         choice = getattr(owner, leaf, None)
-        if isinstance(choice, Choice):
+        # One that stands at its default is left out like any other setting, unless its class has a later version.
+        if isinstance(choice, Choice) and (leaf in node or len(choice.identity()) > 1):
             node[leaf] = choice.identity()
     return settings
 
@@ -176,7 +178,7 @@ def create_run(resolved: Resolved, argv: Sequence[str]) -> RunFolder:
         argv=[well_formed(argument) for argument in argv],
         settings=identity_settings(pinned),
         models=_models(assembly),
-        prompts=assembly.plan.prompting.hash,
+        prompts=assembly.plan.route.hash,
         **_stages(assembly),
     )
     return RunFolder(path, pinned)
@@ -274,7 +276,7 @@ def make_executor(runtime: RuntimeConfig) -> Executor:
 def _build_lab(config: RunConfig, observer: RunObserver) -> None:
     """Build the lab's models before any stage needs one, with progress."""
     models = config.models
-    if not any(m.id.startswith("lab:") for m in (models.target, models.writer, models.generator)):
+    if not any(models.of(role).id.startswith("lab:") for role in config.model_roles):
         return
     from harness.lab.build import ensure_lab
     from harness.lab.world import World
@@ -289,7 +291,7 @@ def _convert_models(config: RunConfig, observer: RunObserver) -> None:
     from harness.models.packaged import is_gguf
 
     models = config.models
-    for model in (models.target, models.writer, models.generator):
+    for model in (models.of(role) for role in config.model_roles):
         if is_gguf(model.id) and not model.base_url and not converted_folder(model.id).is_dir():
             observer.progress(f"converting {short_name(model.id)}", 0, 1)
             started = time.monotonic()
@@ -337,9 +339,7 @@ def _stages(assembly: Assembly) -> dict[str, Any]:
 def _models(assembly: Assembly) -> Mapping[str, Any]:
     models = assembly.plan.config.models
     return {
-        "target": assembly.plan.identity(models.target),
-        "writer": assembly.plan.identity(models.writer),
-        "generator": assembly.plan.identity(models.generator),
+        **{role: assembly.plan.identity(models.of(role)) for role in assembly.plan.config.model_roles},
         "judge": models.judge,
     }
 

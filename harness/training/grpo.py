@@ -68,14 +68,14 @@ class RolloutBatch:
     policy_parameters: float
     seconds: float = 0.0
 
-    def usage(self) -> list[Usage]:
-        """The policy's own cost: sampling (2 FLOPs per parameter and token) and one update (6)."""
+    def usage(self, role: str) -> list[Usage]:
+        """The policy's own cost, under its role: sampling (2 FLOPs per parameter and token) and one update (6)."""
         prompt = sum(r.prompt_tokens for r in self.rollouts)
         completion = sum(r.completion_tokens for r in self.rollouts)
         flops = self.policy_parameters * (prompt + completion)
         return [
-            Usage("writer", "policy sampling", prompt, completion, len(self.rollouts), self.seconds, 2 * flops),
-            Usage("writer", "policy training", prompt + completion, 0, 0, 0.0, 6 * flops),
+            Usage(role, "policy sampling", prompt, completion, len(self.rollouts), self.seconds, 2 * flops),
+            Usage(role, "policy training", prompt + completion, 0, 0, 0.0, 6 * flops),
         ]
 
 
@@ -139,7 +139,7 @@ def train_policy(
     tokenizer = load_tokenizer(model_path, revision)
     lengths = _lengths(tokenizer, prompts)
     longest = max(lengths.values()) + config.max_tokens
-    require_one_side(model_path, revision, longest, "GRPO computes rollouts together", "models.writer.max_length")
+    require_one_side(model_path, revision, longest, "GRPO computes rollouts together", "its max_length")
     sizes = batch_sizes(config)
     updates = sizes["steps_per_generation"] // sizes["gradient_accumulation_steps"]
     steps = rollout_steps(config, len(prompts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from harness.config import DriverChoice
 from harness.training.recipe import LoraSettings
@@ -14,12 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyTraining:
-    """The training of one role's model. `lora` is None where all weights are trained.
+    """The training of the model that drafts on the run's route. `lora` is None where all weights are trained.
 
     `label` names it in tables. `layouts` are its batch layouts, each with what to do where the model fails in it.
     """
 
-    role: Literal["writer", "generator"]
     label: str
     lora: LoraSettings | None
     layouts: tuple[tuple[Layout, str], ...] = ()

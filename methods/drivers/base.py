@@ -43,7 +43,7 @@ class Driver(Plugin, ABC, Generic[S]):
 
     @classmethod
     def trains(cls, settings: S) -> PolicyTraining | None:
-        """Whose model it trains under these settings, and how; None where it trains none."""
+        """How it trains the drafting model of the route under these settings; None where it trains none."""
         return None
 
     @abstractmethod

@@ -43,7 +43,7 @@ class GrpoSettings(GrpoConfig):
     """Settings of the training, the decoding of pairs whose scores reward it, and the shaping of the reward."""
 
     generator: SamplingConfig = SamplingConfig(temperature=0.0, max_tokens=8192)
-    """Decoding of the pairs that rollouts lead to."""
+    """Decoding of the pairs that rollouts lead to, on routes where they are not pairs themselves."""
     reward: RewardConfig = RewardConfig()
     """From scores to rewards."""
 
@@ -58,18 +58,19 @@ class GrpoSettings(GrpoConfig):
 
 
 class Grpo(Driver[GrpoSettings]):
-    """Train the writer, then regenerate with it."""
+    """Train the drafting model of the route, then regenerate with it."""
 
     name = "grpo"
-    summary = "train the rubric writer with GRPO on the score of the pair that its rubric leads to"
+    summary = (
+        "train the drafting model (the rubric writer, on its route) with GRPO on the score of the pair it leads to"
+    )
     Settings = GrpoSettings
 
     @classmethod
     def trains(cls, settings: GrpoSettings) -> PolicyTraining:
-        """The writer, whose prompts are padded on the left."""
+        """The drafting model, whose prompts are padded on the left."""
         shape = LoraSettings(settings.lora_rank, settings.lora_alpha, 0.0, settings.lora_modules)
         return PolicyTraining(
-            role="writer",
             label="GRPO",
             lora=shape if settings.tune == "lora" else None,
             layouts=(("left", "Use another writer: GRPO pads its prompts on the left"),),
@@ -85,11 +86,17 @@ class Grpo(Driver[GrpoSettings]):
 
     def _check(self, plan: Plan) -> None:
         """Refuse rollouts without what they need."""
-        served = plan.config.models.writer.backend == "vllm" and self.settings.tune == "lora"
+        role, policy = plan.route.drafts, plan.config.drafter
+        if policy.backend == "extractive":
+            raise ConfigError(
+                f"driver 'grpo' trains the model that drafts, on route '{plan.route.name}' the {role}, and that is the "
+                f"extractive generator here, which has no weights; take another route, or set models.{role}"
+            )
+        served = policy.backend == "vllm" and self.settings.tune == "lora"
         if self.settings.rollouts == "server" and not served:
             raise ConfigError(
-                "driver.rollouts=server needs models.writer.backend=vllm and driver.tune=lora: the server is given the "
-                "trained adapter before every batch; full fine-tuning needs driver.rollouts=transformers or colocate"
+                f"driver.rollouts=server needs models.{role}.backend=vllm and driver.tune=lora: the server is given "
+                "the trained adapter before every batch; full fine-tuning needs rollouts=transformers or colocate"
             )
 
 
@@ -97,12 +104,12 @@ def grpo_stage(plan: Plan, g: GrpoSettings, signal: SignalChoice, inputs: tuple[
     """The policy training stage: rollouts as rows, the trained writer in `policy/`."""
     c = plan.config
     settings = {
-        **plan.synthesis_settings(),
+        **plan.synthesis_settings(sampled=False),
         **signal_settings(plan, signal),
-        "writer_model": f"policy:{plan.policy[0]}" if plan.policy else plan.identity(c.models.writer),
+        "writer_model": plan.drafter_identity,
         "grpo": {
             **identity(g, exclude={"micro_batch"}),
-            "lora_modules": list(settled_names(g.lora_modules, c.models.writer.id)),
+            "lora_modules": list(settled_names(g.lora_modules, c.drafter.id)),
         },
     }
     if (together := answered_together(c, g)) < g.prompts_per_step * g.group_size:
@@ -123,7 +130,7 @@ def grpo_stage(plan: Plan, g: GrpoSettings, signal: SignalChoice, inputs: tuple[
 
 def _estimate(e: Estimator, plan: Plan, g: GrpoSettings, signal: SignalChoice) -> Cost | None:
     """Rollouts, their scores and the updates; None where the number of seeds is not known."""
-    s = e.sizes
+    draft, policy = e.way[0]
     if not g.steps and not e.seeds:
         return None
     steps = rollout_steps(g, e.seeds or 0)
@@ -134,7 +141,7 @@ def _estimate(e: Estimator, plan: Plan, g: GrpoSettings, signal: SignalChoice) -
     at_once = AtOnce(batch, g.max_tokens, g.tune == "full") if g.rollouts == "transformers" else None
     made = e.trajectories(count, note, at_once)
     # The update, and where there is a KL term one pass of the reference model.
-    learn = (e.passes + (g.kl_coefficient > 0)) * e.writer.flops(count * (s.writer_prompt + s.rubric))
+    learn = (e.passes + (g.kl_coefficient > 0)) * policy.flops(count * (draft.prompt + draft.completion))
     score = scoring_cost(e, plan, signal, made.out or 0)
     # A rollout's rate has one backward pass of the target in it.
     lab = LAB_RATES.rollout * count + LAB_RATES.scored * count * (score.passes - 1)
@@ -156,26 +163,26 @@ def _estimate(e: Estimator, plan: Plan, g: GrpoSettings, signal: SignalChoice) -
 
 
 def _load(sizer: Sizer, plan: Plan, g: GrpoSettings, signal: SignalChoice) -> Load:
-    """The writer in training, the generator and the scorer."""
+    """The policy in training, the model that answers for the rest, and the scorer."""
     return Load("GRPO", (*_policy(sizer, g), *sizer.answers(), *scoring_parts(sizer, plan, signal)))
 
 
 def _policy(sizer: Sizer, g: GrpoConfig) -> list[Part]:
-    """The writer under GRPO: the larger of its update and of its rollouts, which transformers draws in one call.
+    """The policy under GRPO: the larger of its update and of its rollouts, which transformers draws in one call.
 
-    A vLLM server of the writer is a part of its own: at least what its sequences take; it reserves what it is told.
+    A vLLM server of the policy is a part of its own: at least what its sequences take; it reserves what it is told.
     """
-    writer, s = sizer.writer, sizer.sizes
-    if writer.shape is None:
+    draft, policy = sizer.way[0]
+    if policy.shape is None:
         return []
     mini = (g.mini_batch_prompts or g.prompts_per_step) * g.group_size
     rows = largest_divisor(mini, g.micro_batch)
-    modules = plain_names(g.lora_modules, writer.shape)
+    modules = plain_names(g.lora_modules, policy.shape)
     adapter = memory.Lora(g.lora_rank, modules) if g.tune == "lora" else None
     update = memory.policy_training(
-        writer.shape,
-        writer.dtype,
-        memory.Batch(rows, s.writer_prompt + s.rubric, rows > 1),
+        policy.shape,
+        policy.dtype,
+        memory.Batch(rows, draft.prompt + draft.completion, rows > 1),
         adapter,
         accumulate=rows < mini,
         reference=g.kl_coefficient > 0,
@@ -183,14 +190,14 @@ def _policy(sizer: Sizer, g: GrpoConfig) -> list[Part]:
         checkpointing=sizer.config.runtime.training.activation_checkpointing,
         cuda=sizer.cuda,
     )
-    training = Part("writer", f"{g.tune} training", update.bytes, DIVIDED)
+    training = Part(policy.role, f"{g.tune} training", update.bytes, DIVIDED)
     if g.rollouts != "transformers":
         return [training, *sizer.writes()]
     count = g.prompts_per_step * g.group_size
-    size = (count, s.writer_prompt, s.rubric)
-    sampling = memory.generation(writer.shape, writer.dtype, *size, trained=adapter is None).bytes
+    size = (count, draft.prompt, draft.completion)
+    sampling = memory.generation(policy.shape, policy.dtype, *size, trained=adapter is None).bytes
     held = sum(update.parts.get(name, 0) for name in ("Adam", "reference"))
     if sampling + held > update.bytes:
         what = f"sampling {count:,} rollouts at once, beside Adam's moments"
-        return [Part("writer", what, sampling + held, DIVIDED)]
+        return [Part(policy.role, what, sampling + held, DIVIDED)]
     return [training]

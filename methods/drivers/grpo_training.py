@@ -20,8 +20,8 @@ from harness.models.open import model_path, open_backend
 from harness.models.sampler import ServerSampler
 from harness.shards import ShardOutput, parts, read_metadata, read_records, summarise, write_shard
 from harness.stage import SCRATCH, StageRun
-from harness.synthesis.forms import RUBRIC_FORM
-from harness.synthesis.synthesize import Attempt, Counter, Draft, Draw, Synthesizer
+from harness.synthesis.route import Attempt, Draft, Draw
+from harness.synthesis.synthesize import Counter, Synthesizer
 from harness.training.grpo import PolicyPrompt, RolloutBatch, train_policy
 from harness.training.trainer import checkpoint_step, last_checkpoint
 from harness.types import Reject, Sample, Score, Seed, Usage, derive_seed, stable_hash
@@ -31,7 +31,7 @@ from methods.plan import Plan
 from methods.signals.base import Archive, Signal
 from methods.signals.catalogue import sign
 from methods.stages.scoring import prepare_signal
-from methods.stages.synthesis import add_usage, sampling_of, synthesizer, upstream_usage
+from methods.stages.synthesis import TEACHERS, add_usage, sampling_of, synthesizer, upstream_usage
 
 if TYPE_CHECKING:
     from methods.drivers.grpo import GrpoSettings
@@ -68,7 +68,7 @@ def answered_together(config: RunConfig, g: GrpoSettings) -> int:
     There its memory would grow with the step.
     """
     step = g.prompts_per_step * g.group_size
-    return step if config.models.generator.served else min(step, config.synthesis.shard_size)
+    return step if config.models.of(config.route_roles[-1]).served else min(step, config.synthesis.shard_size)
 
 
 class PolicyRun:
@@ -76,7 +76,7 @@ class PolicyRun:
 
     def __init__(self, run: StageRun, plan: Plan, grpo: GrpoSettings, signal: SignalChoice) -> None:
         self.run, self.plan, self.choice, self.name = run, plan, signal, signal.name
-        self.grpo = grpo
+        self.grpo, self.role = grpo, plan.route.drafts
         self.seeds = {s.id: s for s in run.records("sources", Seed)}
         self.rows: list[RolloutRow] = []
         self.rejects: list[Reject] = []
@@ -97,7 +97,7 @@ class PolicyRun:
         self.sign = sign(self.name)
         self.access = access(c, self.run)
         self.maker: Synthesizer = synthesizer(self.plan, list(self.seeds.values()), self.access)
-        path = self.plan.policy[1] if self.plan.policy else model_path(c.models.writer, self.plan.world)
+        path = self.plan.policy[1] if self.plan.policy else model_path(c.drafter, self.plan.world)
         # A resumed stage prepares again: that costs this run, and is in the stage's account already.
         spent = signal.usage()
         self.run.spend(spent)
@@ -109,8 +109,8 @@ class PolicyRun:
             self._trajectory,
             seed=derive_seed(self.run.seed, c.synthesis_seed),
             folder=self.run.folder,
-            dtype=c.models.writer.dtype,
-            revision=None if self.plan.policy else c.models.writer.revision,
+            dtype=c.drafter.dtype,
+            revision=None if self.plan.policy else c.drafter.revision,
             checkpoint_every=c.runtime.checkpoint_every,
             checkpointing=c.runtime.training.activation_checkpointing,
             before_mark=self._flush,
@@ -120,17 +120,18 @@ class PolicyRun:
             on_sampled=lambda sampled: self.run.event("grpo_sampled", **asdict(sampled)),
         )
         if not moved:
-            self.run.event("notice", text="GRPO moved no weight of the writer: its rewards told no rollouts apart")
+            self.run.event("notice", text="GRPO moved no weight of the policy: its rewards told no rollouts apart")
         # Read back: the last batch may have been an earlier process's.
         last = read_metadata(max(parts(self.run.folder))).get("notes", {})
         return {"prepared": prepared.to_json(), **last}
 
     def _sampler(self, path: Any) -> ServerSampler:
-        """The writer's server, which samples from every adapter that training leads to."""
-        model = self.plan.config.models.writer
+        """The policy's server, which samples from every adapter that training leads to."""
+        model = self.plan.config.drafter
+        form = self.plan.route.ask(next(iter(self.seeds.values()))).form
         return ServerSampler(
-            lambda: connect(model, "writer", self.access, self.plan.identity(model), path),
-            RUBRIC_FORM if model.structured else None,
+            lambda: connect(model, self.role, self.access, self.plan.identity(model), path),
+            form if model.structured else None,
             model.structured_chars,
         )
 
@@ -153,26 +154,34 @@ class PolicyRun:
         return checkpoint is not None
 
     def _prompts(self, path: Any) -> list[PolicyPrompt]:
-        """The writer's prompts, shortened to its context where needed."""
+        """The policy's prompts, shortened to its context where needed."""
         # Only to count tokens: prompts are cut before the trainer sees them, so whoever samples gets the same.
-        counting = self.plan.config.models.writer.model_copy(
+        counting = self.plan.config.drafter.model_copy(
             update={"backend": "transformers", "base_url": None, "structured": False}
         )
-        writer = open_backend(counting, self.plan.world, [], path)
+        policy = open_backend(counting, self.plan.world, [], path)
         sampling = Sampling(max_tokens=self.grpo.max_tokens)
         prompts = []
         for seed in self.seeds.values():
-            messages, cut = self.maker.writer_messages(seed, writer, sampling)
+            messages, cut = self.maker.messages(seed, policy, sampling)
             if cut:
                 self.cut.add(seed.id)
             prompts.append(PolicyPrompt(seed.id, messages))
         return prompts
 
     def _trajectory(self, batch: RolloutBatch) -> Sequence[float | None]:
-        """Rubrics to pairs to scores to rewards for one rollout batch."""
+        """Drafts to pairs to scores to rewards for one rollout batch."""
         counter = Counter()
         drafts = [
-            Draft(Draw(self.seeds[r.key], i, f"grpo-{batch.step}"), r.text, r.finish_reason, r.key in self.cut)
+            Draft(
+                draw=Draw(self.seeds[r.key], i, f"grpo-{batch.step}"),
+                text=r.text,
+                finish_reason=r.finish_reason,
+                shortened=r.key in self.cut,
+                model=f"{self.plan.config.drafter.id} (in training)",
+                prompt_tokens=r.prompt_tokens,
+                completion_tokens=r.completion_tokens,
+            )
             for i, r in enumerate(batch.rollouts)
         ]
         seed = derive_seed(self.run.seed, "rollout", batch.step)
@@ -195,7 +204,7 @@ class PolicyRun:
         rewards = shape(values, valid, group, self.grpo.reward)
         self.shortened += counter.shortened
         self.mended += counter.mended
-        usage = [*counter.usage, *self.signal.usage(), *batch.usage()]
+        usage = [*counter.usage, *self.signal.usage(), *batch.usage(self.role)]
         known = len(self.rows)
         self._keep(batch, attempts, scores, rewards)
         self._spend(usage)
@@ -214,13 +223,13 @@ class PolicyRun:
         c = self.plan.config
         if c.match not in ("teacher_tokens", "flops"):
             return
-        before = upstream_usage(self.run, "generator")
-        own = add_usage([*summarise(self.run.folder).usage, *self.usage], "generator")
+        before = upstream_usage(self.run, TEACHERS)
+        own = add_usage([*summarise(self.run.folder).usage, *self.usage], TEACHERS)
         which = 0 if c.match == "teacher_tokens" else 1
         if before[which] + own[which] >= c.budget:
             raise BudgetError(
-                f"the budget of {c.budget:g} {c.match} is spent in step {step + 1} of the writer's training, before "
-                f"any of the data set is generated ({before[which] + own[which]:g} so far); raise --budget"
+                f"the budget of {c.budget:g} {c.match} is spent in step {step + 1} of the {self.role}'s training, "
+                f"before any of the data set is generated ({before[which] + own[which]:g} so far); raise --budget"
             )
 
     def _value(self, attempt: Attempt, scores: Mapping[str, Score]) -> float | None:
@@ -309,7 +318,7 @@ class PolicyRun:
             return
         seconds = time.perf_counter() - self.started
         spent = sum(u.seconds for u in self.usage)
-        training = Usage("writer", "policy training", seconds=max(0.0, seconds - spent))
+        training = Usage(self.role, "policy training", seconds=max(0.0, seconds - spent))
         self.run.spend([training])
         usage = [*self.usage, training]
         valid = len(self.rows) - len(self.rejects)

@@ -1,4 +1,4 @@
-"""The gate on what may be trained on: first exact duplicates go, then what the contamination check finds.
+"""The gate on what may be trained on: first duplicates go, then what the contamination check finds.
 
 The same check looks at validation items before they are drawn, so that nothing that guides a run is a test item unless
 its set declares it.
@@ -19,6 +19,7 @@ from evals.data import contamination_items
 from harness.identity import identity
 from harness.models.embedder import embedder_identity
 from harness.stage import StageRun
+from harness.synthesis.copies import drop_near_copies
 from harness.synthesis.duplicates import drop_duplicates
 from harness.types import Reject, Sample
 from methods.plan import Plan
@@ -37,7 +38,7 @@ class Gated:
 
 
 class Gate:
-    """Duplicate removal and the contamination check against the run's suite.
+    """Removal of duplicates, and of near copies on routes that limit them, and the check against the run's suite.
 
     `columns` are the benchmarks that are checked against (None: all that are evaluated).
     """
@@ -47,6 +48,7 @@ class Gate:
     ) -> None:
         settings = plan.config.decontam
         self.suite = plan.suite.name
+        self.copy_limit = plan.route.copy_limit
         self.embedder = stage_embedder(run, plan.config.models.embedder) if "embedding" in settings.modes else None
         self.backend = backend or open_backend(settings.model_copy(update={"backend": "embedded"}))
         items = tuple(contamination_items(plan.suite, plan.data, columns))
@@ -64,17 +66,19 @@ class Gate:
     def accept(self, samples: Sequence[Sample]) -> Gated:
         """What may be trained on."""
         unique = drop_duplicates(samples)
-        if not unique.kept:
-            return Gated((), tuple(unique.rejects), None)
-        checked = self.look(unique.kept, DATA)
+        fresh, copies = drop_near_copies(unique.kept, self.copy_limit)
+        repeated = (*unique.rejects, *copies)
+        if not fresh:
+            return Gated((), repeated, None)
+        checked = self.look(fresh, DATA)
         why: dict[str, Hit] = {}
         for hit in checked.hits:
             if hit.removes:
                 why.setdefault(hit.id, hit)
-        gone = [s for s in unique.kept if s.id in checked.removed]
+        gone = [s for s in fresh if s.id in checked.removed]
         rejects = [Reject(s.id, "contaminated", s.raw, why[s.id].detail) for s in gone]
-        kept = tuple(s for s in unique.kept if s.id not in checked.removed)
-        return Gated(kept, (*unique.rejects, *rejects), checked)
+        kept = tuple(s for s in fresh if s.id not in checked.removed)
+        return Gated(kept, (*repeated, *rejects), checked)
 
 
 def gate_settings(plan: Plan) -> dict[str, Any]:
@@ -87,6 +91,8 @@ def gate_settings(plan: Plan) -> dict[str, Any]:
     # The lab's texts are plain words and compared whole, which no version has done otherwise.
     if c.seeds.source != "lab" or c.decontam.modes != ("text",):
         settings["check"] = VERSION
+    if plan.route.copy_limit < 1:
+        settings["copies"] = plan.route.copy_limit
     if "embedding" in c.decontam.modes:
         settings["embedder"] = embedder_identity(c.models.embedder)
     return settings

@@ -1,4 +1,4 @@
-"""`initial` and `regenerate`: pairs from seeds, by the untrained writer and by the one that a driver ends with.
+"""`initial` and `regenerate`: pairs from seeds, by the drafting model as it is and by the one that a driver ends with.
 
 `regenerate` over-generates: it draws pass after pass over the seeds, shard by shard, until as many samples as were
 declared survive validity checks, duplicate removal and the contamination gate, or until the declared line of tokens or
@@ -9,7 +9,7 @@ one does.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,8 @@ from harness.models.backend import Backend, Sampling
 from harness.models.open import open_backend
 from harness.shards import ShardOutput, Summary, parts, read_records, summarise
 from harness.stage import Stage, StageRun, ordered, read_summary, stage_folder
-from harness.synthesis.synthesize import Counter, Draw, Synthesizer, document_of
+from harness.synthesis.route import Draw, document_of
+from harness.synthesis.synthesize import Counter, Synthesizer
 from harness.types import Sample, Seed, Usage, derive_seed
 from methods.plan import Plan
 from methods.stages.embedding import EmbeddingWorker, embedding_worker, with_vectors
@@ -46,17 +47,34 @@ def sampling_of(config: Any) -> Sampling:
 
 
 def synthesizer(plan: Plan, seeds: Sequence[Seed], access: Access | None = None) -> Synthesizer:
-    """The run's generator behind its prompts and checks; the seeds are the extractive generator's corpus."""
+    """The run's route with the model that it asks after the draft; the seeds are the extractive generator's corpus."""
+    role = plan.route.answers
+    if role is None:
+        return Synthesizer(plan.route, None)
     corpus = [document_of(s) for s in seeds]
-    generator = open_backend(plan.config.models.generator, plan.world, corpus, access=access)
-    return Synthesizer(generator, plan.prompting, plan.config.synthesis.validity)
+    return Synthesizer(
+        plan.route, open_backend(plan.config.models.of(role), plan.world, corpus, role=role, access=access)
+    )
 
 
-def synthesize_shard(plan: Plan, maker: Synthesizer, writer: Backend, draws: Sequence[Draw], seed: int) -> ShardOutput:
+def drafter(
+    plan: Plan, seeds: Sequence[Seed], maker: Synthesizer, policy: Path | None, access: Access | None = None
+) -> Backend:
+    """The model that drafts, or a trained `policy` in its place; one that answers as well is loaded once."""
+    role, models = plan.route.drafts, plan.config.models
+    rest = plan.route.answers
+    if policy is None and maker.rest is not None and rest is not None and models.of(rest) is models.of(role):
+        return maker.rest
+    corpus = [document_of(s) for s in seeds]
+    return open_backend(models.of(role), plan.world, corpus, policy, role=role, access=access)
+
+
+def synthesize_shard(plan: Plan, maker: Synthesizer, drafts: Backend, draws: Sequence[Draw], seed: int) -> ShardOutput:
     """One shard of trajectories under the settings of synthesis."""
     s, counter = plan.config.synthesis, Counter()
-    drafts = maker.write(writer, draws, sampling_of(s.writer), seed, counter)
-    attempts = maker.realise(drafts, sampling_of(s.generator), seed, counter)
+    first, last = (getattr(s, role) for role in (plan.config.route_roles[0], plan.config.route_roles[-1]))
+    written = maker.write(drafts, draws, sampling_of(first), seed, counter)
+    attempts = maker.realise(written, sampling_of(last), seed, counter)
     return ShardOutput(
         rows=[a.sample for a in attempts if a.sample is not None],
         rejects=[a.reject for a in attempts if a.reject is not None],
@@ -70,7 +88,7 @@ def synthesize_shard(plan: Plan, maker: Synthesizer, writer: Backend, draws: Seq
 
 @dataclass(frozen=True)
 class SynthesisWorker:
-    """Runs trajectories of one writer (`policy`: its trained weights) wherever both models can be loaded.
+    """Runs trajectories of one drafting model (`policy`: its trained weights) wherever the models can be loaded.
 
     `embedding` has it embed what the gate compares, so that counting survivors waits for no worker.
     """
@@ -83,11 +101,11 @@ class SynthesisWorker:
     def open(self) -> Work:
         """Set up the models; they are loaded at the first trajectory."""
         maker = synthesizer(self.plan, self.seeds)
-        writer = open_backend(self.plan.config.models.writer, self.plan.world, [], self.policy, role="writer")
+        drafts = drafter(self.plan, self.seeds, maker, self.policy)
         embed = self.embedding.open() if self.embedding else None
 
         def shard(items: Sequence[Any], index: int, seed: int) -> ShardOutput:
-            made = synthesize_shard(self.plan, maker, writer, items, seed)
+            made = synthesize_shard(self.plan, maker, drafts, items, seed)
             return with_vectors(made, embedded_texts(self.plan, made.rows), embed) if embed else made
 
         return shard
@@ -102,24 +120,25 @@ def synthesis_worker(
     pairs will be compared with test items.
     """
     c = plan.config
-    if not (c.models.writer.served or c.models.generator.served):
+    models = [c.models.of(role) for role in c.route_roles]
+    if not any(model.served for model in models):
         # Only the extractive generator reads other documents than the one at hand.
-        corpus = tuple(seeds) if c.models.generator.backend == "extractive" else ()
+        corpus = tuple(seeds) if any(model.backend == "extractive" for model in models) else ()
         embedding = embedding_worker(c.models.embedder) if gated and "embedding" in c.decontam.modes else None
         embedding = embedding if isinstance(embedding, EmbeddingWorker) else None
         return SynthesisWorker(plan, corpus, policy.absolute() if policy else None, embedding)
     reach = access(c, run)
     maker = synthesizer(plan, seeds, reach)
-    writer = open_backend(c.models.writer, plan.world, [], policy, role="writer", access=reach)
-    return Here(lambda items, index, seed: synthesize_shard(plan, maker, writer, items, seed))
+    drafts = drafter(plan, seeds, maker, policy, reach)
+    return Here(lambda items, index, seed: synthesize_shard(plan, maker, drafts, items, seed))
 
 
 def initial(plan: Plan, source: Stage) -> Stage:
-    """Pairs of the untrained writer, of which a share warms the target up."""
+    """Pairs of the untrained drafting model, of which a share warms the target up."""
     c = plan.config
     settings = {
-        **plan.synthesis_settings("writer", "generator"),
-        "writer_model": plan.identity(c.models.writer),
+        **plan.synthesis_settings(),
+        "writer_model": plan.identity(c.drafter),
         "samples": c.synthesis.initial_samples,
         "per_seed": c.synthesis.samples_per_seed,
         "shard": c.synthesis.shard_size,
@@ -139,45 +158,46 @@ def initial(plan: Plan, source: Stage) -> Stage:
 
     def estimate(e: Estimator, before: Before) -> Cost | None:
         count = c.synthesis.initial_samples or (e.seeds or 0) * c.synthesis.samples_per_seed
-        return e.trajectories(count, "rubrics, then pairs") if count else None
+        return e.trajectories(count, "drafts, then pairs") if count else None
 
     return Stage(
         "initial",
-        4,
+        5,
         settings,
         (source,),
         work,
         kind="pairs",
         estimate=estimate,
-        loads=lambda sizer: Load("synthesis", (*sizer.writes(), *sizer.answers())),
+        loads=lambda sizer: Load("synthesis", tuple(sizer.makes())),
     )
 
 
-def upstream_usage(run: StageRun, role: str | None) -> tuple[float, float]:
-    """Tokens (of `role`, or of all) and FLOPs that the stages before this one have spent."""
+TEACHERS = ("generator", "answerer")
+"""The roles whose tokens a budget of `teacher_tokens` counts: those that write what the target learns."""
+
+
+def upstream_usage(run: StageRun, roles: Collection[str]) -> tuple[float, float]:
+    """Tokens of `roles`, and FLOPs of all, that the stages before this one have spent."""
     tokens = flops = 0.0
     for stage in ordered(run.stage.inputs):
         summary = read_summary(stage_folder(run.store, stage))
-        more = add_usage(summary.usage if summary else (), role)
+        more = add_usage(summary.usage if summary else (), roles)
         tokens, flops = tokens + more[0], flops + more[1]
     return tokens, flops
 
 
-def add_usage(usage: Sequence[Usage], role: str | None) -> tuple[float, float]:
-    """Tokens (of `role`, or of all) and FLOPs."""
-    tokens = sum(u.prompt_tokens + u.completion_tokens for u in usage if role is None or u.role == role)
+def add_usage(usage: Sequence[Usage], roles: Collection[str]) -> tuple[float, float]:
+    """Tokens of the calls of `roles`, those of training left out, and FLOPs of all."""
+    tokens = sum(u.prompt_tokens + u.completion_tokens for u in usage if u.role in roles and u.calls)
     return tokens, sum(u.flops for u in usage)
 
 
 def regenerate(plan: Plan, source: Stage, policy: Stage | None, selection: Selection) -> Stage:
     """Pairs for the data set, as many as `selection` needs to be left with the budget."""
     c = plan.config
-    writer_identity = plan.identity(c.models.writer)
-    if policy is None and plan.policy is not None:
-        writer_identity = f"policy:{plan.policy[0]}"
     settings = {
-        **plan.synthesis_settings("writer", "generator"),
-        "writer_model": "trained" if policy else writer_identity,
+        **plan.synthesis_settings(),
+        "writer_model": "trained" if policy else plan.drafter_identity,
         **line_settings(plan),
         **selection.draw_settings,
         "passes": c.synthesis.max_passes,
@@ -189,13 +209,13 @@ def regenerate(plan: Plan, source: Stage, policy: Stage | None, selection: Selec
     inputs = (source, policy) if policy else (source,)
     return Stage(
         "regenerate",
-        5,
+        6,
         settings,
         inputs,
         lambda run: _regenerate(run, plan, source, policy, selection),
         kind="pairs",
         estimate=lambda e, before: _estimate(e, before, plan, selection),
-        loads=lambda sizer: Load("synthesis", (*sizer.writes(), *sizer.answers(), *sizer.gates())),
+        loads=lambda sizer: Load("synthesis", (*sizer.makes(trained=policy is not None), *sizer.gates())),
         lacks=lambda documents: _too_few(plan, selection, documents),
     )
 
@@ -228,8 +248,8 @@ def _estimate(e: Estimator, before: Before, plan: Plan, selection: Selection) ->
         one = e.trajectories(1, "").flops
         left = c.budget - sum(cost.flops for cost in spent if cost)
         return e.trajectories(max(0, round(left / one)), note) if one else None
-    teacher = sum(sum(cost.models.get("generator", (0, 0))) for cost in spent if cost)
-    each = e.sizes.generator_prompt + e.sizes.pair
+    teacher = sum(sum(cost.models.get(role, (0, 0))) for cost in spent if cost for role in TEACHERS)
+    each = sum(call.prompt + call.completion for call, _ in e.way if call.role in TEACHERS)
     return e.trajectories(max(0, round((c.budget - teacher) / each)), note)
 
 
@@ -242,7 +262,7 @@ class _Line:
 
     def __init__(self, run: StageRun, plan: Plan, gate: Gate, selection: Selection) -> None:
         self.run, self.config, self.gate, self.selection = run, plan.config, gate, selection
-        self.base = upstream_usage(run, "generator")
+        self.base = upstream_usage(run, TEACHERS)
         self.weigh = weigher(plan)
 
     def reached(self) -> tuple[float, str]:
@@ -256,7 +276,7 @@ class _Line:
             what = "samples survive" if self.config.match == "samples" else "fine-tuning tokens"
             return size / line, f"{int(size)} of {int(line)} {what}"
         spent = summarise(self.run.folder)
-        tokens, flops = add_usage(spent.usage, "generator")
+        tokens, flops = add_usage(spent.usage, TEACHERS)
         if self.config.match == "teacher_tokens":
             done = (self.base[0] + tokens) / line
             note = f"{int(self.base[0] + tokens)} of {int(line)} teacher tokens"

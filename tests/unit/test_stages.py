@@ -16,7 +16,8 @@ from harness.models.transformers_backend import TransformersBackend
 from harness.resolve.assemble import assemble
 from harness.resolve.layers import resolve_run
 from harness.stage import Stage
-from harness.synthesis.synthesize import document_of, fit
+from harness.synthesis.route import document_of
+from harness.synthesis.synthesize import fit
 from harness.types import Message, Sample, Seed
 from methods.stages.dataset import trim
 from methods.stages.selection import Rule, Selection

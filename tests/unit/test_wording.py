@@ -101,7 +101,7 @@ def test_packaged_compact_prompts_are_worked_examples() -> None:
 def test_the_wording_is_part_of_what_was_asked() -> None:
     def prompting(**sets: object) -> tuple[str, str]:
         plan = assemble(resolve_run(method="static", target="nano", sets=sets).config).plan
-        return plan.prompting.hash, plan.prompting.wording.name
+        return plan.route.hash, plan.route.wording.name
 
     files = {"synthesis.rubric_prompt": None, "synthesis.generator_prompt": None}
     assert prompting(**files)[1] == "full" and prompting(**files, **{"synthesis.prompts": "compact"})[1] == "compact"
