@@ -36,7 +36,9 @@ class LabConfig(Section):
     world: int = Field(0, ge=0)
     """Which planted world: its facts and its models follow from this number."""
     seeds: int = Field(192, ge=1)
-    """Documents of the world."""
+    """Documents of the world, or labelled questions."""
+    labelled: bool = False
+    """Labelled questions in place of documents: one of each rule in turn, with its right answer."""
     test_items: int = Field(90, ge=2)
     """Test items of each column."""
     validation_items: int = Field(48, ge=1)

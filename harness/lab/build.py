@@ -80,6 +80,11 @@ def lab_identity(world: World, steps: float = 1.0) -> str:
     return stable_hash(_shared_identity(steps, disturbance()), world.number, own)
 
 
+def shared_folder(steps: float = 1.0, cache_dir: Path | None = None) -> Path:
+    """Where the models that all worlds share lie, or will lie."""
+    return cache_root(cache_dir) / f"shared-{_shared_identity(steps, disturbance())}"
+
+
 @lru_cache(maxsize=8)
 def _shared_identity(steps: float, disturbed: int) -> str:
     """The wording is hashed by what it yields: a sample of the examples, so that no change of a text is missed."""
@@ -100,7 +105,7 @@ def ensure_lab(
     """
     report = progress or (lambda _part, _share: None)
     root = cache_root(cache_dir)
-    shared = root / f"shared-{_shared_identity(steps, disturbance())}"
+    shared = shared_folder(steps, cache_dir)
     identity = lab_identity(world, steps)
     home = root / f"world-{world.number}-{identity}"
     make_once(shared, lambda folder: _build_shared(folder, report, steps))
@@ -112,17 +117,17 @@ def _build_shared(folder: Path, report: Progress, steps: float) -> None:
     tokenizer = build_tokenizer()
     with fixed_torch(derive_seed("lab writer")):
         writer = new_model(tokenizer, WRITER)
-        examples = corpora.writer_examples(_scaled(EXAMPLES["writer"], steps), derive_seed("writer data"))
-        recipe = _shorter(WRITER_RECIPE, steps)
-        train(writer, _encode(tokenizer, examples), recipe, 1 + disturbance(), lambda share: report("writer", share))
-        _save(writer, tokenizer, folder / "writer")
+        examples = corpora.writer_examples(scaled(EXAMPLES["writer"], steps), derive_seed("writer data"))
+        recipe = shorter(WRITER_RECIPE, steps)
+        train(writer, encode(tokenizer, examples), recipe, 1 + disturbance(), lambda share: report("writer", share))
+        save(writer, tokenizer, folder / "writer")
     with fixed_torch(derive_seed("lab base generator")):
         base = new_model(tokenizer, GENERATOR)
-        examples = corpora.generator_examples(_scaled(EXAMPLES["base"], steps), derive_seed("base data"), None)
-        recipe = _shorter(BASE_RECIPE, steps)
+        examples = corpora.generator_examples(scaled(EXAMPLES["base"], steps), derive_seed("base data"), None)
+        recipe = shorter(BASE_RECIPE, steps)
         seed = 2 + disturbance()
-        train(base, _encode(tokenizer, examples), recipe, seed, lambda share: report("base generator", share))
-        _save(base, tokenizer, folder / "generator-base")
+        train(base, encode(tokenizer, examples), recipe, seed, lambda share: report("base generator", share))
+        save(base, tokenizer, folder / "generator-base")
 
 
 def _build_world(folder: Path, shared: Path, world: World, report: Progress, steps: float) -> None:
@@ -132,31 +137,35 @@ def _build_world(folder: Path, shared: Path, world: World, report: Progress, ste
     with fixed_torch(derive_seed("lab generator", world.number)):
         model = Qwen3ForCausalLM.from_pretrained(shared / "generator-base")
         seed = derive_seed("generator data", world.number)
-        examples = corpora.generator_examples(_scaled(EXAMPLES["generator"], steps), seed, world)
-        recipe, seed = _shorter(WORLD_RECIPE, steps), seed + disturbance()
-        train(model, _encode(tokenizer, examples), recipe, seed, lambda share: report("generator", share))
-        _save(model, tokenizer, folder / "generator")
+        examples = corpora.generator_examples(scaled(EXAMPLES["generator"], steps), seed, world)
+        recipe, seed = shorter(WORLD_RECIPE, steps), seed + disturbance()
+        train(model, encode(tokenizer, examples), recipe, seed, lambda share: report("generator", share))
+        save(model, tokenizer, folder / "generator")
     with fixed_torch(derive_seed("lab target", world.number)):
         model = new_model(tokenizer, TARGET)
         seed = derive_seed("target data", world.number)
-        examples = corpora.target_examples(_scaled(EXAMPLES["target"], steps), seed, world)
-        recipe, seed = _shorter(TARGET_RECIPE, steps), seed + disturbance()
-        train(model, _encode(tokenizer, examples), recipe, seed, lambda share: report("target", share))
-        _save(model, tokenizer, folder / "target")
+        examples = corpora.target_examples(scaled(EXAMPLES["target"], steps), seed, world)
+        recipe, seed = shorter(TARGET_RECIPE, steps), seed + disturbance()
+        train(model, encode(tokenizer, examples), recipe, seed, lambda share: report("target", share))
+        save(model, tokenizer, folder / "target")
 
 
-def _encode(tokenizer: PreTrainedTokenizerFast, examples: list[corpora.Example]) -> Encoded:
+def encode(tokenizer: PreTrainedTokenizerFast, examples: list[corpora.Example]) -> Encoded:
+    """Token ids of prompts and answers."""
     return encode_chats(tokenizer, [prompt for prompt, _ in examples], [answer for _, answer in examples])
 
 
-def _save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write a model with its tokenizer."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def _scaled(count: int, steps: float) -> int:
+def scaled(count: int, steps: float) -> int:
+    """A number of examples for trainings of `steps` times their length."""
     return max(32, round(count * steps))
 
 
-def _shorter(recipe: LabRecipe, steps: float) -> LabRecipe:
+def shorter(recipe: LabRecipe, steps: float) -> LabRecipe:
+    """A recipe of `steps` times its length."""
     return LabRecipe(max(2, round(recipe.steps * steps)), recipe.batch, recipe.lr, recipe.weight_decay)

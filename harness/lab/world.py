@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from harness.errors import InputError
-from harness.lab.pairs import document_text
+from harness.lab.pairs import document_text, pair_messages
 from harness.lab.words import BACKGROUND, CLASSES, FIRST, RELATIONS, SECOND, Relation
-from harness.types import Seed, derive_seed, stable_hash
+from harness.types import QUESTION_TYPES, Seed, derive_seed, stable_hash
 
 LAB_COLUMNS = ("lab_asked", "lab_related", "lab_retention")
 """Test columns: asked and unknown rules (the headline), unasked and unknown rules, rules known from pretraining."""
@@ -108,6 +108,27 @@ class World:
             cls = CLASSES[i % len(CLASSES)]
             text = self.document(stem + cls, cls)
             seeds.append(Seed(stable_hash(source, text), text, domain="pharmacy", source=source, licence="CC0-1.0"))
+        return seeds
+
+    def questions(self, n: int) -> list[Seed]:
+        """`n` labelled seeds: a question about a thing with its right answer, every rule of the six classes in turn.
+
+        Question types come at random. Raises `InputError` where the world has fewer things.
+        """
+        start, stop = _SPLITS["seeds"]
+        if not 0 < n <= stop - start:
+            raise InputError(f"lab world {self.number} has 1 to {stop - start} seeds, not {n}; ask for fewer")
+        rng = random.Random(derive_seed("lab questions", self.number))
+        rules = [(cls, relation) for cls in CLASSES for relation in RELATIONS]
+        rng.shuffle(rules)
+        source = f"lab:world-{self.number}:questions"
+        seeds = []
+        for i, stem in enumerate(self.stems[start : start + n]):
+            cls, relation = rules[i % len(rules)]
+            value = self.rules[cls, relation.key]
+            messages = pair_messages(stem + cls, cls, relation, rng.choice(QUESTION_TYPES), value, rng)
+            identity = stable_hash(source, [m.content for m in messages])
+            seeds.append(Seed(identity, None, messages, domain="pharmacy", source=source, licence="CC0-1.0"))
         return seeds
 
     def test_items(self, column: str, n: int) -> list[LabItem]:

@@ -19,7 +19,9 @@ from harness.models.packaged import is_gguf
 if TYPE_CHECKING:
     from harness.models.access import Access
 
-LAB_ROLES = ("writer", "generator", "target")
+AUTHOR = "lab:author"
+"""The lab's model for routes without a rubric, which is built apart from the others."""
+LAB_ROLES = ("writer", "generator", "target", "author")
 
 
 def model_identity(model: ModelConfig, world: int | None) -> str:
@@ -44,7 +46,12 @@ def _weights_identity(model: ModelConfig, world: int | None) -> str:
         from harness.lab.build import lab_identity
         from harness.lab.world import World
 
-        return f"{model.id}:{lab_identity(World(_world(model, world)))}{kind}"
+        number = World(_world(model, world))
+        if model.id == AUTHOR:
+            from harness.lab.author import author_identity
+
+            return f"{model.id}:{author_identity(number)}{kind}"
+        return f"{model.id}:{lab_identity(number)}{kind}"
     # Servers of GGUF files name their models by them; such a file is theirs.
     if is_gguf(model.id) and not model.base_url:
         from harness.models.dequantise import gguf_identity
@@ -62,6 +69,10 @@ def model_path(model: ModelConfig, world: int | None) -> str | Path:
         from harness.lab.build import ensure_lab
         from harness.lab.world import World
 
+        if model.id == AUTHOR:
+            from harness.lab.author import ensure_author
+
+            return ensure_author(World(_world(model, world)))
         role = model.id.removeprefix("lab:")
         path: Path = getattr(ensure_lab(World(_world(model, world))), role)
         return path
@@ -110,5 +121,5 @@ def open_backend(
 def _world(model: ModelConfig, world: int | None) -> int:
     role = model.id.removeprefix("lab:")
     if role not in LAB_ROLES:
-        raise InputError(f"there is no lab model '{model.id}'; the lab has lab:writer, lab:generator and lab:target")
+        raise InputError(f"there is no lab model '{model.id}'; the lab has {', '.join(f'lab:{r}' for r in LAB_ROLES)}")
     return 0 if world is None else world

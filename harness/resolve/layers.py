@@ -173,7 +173,10 @@ def _for_route(layer: Layer, route: str) -> Layer:
     from harness.settings import Layer, flatten, nest
 
     values = dict(layer.values)
-    own = dict(values.pop("routes", {})).get(route, {})
+    own = dict(dict(values.pop("routes", {})).get(route, {}))
+    if "route" in own:
+        # Named here, so that the settings stay when the name comes again on the command line.
+        own["route"] = {"name": route, **own["route"]}
     return Layer(layer.name, nest({**dict(flatten(values)), **dict(flatten(own))}) if own else values)
 
 

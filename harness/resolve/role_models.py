@@ -64,6 +64,12 @@ def _lab_model(role: str, world: int) -> tuple[Path | None, ModelShape | None]:
     from harness.lab.build import cache_root, lab_identity
     from harness.lab.world import World
 
+    if role == "author":
+        from harness.lab.author import author_folder
+
+        folder = author_folder(World(world))
+        here: Path | None = folder if folder.is_dir() else None
+        return here, estimate.shape_from_folder(folder) if here else _unbuilt_shape("generator")
     root = cache_root()
     home = root / f"world-{world}-{lab_identity(World(world))}"
     # The writer is shared by all worlds; any built one has its size.

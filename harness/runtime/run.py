@@ -22,6 +22,7 @@ from harness.events import EventLog
 from harness.executor import Executor, LocalExecutor
 from harness.lock import hold
 from harness.models.endpoint.calls import CallLog
+from harness.models.open import AUTHOR
 from harness.models.vllm.pool import stop_all
 from harness.record import RunRecord
 from harness.resolve.assemble import Assembly, assemble
@@ -275,14 +276,16 @@ def make_executor(runtime: RuntimeConfig) -> Executor:
 
 def _build_lab(config: RunConfig, observer: RunObserver) -> None:
     """Build the lab's models before any stage needs one, with progress."""
-    models = config.models
-    if not any(models.of(role).id.startswith("lab:") for role in config.model_roles):
+    used = {config.models.of(role).id for role in config.model_roles}
+    if not any(name.startswith("lab:") for name in used):
         return
+    from harness.lab.author import ensure_author
     from harness.lab.build import ensure_lab
     from harness.lab.world import World
 
+    build = ensure_author if AUTHOR in used else ensure_lab
     world = World(config.lab.world if config.lab else 0)
-    ensure_lab(world, progress=lambda part, share: observer.progress(f"lab: {part}", round(100 * share), 100))
+    build(world, progress=lambda part, share: observer.progress(f"lab: {part}", round(100 * share), 100))
 
 
 def _convert_models(config: RunConfig, observer: RunObserver) -> None:

@@ -44,6 +44,8 @@ def sources(plan: Plan) -> Stage:
     origin: Any = identity(c.seeds)
     if c.seeds.source == "lab":
         origin = {"lab": plan.world, "n": c.lab.seeds if c.lab else 0}
+        if c.lab is not None and c.lab.labelled:
+            origin["labelled"] = True
     else:
         origin = {**origin, "source": fingerprint(c.seeds.sources)}
     settings: dict[str, Any] = {
@@ -88,7 +90,8 @@ def read_documents(plan: Plan) -> SeedReport:
     if c.seeds.source == "lab":
         from harness.lab.world import World
 
-        seeds = World(plan.world or 0).seeds(c.lab.seeds if c.lab else 0)
+        world, count = World(plan.world or 0), c.lab.seeds if c.lab else 0
+        seeds = world.questions(count) if c.lab is not None and c.lab.labelled else world.seeds(count)
         return SeedReport("lab", tuple(seeds), len(seeds))
     return read_seeds(c.seeds, domain=plan.suite.domain, keys=_key_names(plan))
 
