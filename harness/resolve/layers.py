@@ -75,7 +75,7 @@ def resolve_run(
     source = documents or sets.get("seeds.source") or _value([file], "seeds.source")
     tested = suite or file.values.get("suite")
     aims = _of_own(_target_layers(aim, size, tested, source), source, other_suite=tested not in (None, aim.suite))
-    layers += [_for_route(_for_driver(layer, chosen_driver, info.driver), named_route or info.route) for layer in aims]
+    layers += [_for_driver(_for_route(layer, named_route or info.route), chosen_driver, info.driver) for layer in aims]
     if file.values:
         layers.append(file)
     flags = {

@@ -67,9 +67,9 @@ def _lab_model(role: str, world: int) -> tuple[Path | None, ModelShape | None]:
     if role == "author":
         from harness.lab.author import author_folder
 
-        folder = author_folder(World(world))
-        here: Path | None = folder if folder.is_dir() else None
-        return here, estimate.shape_from_folder(folder) if here else _unbuilt_shape("generator")
+        author = author_folder(World(world))
+        there = author.is_dir()
+        return author if there else None, estimate.shape_from_folder(author) if there else _unbuilt_shape("generator")
     root = cache_root()
     home = root / f"world-{world}-{lab_identity(World(world))}"
     # The writer is shared by all worlds; any built one has its size.

@@ -131,8 +131,9 @@ class Route(Plugin, ABC, Generic[S]):
 
     Declared on the class, beside what every plug-in declares (`harness.choice.Plugin`): `drafts`, the role whose model
     drafts and which a learner trains; `answers`, the role that is asked for the rest, or None where the draft is the
-    pair; `structured`, the roles whose servers can be held to JSON. It is registered in the entry-point group
-    `harness.routes`.
+    pair; `structured`, the roles whose servers can be held to JSON; `writes_after_labelled`, whether a labelled seed is
+    an example to write after, near copies of which `copy_limit` keeps out, or a text to write about as a document is.
+    It is registered in the entry-point group `harness.routes`.
     """
 
     group = plugins.ROUTES
@@ -140,6 +141,7 @@ class Route(Plugin, ABC, Generic[S]):
     drafts: ClassVar[Role]
     answers: ClassVar[Role | None] = None
     structured: ClassVar[frozenset[Role]] = frozenset()
+    writes_after_labelled: ClassVar[bool] = False
 
     def __init__(self, settings: S, synthesis: SynthesisConfig) -> None:
         """Read and check the prompts. Raises `ConfigError` for a prompt file that cannot be used."""
@@ -221,8 +223,7 @@ class Route(Plugin, ABC, Generic[S]):
         reference = reference_of(seed)
         verdict = check_pair(
             pair,
-            # What is written after an example is held against the example's question, by `copy_limit`.
-            document="" if reference and self.copy_limit < 1 else document_of(seed),
+            document="" if reference and self.writes_after_labelled else document_of(seed),
             question_type=attempt.question_type or None,
             settings=self.validity,
         )

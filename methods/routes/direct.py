@@ -40,6 +40,7 @@ class DirectRoute(Route[DirectSettings]):
     summary = "the generator writes question, reasoning and answer from the seed in one go"
     Settings = DirectSettings
     drafts = "generator"
+    writes_after_labelled = True
 
     def load(self, synthesis: SynthesisConfig) -> Mapping[str, Prompt]:
         """The prompt about a document, and the one after a labelled seed."""

@@ -43,6 +43,7 @@ class QuestionRoute(Route[QuestionSettings]):
     summary = "the generator writes a new question after the seed, the answerer answers it step by step"
     Settings = QuestionSettings
     drafts = "generator"
+    writes_after_labelled = True
     answers = "answerer"
 
     def load(self, synthesis: SynthesisConfig) -> Mapping[str, Prompt]:
