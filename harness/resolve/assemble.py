@@ -76,6 +76,7 @@ def assemble(config: RunConfig) -> Assembly:
     writer = _writer(config)
     policy = (writer[1].name, writer[1] / "policy") if writer else None
     plan = Plan(config, suite, policy, tests)
+    _ = plan.route  # whose prompts and models are checked before any file is looked for
     if config.suite != "lab" and config.lab is not None:
         raise ConfigError(f"lab settings are given, but the suite is '{config.suite}'; drop 'lab', or use --suite lab")
     training = policy_training(config.driver)

@@ -26,7 +26,7 @@ from harness.synthesis.wording import WORDINGS, Wording
 from harness.types import Message, Reject, Rubric, Sample, Seed, stable_hash
 
 if TYPE_CHECKING:
-    from harness.config import SynthesisConfig
+    from harness.config import ModelConfig, SynthesisConfig
 
 S = TypeVar("S", bound=Section)
 
@@ -150,6 +150,9 @@ class Route(Plugin, ABC, Generic[S]):
         self.system_message = synthesis.system_message
         self.wording: Wording = WORDINGS[synthesis.prompts]
         self.prompts: Mapping[str, Prompt] = self.load(synthesis)
+
+    def check(self, models: Mapping[str, ModelConfig]) -> None:
+        """Raise `ConfigError` where a model, by role, cannot do what this route asks of it."""
 
     @abstractmethod
     def load(self, synthesis: SynthesisConfig) -> Mapping[str, Prompt]:

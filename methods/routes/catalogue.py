@@ -29,6 +29,7 @@ def make_route(config: RunConfig) -> Route[Any]:
     route, or its wording, does not ask for.
     """
     route = route_class(config.route.name)(config.route.settings, config.synthesis)
+    route.check({role: config.models.of(role) for role in config.route_roles})
     for role in config.route_roles:
         if not config.models.of(role).structured:
             continue

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from harness.config import SynthesisConfig
+from harness.config import ModelConfig, SynthesisConfig
 from harness.config_models import Section
 from harness.costs.lengths import Call, Lengths
+from harness.errors import ConfigError
 from harness.models.backend import Completion
 from harness.models.prompts import Prompt
 from harness.synthesis.parsing import Failure
@@ -45,6 +46,15 @@ class QuestionRoute(Route[QuestionSettings]):
     drafts = "generator"
     writes_after_labelled = True
     answers = "answerer"
+
+    def check(self, models: Mapping[str, ModelConfig]) -> None:
+        """The extractive generator makes pairs of a text, and here questions are answered without one."""
+        for role, model in models.items():
+            if model.backend == "extractive":
+                raise ConfigError(
+                    f"route 'question' has a question answered without its text, which the extractive generator "
+                    f"(models.{role}) cannot do; take --route direct or rubric, or a language model"
+                )
 
     def load(self, synthesis: SynthesisConfig) -> Mapping[str, Prompt]:
         """The prompts for questions, about a document and after a labelled seed, and the one for answers."""

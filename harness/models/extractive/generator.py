@@ -21,7 +21,7 @@ from harness.models.extractive.focus import rank, read_focus
 from harness.models.extractive.sentences import Sentence, read_sentences
 from harness.models.extractive.terms import TermIndex, topics
 from harness.synthesis.rubric import question_type
-from harness.types import RUBRIC_PARTS, Message, chat, derive_seed
+from harness.types import QUESTION_TYPES, RUBRIC_PARTS, Message, chat, derive_seed
 
 _TRIES = 6
 _DEFAULT_SYSTEM = "You are a helpful assistant."
@@ -30,10 +30,10 @@ _DEFAULT_SYSTEM = "You are a helpful assistant."
 class ExtractiveGenerator:
     """`Backend` that makes pairs by rules; wrong options come from the other documents of `corpus`.
 
-    Requests need the variable `document` and the four rubric parts; `system_message` is used where given. Every draw
-    follows from the seed, the request and how often the same request came before in the call; at temperature 0 from
-    the request alone. Tokens are counted as words. A document without what the rubric asks for gives the text
-    `{"error": ...}`, which no parser takes for a pair.
+    Requests need the variable `document`; without the four rubric parts the question type is drawn. `system_message` is
+    used where given. Every draw follows from the seed, the request and how often the same request came before in the
+    call; at temperature 0 from the request alone. Tokens are counted as words. A document without what the rubric asks
+    for gives the text `{"error": ...}`, which no parser takes for a pair.
     """
 
     VERSION = 1
@@ -68,6 +68,9 @@ class ExtractiveGenerator:
     def _pair(self, request: PromptRequest, rng: random.Random) -> str:
         variables = request.variables
         kind = question_type({part: variables.get(part, "") for part in RUBRIC_PARTS})
+        if kind is None and not any(part in variables for part in RUBRIC_PARTS):
+            # A route without rubrics leaves it open.
+            kind = rng.choice(QUESTION_TYPES)
         if kind is None:
             return _error("the rubric names no question type")
         document = variables.get("document", "")
