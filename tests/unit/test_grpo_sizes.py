@@ -141,7 +141,7 @@ def test_a_rollout_carries_its_own_counts(split: tuple[Recorder, Path], model: P
         assert 1 <= rollout.completion_tokens <= 6
         if rollout.completion_tokens < 6:
             assert rollout.finish_reason == "stop"
-    usage = split[0].batches[0].usage()
+    usage = split[0].batches[0].usage("writer")
     assert sum(u.calls for u in usage) == 12
     parameters = split[0].batches[0].policy_parameters
     assert sum(u.flops for u in usage) == pytest.approx(8 * parameters * usage[1].prompt_tokens)

@@ -128,7 +128,7 @@ def test_every_batch_is_sampled_from_the_weights_that_it_trains(trained: Trained
     # One request for each prompt, with all members of its group; the batch knows what sampling took.
     assert [count for _, count in sampler.asked] == [2] * 6
     assert all(0 < b.seconds == s.seconds for b, s in zip(batches, sampled, strict=True))
-    assert batches[0].usage()[0].seconds == batches[0].seconds
+    assert batches[0].usage("writer")[0].seconds == batches[0].seconds
 
 
 def test_batches_are_counted_and_not_the_updates_on_them(model: Path, tmp_path: Path) -> None:
