@@ -60,7 +60,7 @@ class ThresholdCalibration:
     rates: tuple[Rate, ...]
 
 
-def calibrate(
+def calibrate_embedder(
     embedder: Embedder,
     texts: Sequence[str],
     paraphrases: Sequence[tuple[str, str]],
@@ -135,7 +135,7 @@ def _quantiles(cosines: Floats, levels: Sequence[float]) -> Quantiles:
     return Quantiles(len(cosines), tuple(values))
 
 
-def render(found: ThresholdCalibration) -> str:
+def render_embedder_calibration(found: ThresholdCalibration) -> str:
     """The calibration for people, with every cosine also as Elasticsearch's score, (1 + cosine) / 2."""
     cut = f", {found.cut} of them cut to what the model reads" if found.cut else ""
     lines = [f"{found.embedder} on {found.texts:,} texts{cut}", ""]

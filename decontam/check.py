@@ -8,7 +8,7 @@ these results alone, and so come out the same wherever a process died.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -20,12 +20,13 @@ from decontam.coverage import Line, Shared
 from decontam.items import TestItem, TestSide
 from decontam.rarity import NOTHING, Contexts
 from decontam.rolling import Hashes
-from decontam.tokens import TokenIds, words
+from decontam.tokens import TokenIds, token_texts
 from decontam.vectors import stored_vectors
 from harness.config import DecontamConfig
 from harness.config_decontam import OPEN_INSTRUCT
 from harness.errors import InputError
 from harness.models.embedder import Embedder
+from harness.screen import ProgressCallback, no_progress
 from harness.shards import replace_into
 
 VERSION = 4
@@ -36,7 +37,6 @@ BELOW = 0.15
 """How far below its threshold a similarity is still recorded, for the table of thresholds."""
 
 _PREFIX = 400
-Progress = Callable[[str, int, int], None]
 
 
 def resolved(settings: DecontamConfig) -> DecontamConfig:
@@ -127,7 +127,7 @@ class ContaminationCheck:
         """A similarity in the settings' unit as a cosine; Elasticsearch's score is (1 + cos) / 2."""
         return value if self.settings.embedding_unit == "cosine" else 2 * value - 1
 
-    def queries(self, folder: Path | None = None, progress: Progress = lambda label, done, total: None) -> Vectors:
+    def queries(self, folder: Path | None = None, progress: ProgressCallback = no_progress) -> Vectors:
         """One vector per item (its fields joined by a blank); zero for an item without text.
 
         They are stored in `folder`, which must be for these items and this embedder, and found there again.
@@ -227,7 +227,7 @@ class ContaminationCheck:
         if not long:
             return True
         # Tokens hold no NUL, so joined by it they can be looked for as one string.
-        text = "\0".join(["", *words(shard.plain[int(document) - shard.first]), ""])
+        text = "\0".join(["", *token_texts(shard.plain[int(document) - shard.first]), ""])
         return all("\0".join(["", *self.side.field_words(f), ""]) in text for f in long)
 
 
@@ -346,7 +346,7 @@ def run_check(
     check: ContaminationCheck,
     corpus: Corpus,
     folder: Path | None = None,
-    progress: Progress = lambda label, done, total: None,
+    progress: ProgressCallback = no_progress,
 ) -> Results:
     """Check every shard of `corpus` that `folder` does not hold already. `progress` gets label, shards done, all."""
     results = Results(folder)

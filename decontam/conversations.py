@@ -66,7 +66,7 @@ class Checked:
     report: ContaminationReport
 
 
-def turns(rows: Sequence[Conversation], parts: Part | Literal["both"]) -> Iterator[tuple[int, Part, str]]:
+def turn_documents(rows: Sequence[Conversation], parts: Part | Literal["both"]) -> Iterator[tuple[int, Part, str]]:
     """The documents of `rows`: every turn of the wanted parts but system turns, with its row's number and its part."""
     for number, row in enumerate(rows):
         for message in row.messages:
@@ -80,7 +80,7 @@ def check_conversations(check: ContaminationCheck, rows: Sequence[Conversation],
     texts: list[str] = []
     row_of: list[int] = []
     part_of: list[int] = []
-    for number, part, text in turns(rows, check.settings.parts):
+    for number, part, text in turn_documents(rows, check.settings.parts):
         texts.append(text)
         row_of.append(number)
         part_of.append(PARTS.index(part))

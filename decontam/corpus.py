@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from decontam.tokens import clean
 from decontam.vectors import stored_vectors
 from harness.errors import InputError
 from harness.models.embedder import Embedder
+from harness.screen import ProgressCallback, no_progress
 from harness.synthesis.tables import find_tables, read_table
 
 SHARD = 2000
@@ -219,7 +220,7 @@ class EmbeddedCorpus:
         corpus: MemoryCorpus | FileCorpus,
         embedder: Embedder,
         folder: Path | None = None,
-        progress: Callable[[str, int, int], None] = lambda label, done, total: None,
+        progress: ProgressCallback = no_progress,
     ) -> None:
         self._corpus, self._embedder, self._folder, self._progress = corpus, embedder, folder, progress
         both = f"{corpus.digest} {embedder.identity}"

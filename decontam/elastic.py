@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 
 from decontam.backend import Corpus, Floats, Ints, Neighbours, Phrases, Postings, Vectors
 from decontam.elastic_client import Client, ElasticServer
-from decontam.elastic_index import Index, Kind, Progress
+from decontam.elastic_index import Index, IndexKind
 from decontam.elastic_pairs import CosinePairs
+from harness.screen import ProgressCallback, no_progress
 from harness.types import stable_hash
 
 PAGE = 10_000
@@ -42,15 +43,13 @@ _SLACK = 1e-5
 """Below the floor of cosines that is sent to the server: it compares in single precision, and we compare again."""
 
 
-def _no_progress(label: str, done: int, total: int) -> None:
-    """Show nothing."""
-
-
 class ElasticBackend:
     """`decontam.backend.Backend` on a server. `scratch` keeps answers that were not yet read, so that a killed search
     goes on where it was; without it they lie in a temporary folder and go with the object."""
 
-    def __init__(self, client: Client, *, scratch: Path | None = None, progress: Progress = _no_progress) -> None:
+    def __init__(
+        self, client: Client, *, scratch: Path | None = None, progress: ProgressCallback = no_progress
+    ) -> None:
         """Use `client`; see `open_elastic` for one from the environment."""
         self._client = client
         self._temporary = tempfile.TemporaryDirectory(prefix="harness-decontam-")
@@ -104,7 +103,7 @@ class ElasticBackend:
         self._client.close()
         self._temporary.cleanup()
 
-    def prepare(self, corpus: Corpus, kind: Kind = "text", dimensions: int | None = None) -> Index:
+    def prepare(self, corpus: Corpus, kind: IndexKind = "text", dimensions: int | None = None) -> Index:
         """The corpus's index on the server, built where it is not there yet."""
         index = Index(self._client, corpus, kind, dimensions)
         index.ensure(self._progress)
@@ -185,7 +184,7 @@ def _vector_search(
 
 
 def open_elastic(
-    environment: Mapping[str, str], *, scratch: Path | None = None, progress: Progress = _no_progress
+    environment: Mapping[str, str], *, scratch: Path | None = None, progress: ProgressCallback = no_progress
 ) -> ElasticBackend:
     """The engine on the server that the environment names; see `decontam.elastic_client` for the variables.
 

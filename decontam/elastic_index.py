@@ -13,7 +13,7 @@ stops when it has enough of them. What this gives up: spreading one corpus over 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ from decontam.backend import Corpus, Shard
 from decontam.elastic_client import Client, SearchFailed
 from decontam.tokens import PLAIN
 from harness.errors import ConfigError, StageError
+from harness.screen import ProgressCallback
 from harness.types import stable_hash
 
 PREFIX = "harness-decontam"
@@ -31,11 +32,10 @@ MAX_DIMENSIONS = 4096
 _BULK_DOCUMENTS = 1000
 _BULK_BYTES = 8 * 1024 * 1024
 
-Progress = Callable[[str, int, int], None]
-Kind = Literal["text", "vectors"]
+IndexKind = Literal["text", "vectors"]
 
 
-def mapping(kind: Kind, dimensions: int | None) -> dict[str, Any]:
+def mapping(kind: IndexKind, dimensions: int | None) -> dict[str, Any]:
     """The index's mapping. Nothing is left to a default that differs between versions or can be guessed from data.
 
     Text: analyzer `standard` by name, positions, no norms (nothing is ranked). Vectors: `flat`, so that a search
@@ -69,7 +69,7 @@ SETTINGS: dict[str, Any] = {
 class Index:
     """One corpus on the server. `alias` is what is searched, once `ensure` has returned."""
 
-    def __init__(self, client: Client, corpus: Corpus, kind: Kind, dimensions: int | None = None) -> None:
+    def __init__(self, client: Client, corpus: Corpus, kind: IndexKind, dimensions: int | None = None) -> None:
         """Name the index; nothing is asked or written yet."""
         if dimensions is not None and dimensions > MAX_DIMENSIONS:
             raise ConfigError(
@@ -78,7 +78,7 @@ class Index:
             )
         self._client = client
         self._corpus = corpus
-        self._kind: Kind = kind
+        self._kind: IndexKind = kind
         self._mapping = mapping(kind, dimensions)
         digest = corpus.digest if kind == "text" else corpus.vectors_digest
         if digest is None:
@@ -88,7 +88,7 @@ class Index:
         self._building = f"{self.name}-building"
         self.alias = f"{self.name}-complete"
 
-    def ensure(self, progress: Progress) -> None:
+    def ensure(self, progress: ProgressCallback) -> None:
         """Build what is not there. Raises `StageError` where the server fails; a later call goes on from there."""
         if not self._is_complete():
             self._create()
@@ -137,7 +137,7 @@ class Index:
 
         self._client.call("creating the index", create)
 
-    def _fill(self, progress: Progress) -> None:
+    def _fill(self, progress: ProgressCallback) -> None:
         """Write every shard of the corpus that is not wholly there, in order."""
         size, corpus = self._corpus.shard_size, self._corpus
         whole = {

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from decontam.backend import SearchBackend
 from harness.config import DecontamConfig
+from harness.screen import ProgressCallback, no_progress
 
 
-def open_backend(
+def open_engine(
     settings: DecontamConfig,
     *,
     scratch: Path | None = None,
-    progress: Callable[[str, int, int], None] = lambda label, done, total: None,
+    progress: ProgressCallback = no_progress,
 ) -> SearchBackend:
     """The engine that `settings.backend` names; a server is found by its environment variables.
 

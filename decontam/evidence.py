@@ -61,7 +61,7 @@ def gram_spans(mine: Sequence[Token], other: Sequence[Token], size: int) -> list
     return [(mine[a].start, mine[b - 1].end) for a, b in covered]
 
 
-def show(text: str, spans: Sequence[Span]) -> Shown:
+def span_window(text: str, spans: Sequence[Span]) -> Shown:
     """`text` with its spans: whole where it is short, else a window around the first spans."""
     if len(text) <= LONGEST:
         return Shown(text, tuple(spans))
@@ -90,8 +90,8 @@ def evidence(kind: str, document: str, fields: Sequence[str], size: int) -> tupl
     else:
         spans = [span for field in theirs for span in gram_spans(mine, field, size)]
         shown = [gram_spans(field, mine, size) for field in theirs]
-    sides = tuple(show(text, found) for text, found in zip(fields, shown, strict=True))
-    return show(document, _merged(spans)), sides
+    sides = tuple(span_window(text, found) for text, found in zip(fields, shown, strict=True))
+    return span_window(document, _merged(spans)), sides
 
 
 def _merged(spans: Sequence[Span]) -> list[Span]:

@@ -13,22 +13,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from decontam.check import VERSION, ContaminationCheck, Progress, run_check
+from decontam.check import VERSION, ContaminationCheck, run_check
 from decontam.corpus import EmbeddedCorpus, FileCorpus
 from decontam.html import render_page
 from decontam.outputs import (
     EVIDENCE,
     REPORT,
-    collect,
+    collect_evidence,
     read_report,
     write_evidence,
     write_rows,
-    write_table,
+    write_summary_tables,
 )
 from decontam.report import CorpusOrigin, make_report
 from decontam.tokens import clean
 from decontam.verdict import decide
 from harness.errors import ConfigError
+from harness.screen import ProgressCallback, no_progress
 from harness.shards import write_json, write_text
 from harness.types import stable_hash
 
@@ -61,7 +62,7 @@ def check_files(
     *,
     against: Sequence[str],
     missing: Sequence[str] = (),
-    progress: Progress = lambda label, done, total: None,
+    progress: ProgressCallback = no_progress,
     say: Callable[[str], None] = lambda line: None,
 ) -> FileCheck:
     """Check `corpus` and write everything into `folder`; `missing` are test sets that could not be read.
@@ -100,8 +101,8 @@ def check_files(
         missing=missing,
     )
     write_rows(corpus, verdicts.removed, folder)
-    shown = write_evidence(folder / EVIDENCE, collect(check, corpus, verdicts), SHOWN)
-    write_table(report, folder)
+    shown = write_evidence(folder / EVIDENCE, collect_evidence(check, corpus, verdicts), SHOWN)
+    write_summary_tables(report, folder)
     write_text(folder / "report.html", render_page(report, shown))
     write_json(folder / REPORT, report.to_json())
     shutil.rmtree(work, ignore_errors=True)

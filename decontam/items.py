@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decontam.backend import MAX_PHRASE, Ints, Phrases
-from decontam.tokens import BREAK, TokenIds, clean, plain, words
+from decontam.tokens import BREAK, TokenIds, clean, plain, token_texts
 from harness.config import DecontamConfig
 from harness.errors import PrerequisiteError
 
@@ -143,7 +143,7 @@ class TestSide:
             for at in range(len(places) - size + 1):
                 last[text[places[at][0] : places[at + size - 1][1]]] = at
             for window, at in last.items():
-                ids = tuple(self.vocabulary.setdefault(w, len(self.vocabulary)) for w in words(plain(window)))
+                ids = tuple(self.vocabulary.setdefault(w, len(self.vocabulary)) for w in token_texts(plain(window)))
                 if ids:
                     asked.setdefault(ids[:MAX_PHRASE], []).append((field, at))
         counts = np.array([len(v) for v in asked.values()], np.int64)

@@ -71,7 +71,7 @@ def strongest(check: ContaminationCheck, pairs: Pairs) -> Pairs:
     return hits.select(keep)
 
 
-def collect(check: ContaminationCheck, corpus: FileCorpus, verdicts: Verdicts) -> Iterator[Evidence]:
+def collect_evidence(check: ContaminationCheck, corpus: FileCorpus, verdicts: Verdicts) -> Iterator[Evidence]:
     """Evidence for all hits, in order of documents; reads the corpus once more."""
     pairs = strongest(check, verdicts.pairs)
     settings = check.settings
@@ -176,7 +176,7 @@ def write_rows(corpus: FileCorpus, removed: NDArray[np.bool_], folder: Path) -> 
             replace_into(folder / part / name, lambda p, path=path, wanted=wanted: copy_rows(path, wanted, p))  # type: ignore[misc]
 
 
-def write_table(report: ContaminationReport, folder: Path) -> None:
+def write_summary_tables(report: ContaminationReport, folder: Path) -> None:
     """One table per mode as open-instruct's `contamination_results.tsv`: the share of items found, by benchmark."""
     name = "; ".join(report.train)
     for mode in report.settings["modes"]:

@@ -18,7 +18,7 @@ from decontam.backend import Floats, Ints
 from decontam.check import ContaminationCheck
 from decontam.fields import FieldUse
 from decontam.tokens import clean
-from decontam.verdict import KINDS, Kind, Verdicts, shown_score, thresholds
+from decontam.verdict import KINDS, MatchKind, Verdicts, shown_score, thresholds
 
 SCHEMA = 2
 TOP_COMMON = 20
@@ -77,7 +77,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Common:
+class CommonNgram:
     """An n-gram that counts for less than half, how many documents hold it, and how many unrelated texts do."""
 
     ngram: str
@@ -108,7 +108,7 @@ class ContaminationReport:
     steps: Sequence[Step]
     histogram: Mapping[str, tuple[Sequence[float], Sequence[int]]]
     common_limit: int | None
-    common: Sequence[Common]
+    common: Sequence[CommonNgram]
     common_total: int
     touched: Mapping[str, Sequence[str]] = field(default_factory=dict)
     unasked: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -167,10 +167,10 @@ def _named(items: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     return {clean(benchmark): list(map(clean, ids)) for benchmark, ids in items.items()}
 
 
-def kinds_of(check: ContaminationCheck) -> tuple[Kind, ...]:
+def kinds_of(check: ContaminationCheck) -> tuple[MatchKind, ...]:
     """The kinds that a check can find."""
     modes = check.settings.modes
-    inside: tuple[Kind, ...] = ("contained",) if "text" in modes and check.settings.contained else ()
+    inside: tuple[MatchKind, ...] = ("contained",) if "text" in modes and check.settings.contained else ()
     return tuple(kind for kind in KINDS if kind in modes or kind in inside)
 
 
@@ -225,7 +225,7 @@ def _rows(origin: CorpusOrigin, documents: Ints) -> int:
     return len(np.unique(origin.row_of[documents]))
 
 
-def threshold_values(check: ContaminationCheck, kind: Kind) -> list[float]:
+def threshold_values(check: ContaminationCheck, kind: MatchKind) -> list[float]:
     """Thresholds that are tabulated, in the settings' unit, below 1; the one in force is among them."""
     settings = check.settings
     if kind == "ngram":
@@ -262,12 +262,12 @@ def _histograms(check: ContaminationCheck, verdicts: Verdicts) -> dict[str, tupl
     return found
 
 
-def _common(check: ContaminationCheck, verdicts: Verdicts) -> list[Common]:
+def _common(check: ContaminationCheck, verdicts: Verdicts) -> list[CommonNgram]:
     phrases = check.side.question.phrases
     which = np.flatnonzero(verdicts.common)
     frequency, evidence = verdicts.frequency, verdicts.evidence
     order = which[np.lexsort((which, -frequency[which], -evidence[which]))][:TOP_COMMON]
-    return [Common(" ".join(phrases.words(int(p))), int(frequency[p]), round(evidence[p])) for p in order]
+    return [CommonNgram(" ".join(phrases.words(int(p))), int(frequency[p]), round(evidence[p])) for p in order]
 
 
 def _notes(check: ContaminationCheck) -> tuple[str, ...]:

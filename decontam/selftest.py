@@ -22,8 +22,8 @@ from decontam.check import ContaminationCheck, run_check
 from decontam.corpus import EmbeddedCorpus, MemoryCorpus
 from decontam.items import TestItem
 from decontam.report import threshold_values
-from decontam.tokens import clean, words
-from decontam.verdict import KINDS, Kind, Verdicts, decide, shown_score, thresholds
+from decontam.tokens import clean, token_texts
+from decontam.verdict import KINDS, MatchKind, Verdicts, decide, shown_score, thresholds
 from harness.types import derive_seed
 
 _BEFORE = "Here is something that a colleague passed on to me the other day."
@@ -142,8 +142,8 @@ def split_items(items: Sequence[TestItem], most: int, seed: int) -> tuple[list[T
     seen: set[str] = set()
     usable = []
     for item in items:
-        key = " ".join(words(clean(item.text)))
-        if key and key not in seen and all(words(clean(field)) for field in item.fields):
+        key = " ".join(token_texts(clean(item.text)))
+        if key and key not in seen and all(token_texts(clean(field)) for field in item.fields):
             seen.add(key)
             usable.append(item)
     random.Random(derive_seed("decontam selftest", seed)).shuffle(usable)
@@ -192,14 +192,14 @@ def run_selftest(check: ContaminationCheck, background: Sequence[TestItem], seed
     return SelfTest(len(check.side.items), counts, len(background), tuple(found))
 
 
-def _stated(check: ContaminationCheck, kind: Kind) -> float:
+def _stated(check: ContaminationCheck, kind: MatchKind) -> float:
     settings = check.settings
     return settings.ngram_threshold if kind == "ngram" else settings.embedding_threshold
 
 
 def _count(
     mode: str,
-    kinds: Sequence[Kind],
+    kinds: Sequence[MatchKind],
     threshold: float | None,
     now: bool,
     check: ContaminationCheck,

@@ -187,7 +187,7 @@ def tokenise(text: str) -> list[Token]:
     return [Token(lower(text[start:end]), start, end) for start, end in spans(text)]
 
 
-def words(text: str) -> list[str]:
+def token_texts(text: str) -> list[str]:
     """The tokens of `text`."""
     return [lower(text[start:end]) for start, end in spans(text)]
 
@@ -344,7 +344,7 @@ class TokenIds(dict[str, tuple[int, ...]]):
         if stretch.isascii() and stretch.isalnum() and len(stretch) <= MAX_UNITS:
             ids: tuple[int, ...] = (self._id(stretch.lower()),)
         else:
-            ids = tuple(map(self._id, words(stretch)))
+            ids = tuple(map(self._id, token_texts(stretch)))
         if len(self) >= _REMEMBERED:
             self.clear()
         if len(stretch) <= MAX_UNITS:

@@ -20,8 +20,8 @@ from decontam.coverage import Shared
 from decontam.rarity import Around, evidence_of, others_of, weights
 from harness.config import DecontamConfig
 
-Kind = Literal["text", "contained", "ngram", "embedding"]
-KINDS: tuple[Kind, ...] = ("text", "contained", "ngram", "embedding")
+MatchKind = Literal["text", "contained", "ngram", "embedding"]
+KINDS: tuple[MatchKind, ...] = ("text", "contained", "ngram", "embedding")
 """What a pair can be found by. `contained`: the document stands whole in the item; it belongs to text mode."""
 
 
@@ -67,13 +67,13 @@ class Verdicts:
     documents: int
     pairs: Pairs
     removed: NDArray[np.bool_]
-    best: dict[Kind, Floats]
+    best: dict[MatchKind, Floats]
     frequency: Ints
     evidence: Floats
     common: NDArray[np.bool_]
     common_limit: int | None
 
-    def touched(self, kinds: Sequence[Kind] = KINDS) -> Ints:
+    def touched(self, kinds: Sequence[MatchKind] = KINDS) -> Ints:
         """Items with a hit of one of `kinds`, short ones included."""
         wanted = np.isin(self.pairs.kind, [KINDS.index(kind) for kind in kinds])
         return np.unique(self.pairs.item[self.pairs.hit & wanted])
@@ -88,7 +88,7 @@ def decide(check: ContaminationCheck, results: Results, documents: int) -> Verdi
     evidence = evidence_of(check.line, around)
     rare = weights(evidence, others_of(check.line), limit)
     parts = _word_parts(check, results, rare)
-    best: dict[Kind, Floats] = {}
+    best: dict[MatchKind, Floats] = {}
     if "text" in settings.modes:
         best["text"] = np.where(side.empty, np.nan, 0.0)
         best["text"][parts["text"].item] = 1.0
@@ -113,9 +113,9 @@ def common_limit(settings: DecontamConfig, documents: int) -> int | None:
     return max(settings.common_documents, int(settings.common_share * documents))
 
 
-def thresholds(check: ContaminationCheck) -> dict[Kind, float]:
+def thresholds(check: ContaminationCheck) -> dict[MatchKind, float]:
     """The threshold of every kind that is compared with one, as shares and cosines."""
-    found: dict[Kind, float] = {}
+    found: dict[MatchKind, float] = {}
     if "ngram" in check.settings.modes:
         found["ngram"] = check.settings.ngram_threshold
     if "embedding" in check.settings.modes:
@@ -123,7 +123,7 @@ def thresholds(check: ContaminationCheck) -> dict[Kind, float]:
     return found
 
 
-def shown_score(kind: Kind, score: Floats, settings: DecontamConfig) -> Floats:
+def shown_score(kind: MatchKind, score: Floats, settings: DecontamConfig) -> Floats:
     """Scores in the unit that the settings state."""
     return from_cosine(score, settings) if kind == "embedding" else score
 
@@ -147,7 +147,7 @@ def _totals(check: ContaminationCheck, results: Results) -> tuple[Ints, Floats]:
     return frequency, best
 
 
-def _word_parts(check: ContaminationCheck, results: Results, rare: Floats) -> dict[Kind, _Part]:
+def _word_parts(check: ContaminationCheck, results: Results, rare: Floats) -> dict[MatchKind, _Part]:
     """Pairs of text and n-gram modes; n-grams get their weights `rare` here, shard by shard."""
     text: list[_Part] = []
     inside: list[_Part] = []
@@ -183,7 +183,7 @@ def _near(settings: DecontamConfig, near: Sequence[Near]) -> _Part:
     return _Part(part.document[keep], part.item[keep], part.score[keep])
 
 
-def _pairs(check: ContaminationCheck, parts: Mapping[Kind, _Part]) -> Pairs:
+def _pairs(check: ContaminationCheck, parts: Mapping[MatchKind, _Part]) -> Pairs:
     whole = _together(list(parts.values()))
     kind = np.concatenate([np.full(len(p.item), KINDS.index(name), np.int8) for name, p in parts.items()])
     hit = np.ones(len(kind), np.bool_)

@@ -16,7 +16,7 @@ from decontam.fields import look_up, present
 from decontam.items import TestItem
 from decontam.tokens import clean
 from evals.catalogue import list_suites, load_suite
-from evals.data import contamination_items, item_text
+from evals.data import contamination_items, field_text
 from evals.read import DataContext
 from evals.suite import Suite
 from harness.errors import ConfigError, HarnessError, InputError
@@ -117,7 +117,7 @@ def _file(name: str) -> list[TestItem]:
         for field in fields:
             there, value = look_up(row, field)
             lacking -= {field} if there else set()
-            texts.append(item_text(value))
+            texts.append(field_text(value))
         identifier = next((str(row[key]) for key in ID_FIELDS if is_given(row.get(key)) and row[key] != ""), str(line))
         items.append(TestItem(label, clean(identifier), tuple(texts)))
     if not items:

@@ -14,8 +14,7 @@ from lm_eval.models.huggingface import HFLM
 from harness.models.rope import apart_in_generation, by_side, rope_switch
 from harness.models.transformers_backend import left_padded
 from harness.training.chat import encode, tokenize
-from harness.training.literal import mark
-from harness.training.literal import tokenize as tokenize_marked
+from harness.training.literal import mark, tokenize_marked
 from harness.training.template import control_tokens, render_prompt, traits
 from harness.types import Message
 

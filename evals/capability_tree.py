@@ -99,7 +99,7 @@ def _split(vectors: Vectors, rows: tuple[int, ...]) -> list[tuple[int, ...]]:
     return [tuple(row for row, label in zip(rows, labels, strict=True) if label == wanted) for wanted in order]
 
 
-def assess(nodes: Sequence[Node], correct: Sequence[bool]) -> list[tuple[float | None, float | None, float]]:
+def node_intervals(nodes: Sequence[Node], correct: Sequence[bool]) -> list[tuple[float | None, float | None, float]]:
     """For every node the exact interval of its accuracy (Clopper and Pearson 1934, level 1 − `ALPHA`), and weakness.
 
     Weakness is 1 − the upper bound: the error rate that is certain. A node of fewer than `MIN_ITEMS` items has no
@@ -163,7 +163,7 @@ def _divide(share: int, sizes: Sequence[int], weakness: Sequence[float]) -> list
 def choose(vectors: Vectors, correct: Sequence[bool], n: int) -> tuple[list[int], list[Capability]]:
     """`n` rows by the tree, and the tree. Within a leaf, rows are taken farthest first, beginning at its centre."""
     nodes = grow(vectors)
-    assessed = assess(nodes, correct)
+    assessed = node_intervals(nodes, correct)
     shares = allocate(nodes, [weakness for _, _, weakness in assessed], n)
     inner = {node.parent for node in nodes}
     chosen: list[int] = []

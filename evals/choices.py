@@ -84,7 +84,7 @@ def as_index(value: Any) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
-def read_answer(value: Any, text: str, form: str, choices: Choices, where: str) -> tuple[int | None, str]:
+def right_choice(value: Any, text: str, form: str, choices: Choices, where: str) -> tuple[int | None, str]:
     """Index of the right choice and its text; without choices, the answer as it stands.
 
     `text` is `value` as text, `form` as `Source` has it. Raises `InputError` for an answer that is none of the choices.

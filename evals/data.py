@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from decontam.items import TestItem
-from evals.choices import Choices, as_index, read_answer, read_choices
-from evals.read import DataContext, Raw, find_source, read_rows
-from evals.render import letters, render
+from evals.choices import Choices, as_index, read_choices, right_choice
+from evals.read import DataContext, Raw, find_source, read_source
+from evals.render import letters, render_template
 from evals.suite import Benchmark, Rendering, Rows, Source, Suite
 from harness.errors import ConfigError, InputError
 from harness.synthesis.parsing import is_unicode
@@ -76,7 +76,7 @@ def as_text(value: Any) -> str:
     return str(value) if is_given(value) else ""
 
 
-def item_text(value: Any) -> str:
+def field_text(value: Any) -> str:
     """A field of a test item as text: of labelled choices the texts alone, since the test's labels are no text."""
     if isinstance(value, Mapping) and isinstance(value.get("text"), (list, tuple)):
         return as_text(value["text"])
@@ -140,7 +140,7 @@ def load_validation_pool(
         raise ConfigError(f"{what} has no 'reasoning' field, so it cannot be rendered as reasoning; use 'answer'.")
     out: list[ValidationItem] = []
     for item in _load(declared.rows, like, what, context, suite.folder, context.validation_items):
-        question = render(like.template.prompt, item.fields, item.choices, item.gold)
+        question = render_template(like.template.prompt, item.fields, item.choices, item.gold)
         if form == "letter":
             if item.gold is None:
                 raise ConfigError(f"{what}: item '{item.id}' has no choices, so it has no letter; render its answer.")
@@ -148,7 +148,7 @@ def load_validation_pool(
         else:
             answer = item.fields["answer"]
         if form == "reasoning":
-            answer = render(declared.reasoning, item.fields, item.choices, item.gold)
+            answer = render_template(declared.reasoning, item.fields, item.choices, item.gold)
         keys = {name: as_text(item.fields[column]) for name, column in declared.keys.items()}
         messages = (Message("user", question), Message("assistant", answer))
         subtask = as_text(item.fields[declared.subtask]) if declared.subtask else ""
@@ -187,7 +187,7 @@ def contamination_items(suite: Suite, context: DataContext, columns: Sequence[st
 def benchmark_items(benchmark: Benchmark, items: Iterable[Item]) -> Iterator[TestItem]:
     """The contamination fields of every item, each by itself."""
     for item in items:
-        parts = (item_text(item.choices if f == "choices" else item.fields[f]) for f in benchmark.contamination)
+        parts = (field_text(item.choices if f == "choices" else item.fields[f]) for f in benchmark.contamination)
         yield TestItem(benchmark.id, item.id, tuple(parts))
 
 
@@ -198,7 +198,7 @@ def _load(rows: Rows, benchmark: Benchmark, what: str, context: DataContext, fol
     seen: dict[str, str] = {}
     items: list[Item] = []
     zero = source.answer_form != "index" or source.lab is not None
-    for raw in read_rows(source, path, what, context, count):
+    for raw in read_source(source, path, what, context, count):
         fields = {name: _column(raw, column, name) for name, column in source.fields.items()}
         item_id = as_text(fields["id"])
         zero = zero or as_index(fields.get("answer")) == 0
@@ -267,7 +267,7 @@ def _item(item_id: str, fields: dict[str, Any], source: Source, benchmark: Bench
     gold: int | None = None
     if "answer" in fields:
         text = as_text(fields["answer"]).strip()
-        gold, answer = read_answer(fields["answer"], text, source.answer_form, choices, where)
+        gold, answer = right_choice(fields["answer"], text, source.answer_form, choices, where)
         fields = {**fields, "answer": answer}
     return Item(
         id=item_id,

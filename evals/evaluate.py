@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,12 +20,12 @@ from typing import Any, Literal
 from evals.data import Item, load_items, load_pool, source_label
 from evals.model import load_model
 from evals.read import DataContext
-from evals.render import render
+from evals.render import render_template
 from evals.suite import Benchmark, Suite
 from evals.tasks import INVALID, build_task
 from harness.errors import InputError, StageError
-
-Progress = Callable[[str, int, int], None]
+from harness.screen import ProgressCallback
+from harness.statistics import standard_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +91,7 @@ def evaluate(
     apply_chat_template: bool = True,
     dtype: str = "auto",
     columns: Sequence[str] | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Evaluation:
     """Evaluate the model in the folder `model_path` (or on the hub) on `suite`, or on some of its `columns`.
 
@@ -139,7 +138,7 @@ def evaluate_validation(
     batch_size: int = 64,
     apply_chat_template: bool = True,
     dtype: str = "auto",
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> tuple[ItemResult, ...]:
     """The model's answers to all items of a validation set, asked as the benchmark asks that the set is like.
 
@@ -181,7 +180,7 @@ def _check_references(b: Benchmark, items: Sequence[Item]) -> None:
     """Refuse items without a text whose likelihood could be asked for."""
     if b.template.output != "loglikelihood":
         return
-    empty = [i.id for i in items if not render(b.template.reference, i.fields, i.choices, i.gold).strip()]
+    empty = [i.id for i in items if not render_template(b.template.reference, i.fields, i.choices, i.gold).strip()]
     if empty:
         raise InputError(
             f"Benchmark '{b.id}': the reference answer of item '{empty[0]}' is empty (so for {len(empty)} of "
@@ -255,7 +254,9 @@ def _column(
         rows.append(row)
     unparsed = sum(row.answer == "" for row in rows)
     score = sum(row.value for row in rows) / len(rows)
-    error = standard_error([row.value for row in rows], [row.cluster for row in rows])
+    error = None
+    if math.isfinite(score):
+        error = standard_error([row.value for row in rows], [row.cluster for row in rows])
     column = ColumnResult(
         b.id,
         b.metric,
@@ -324,21 +325,3 @@ def _likelihoods(model: Any, b: Benchmark, item: Item, sample: Mapping[str, Any]
     best = max(range(len(scores)), key=lambda i: scores[i] / units[b.metric](i))
     value = float(best == sample["doc"]["gold"]) if b.metric == "acc_tokens" else float(sample[b.metric])
     return best, value, lengths
-
-
-def standard_error(values: Sequence[float], clusters: Sequence[str]) -> float | None:
-    """Standard error of the mean of items' values; None for a single independent unit.
-
-    Items with an equal, non-empty cluster are dependent: sqrt(G/(G-1) sum_g (sum_{i in g} (x_i - mean))^2) / n over
-    G clusters (the sandwich estimator; Miller 2024, arXiv 2411.00640, eq. 4, with the small-sample factor). With
-    all clusters of size one it equals sqrt(p(1-p)/(n-1)), which is used where there are none.
-    """
-    n = len(values)
-    mean = sum(values) / n
-    sums: dict[str, float] = defaultdict(float)
-    for index, (x, cluster) in enumerate(zip(values, clusters, strict=True)):
-        sums[f"c{cluster}" if cluster else f"i{index}"] += x - mean
-    groups = len(sums)
-    if groups < 2:
-        return None
-    return math.sqrt(groups / (groups - 1) * sum(s * s for s in sums.values())) / n

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from decontam.tokens import clean, words
+from decontam.tokens import clean, token_texts
 from evals.data import Chooser, Item, ValidationItem, draw, load_items, load_validation_pool, unlimited
 from evals.read import DataContext
 from evals.suite import Rendering, Suite
@@ -37,7 +37,7 @@ class Keyed(Protocol):
 
 def normalise(text: str) -> str:
     """`text` as its tokens joined by blanks: case, punctuation and white space folded."""
-    return " ".join(words(clean(text)))
+    return " ".join(token_texts(clean(text)))
 
 
 @dataclass(frozen=True, slots=True)

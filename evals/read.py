@@ -75,7 +75,7 @@ def find_source(rows: Rows, what: str, context: DataContext, suite_folder: Path)
     )
 
 
-def read_rows(source: Source, path: Path | None, what: str, context: DataContext, count: int) -> Iterator[Raw]:
+def read_source(source: Source, path: Path | None, what: str, context: DataContext, count: int) -> Iterator[Raw]:
     """The rows of one source, in order. `count` is how many the lab is asked for."""
     if path is not None:
         yield from read_file(path)

@@ -47,7 +47,7 @@ def letters(count: int) -> list[str]:
     return [chr(ord("A") + i) for i in range(count)]
 
 
-def render(template: str, fields: Mapping[str, Any], choices: Sequence[str], gold: int | None) -> str:
+def render_template(template: str, fields: Mapping[str, Any], choices: Sequence[str], gold: int | None) -> str:
     """Render `template` over an item's fields and the helpers (`HELPERS`)."""
     names = letters(len(choices))
     helpers: dict[str, Any] = {

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from evals.data import Item
-from evals.render import letters, render
+from evals.render import letters, render_template
 from evals.suite import Benchmark
 
 if TYPE_CHECKING:
@@ -79,16 +79,16 @@ def _document(benchmark: Benchmark, item: Item, shot: bool = False) -> dict[str,
     continuations = names if template.continuation == "letter" else list(item.choices)
     gold = -1 if item.gold is None else item.gold
     if template.output == "loglikelihood":
-        target = render(template.reference, item.fields, item.choices, item.gold)
+        target = render_template(template.reference, item.fields, item.choices, item.gold)
         continuations, gold = [target], 0
     row: dict[str, Any] = {
         "item_id": item.id,
-        "prompt": render(template.prompt, item.fields, item.choices, item.gold),
+        "prompt": render_template(template.prompt, item.fields, item.choices, item.gold),
         "continuations": continuations,
         "gold": gold,
         "target": target,
     }
     # lm-eval knows a column by the test table alone, so both tables carry this one.
     shown = template.shot_target if shot else None
-    row["shot_target"] = target if shown is None else render(shown, item.fields, item.choices, item.gold)
+    row["shot_target"] = target if shown is None else render_template(shown, item.fields, item.choices, item.gold)
     return row

@@ -88,7 +88,7 @@ class LocalExecutor:
 
 
 @dataclass(frozen=True)
-class Here:
+class InProcess:
     """Work that stays in this process under every executor: it holds open connections or counts what is spent."""
 
     work: Work

@@ -24,7 +24,7 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class SettingDoc:
     """A setting: its dotted key, its meaning in one line, what it takes in words, and its default as it is typed.
 
     `default` is None where there is none. `owner` names the plug-in that it belongs to; `section` marks those that hold
@@ -39,19 +39,19 @@ class Setting:
     section: bool = False
 
 
-def settings() -> list[Setting]:
+def settings() -> list[SettingDoc]:
     """All settings, a section before what it holds, in the order of their classes."""
     return list(_walk(RunConfig, "", None))
 
 
-def _walk(model: type[BaseModel], prefix: str, defaults: Section | None, owner: str = "") -> Iterator[Setting]:
+def _walk(model: type[BaseModel], prefix: str, defaults: Section | None, owner: str = "") -> Iterator[SettingDoc]:
     for name, field in model.model_fields.items():
         key = prefix + name
         kinds = sections_of(field)
         value = getattr(defaults, name) if defaults is not None else None if field.is_required() else field.default
         shown = None if defaults is None and field.is_required() else typed(value)
         held = bool(kinds) and not issubclass(kinds[0], Choice)
-        yield Setting(key, meaning(field), "" if held else takes(field), None if held else shown, owner, held)
+        yield SettingDoc(key, meaning(field), "" if held else takes(field), None if held else shown, owner, held)
         for kind in kinds:
             if issubclass(kind, Choice):
                 # What is chosen elsewhere has the same settings there.
@@ -60,7 +60,7 @@ def _walk(model: type[BaseModel], prefix: str, defaults: Section | None, owner: 
                 yield from _walk(kind, f"{key}.", value if isinstance(value, Section) else None, owner)
 
 
-def _of_plugins(kind: type[Choice], key: str) -> Iterator[Setting]:
+def _of_plugins(kind: type[Choice], key: str) -> Iterator[SettingDoc]:
     for plugin in plugin_classes(kind.group)[0]:
         yield from _walk(plugin.Settings, f"{key}.", plugin.Settings(), f"{key} {plugin.name}")
 
@@ -117,7 +117,7 @@ def typed(value: Any) -> str:
     return value if isinstance(value, str) and value else json.dumps(value, default=str, ensure_ascii=False)
 
 
-def find(words: Sequence[str]) -> list[Setting]:
+def find_settings(words: Sequence[str]) -> list[SettingDoc]:
     """The settings that the words mean: one key, a section with what it holds, or all that mention every word.
 
     Raises `ConfigError` with the nearest key where there is none.
@@ -171,15 +171,15 @@ _PAGE = (
 )
 
 
-def _groups(rows: Sequence[Setting]) -> dict[str, list[Setting]]:
+def _groups(rows: Sequence[SettingDoc]) -> dict[str, list[SettingDoc]]:
     """Settings by the section that holds them, or by their plug-in."""
-    groups: dict[str, list[Setting]] = {}
+    groups: dict[str, list[SettingDoc]] = {}
     for row in rows:
         groups.setdefault(row.owner or row.key.rpartition(".")[0], []).append(row)
     return groups
 
 
-def _table(rows: Sequence[Setting]) -> list[str]:
+def _table(rows: Sequence[SettingDoc]) -> list[str]:
     cells = [(f"`{s.key}`", s.meaning, s.takes, "" if s.default is None else f"`{s.default}`") for s in rows]
     return [
         "| setting | meaning | takes | default |",

@@ -201,7 +201,7 @@ def lora_training(
     )
 
 
-def policy_training(
+def grpo_update(
     shape: ModelShape,
     dtype: str,
     batch: Batch,

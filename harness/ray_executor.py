@@ -18,7 +18,7 @@ from typing import Any
 import harness
 from harness.config import RayConfig
 from harness.errors import HarnessError, PrerequisiteError, StageError
-from harness.executor import Computed, Here, LocalExecutor, ShardWorker, Task
+from harness.executor import Computed, InProcess, LocalExecutor, ShardWorker, Task
 from harness.shards import ShardOutput
 
 RETRIES = 3
@@ -107,7 +107,7 @@ class RayExecutor:
 
     def map(self, worker: ShardWorker, tasks: Iterable[Task], *, ordered: bool) -> Generator[Computed]:
         """Results of `tasks` from `workers` actors."""
-        if isinstance(worker, Here) or self._busy:
+        if isinstance(worker, InProcess) or self._busy:
             yield from self._here.map(worker, tasks, ordered=ordered)
             return
         pending = iter(tasks)

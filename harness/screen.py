@@ -13,10 +13,13 @@ import json
 import os
 import sys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 from harness.errors import ConfigError, StageError
+
+ProgressCallback = Callable[[str, int, int], None]
+"""Told a label, the steps that are finished, and all steps."""
 
 READER_GONE = 141
 """Exit status of a program whose reader went away: 128 + SIGPIPE, as of programs that the signal ends."""
@@ -95,6 +98,10 @@ def say(text: str, stream: TextIO | None = None) -> None:
             raise
 
 
+def no_progress(label: str, done: int, total: int) -> None:
+    """The callback that shows nothing."""
+
+
 def emit(text: str) -> None:
     """Print what was asked for to standard output; a reader that has gone away (`| head`) ends the program quietly.
 
@@ -131,7 +138,7 @@ def _to_null(number: int) -> None:
         os.close(null)
 
 
-def duration(seconds: float) -> str:
+def rough_duration(seconds: float) -> str:
     """Seconds in the unit that a person would use."""
     if seconds < 90:
         return f"{seconds:.0f} s"

@@ -177,7 +177,7 @@ def parts(folder: Path) -> list[Path]:
     return sorted(folder.glob("part-*.parquet"))
 
 
-def read_rows(folder: Path) -> list[dict[str, Any]]:
+def read_shards(folder: Path) -> list[dict[str, Any]]:
     """All rows of a table, shard by shard."""
     import pyarrow.parquet as pq
 
@@ -192,7 +192,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 
 def read_records(folder: Path, cls: type[T]) -> list[T]:
     """All rows of a table as records."""
-    return [from_row(cls, row) for row in read_rows(folder)]
+    return [from_row(cls, row) for row in read_shards(folder)]
 
 
 def read_metadata(part: Path) -> dict[str, Any]:

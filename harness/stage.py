@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
-from harness.executor import Computed, Executor, Here, LocalExecutor, ShardWorker, Task, Work
+from harness.executor import Computed, Executor, InProcess, LocalExecutor, ShardWorker, Task, Work
 from harness.models.endpoint.calls import CallLog
 from harness.shards import (
     ShardOutput,
@@ -255,7 +255,7 @@ class StageRun:
 
     def compute(self, work: ShardWorker | Work, tasks: Iterable[Task], *, ordered: bool) -> Generator[Computed]:
         """Shards computed by whoever the run's engine is, not yet written."""
-        worker = work if isinstance(work, ShardWorker) else Here(work)
+        worker = work if isinstance(work, ShardWorker) else InProcess(work)
         return self.executor.map(worker, tasks, ordered=ordered)
 
     def shard_notes(self) -> Mapping[str, Any]:

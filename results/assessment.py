@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from harness.errors import InputError
-from harness.ranks import spearman
+from harness.statistics import spearman
 from results.statistics import SKEW_NOTE, Difference, paired_difference
 from results.text import markdown_table, percent, whole_ranges
 

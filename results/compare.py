@@ -13,8 +13,8 @@ from pathlib import Path
 
 from harness.errors import InputError
 from results.differences import NOT_COMPARED, equal_settings, recorded_rows, setting_rows
-from results.runs import Run, last_event, load_items, load_run
-from results.tables import SCORES_TITLE, Arm, column_names, cost_rows, count_rows, notes, score_rows
+from results.runs import Run, last_event, load_run, read_items
+from results.tables import SCORES_TITLE, Arm, column_names, cost_rows, count_rows, mark_notes, score_rows
 from results.text import blocks, wrapped
 
 NOT_REPLICATES = (
@@ -34,7 +34,7 @@ def render_compare(paths: Sequence[Path]) -> str:
         raise InputError(f"none of {', '.join(r.name for r in runs)} is complete; finish one with 'harness resume'")
     # Differences are taken to the first complete run.
     runs.sort(key=lambda run: run.record is None)
-    arms = [Arm(_letter(i), run.record, load_items(run.folder)) for i, run in enumerate(runs)]
+    arms = [Arm(_letter(i), run.record, read_items(run.folder)) for i, run in enumerate(runs)]
     lines = [f"{arm.label}  {run.name}" for arm, run in zip(arms, runs, strict=True)]
     lines += ["", *_settings(runs, arms)]
     sections = (
@@ -88,7 +88,7 @@ def _notes(runs: Sequence[Run], arms: Sequence[Arm]) -> list[str]:
         else:
             lines += [f"{arm.label}: {flag}" for flag in arm.record.validity_flags]
             lines += [line for o in arm.record.upstream for line in wrapped(f"{arm.label}: {o.line()}")]
-    lines += notes([arm.record for arm in arms if arm.record]) + _unpaired(arms)
+    lines += mark_notes([arm.record for arm in arms if arm.record]) + _unpaired(arms)
     return [*lines, *NOT_REPLICATES.splitlines()]
 
 

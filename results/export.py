@@ -46,7 +46,7 @@ def export_run(run_folder: Path, dest: Path) -> str:
         shutil.rmtree(temporary, ignore_errors=True)
         raise StageError(f"cannot write {dest}: {_reason(error)}; {write_advice(error)}") from None
     width = max(len(name) for name in OUTPUTS)
-    return "\n".join([str(dest), *[f"  {name:<{width}}  {describe(dest / name)}" for name in OUTPUTS]])
+    return "\n".join([str(dest), *[f"  {name:<{width}}  {describe_output(dest / name)}" for name in OUTPUTS]])
 
 
 def _source(run: Run, name: str) -> Path:
@@ -63,7 +63,7 @@ def _reason(error: OSError) -> str:
     return " ".join(str(first or error).split())
 
 
-def describe(path: Path) -> str:
+def describe_output(path: Path) -> str:
     """What an output is, with its size."""
     if path.name == DATASET:
         with open(path, "rb") as handle:

@@ -146,7 +146,7 @@ def output(run: Run, name: str) -> Path | None:
     return next((folder for folder in candidates if folder.is_dir() and any(folder.iterdir())), None)
 
 
-def load_items(folder: Path) -> Items:
+def read_items(folder: Path) -> Items:
     """Item-level results of a run (`items.parquet`); empty where there are none.
 
     Rows have `task`, `item_id`, `correct`, optionally `cluster` ("" where items are independent), and optionally

@@ -9,8 +9,10 @@ pass through a mean or a comparison without a word. Gives up: crossed run-by-ite
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+
+from harness.statistics import require_finite, standard_error
 
 SKEW_ERRORS = 2.0
 """Standard errors of a normal sample's skewness beyond which a sample is called skewed; 5 % of normal samples are."""
@@ -52,13 +54,6 @@ class Difference:
     def excludes_zero(self) -> bool:
         """Whether the interval lies on one side of zero; False where there is no interval."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
-
-
-def require_finite(values: Iterable[float]) -> None:
-    """Raise `ValueError` where a value is NaN or infinite."""
-    for value in values:
-        if not math.isfinite(value):
-            raise ValueError(f"{value} is no finite number; what was not measured is left out")
 
 
 def skewness(values: Sequence[float]) -> float | None:
@@ -116,31 +111,6 @@ def paired_difference(a: Mapping[int, float], b: Mapping[int, float], level: flo
     half = float(student.ppf(0.5 + level / 2, n - 1)) * error
     p = 2 * float(student.sf(abs(mean) / error, n - 1))
     return Difference(mean, mean - half, mean + half, n, sd, p, skewness(differences))
-
-
-def standard_error(values: Sequence[float], clusters: Sequence[Hashable] | None = None) -> float | None:
-    """Standard error of the mean of item-level values (0 or 1 for correctness, or paired differences).
-
-    Without clusters sqrt(sum r² / (n (n - 1))) with r the residuals, which for 0/1 values is sqrt(p (1 - p) / (n - 1)).
-    With clusters the residuals are first summed within each: sqrt(G / (G - 1) · sum_c (sum r)²) / n, the clustered
-    error of Miller 2024 (arXiv 2411.00640, eq. 4) with the usual correction for G clusters; equal to the former when
-    every cluster is one item. None with fewer than two items or clusters.
-    """
-    require_finite(values)
-    n = len(values)
-    groups = list(range(n)) if clusters is None else list(clusters)
-    if len(groups) != n:
-        raise ValueError(f"{n} values but {len(groups)} cluster keys")
-    if n < 2:
-        return None
-    mean = math.fsum(values) / n
-    sums: dict[Hashable, float] = {}
-    for value, group in zip(values, groups, strict=True):
-        sums[group] = sums.get(group, 0.0) + value - mean
-    count = len(sums)
-    if count < 2:
-        return None
-    return math.sqrt(count / (count - 1) * math.fsum(s * s for s in sums.values())) / n
 
 
 def paired_items(

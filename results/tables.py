@@ -116,7 +116,7 @@ def count_rows(arms: Sequence[Arm]) -> list[list[str]]:
     return rows
 
 
-def notes(records: Sequence[RunRecord]) -> list[str]:
+def mark_notes(records: Sequence[RunRecord]) -> list[str]:
     """What the marks in tables of scores mean, for those that occur."""
     columns = [column for record in records for column in record.columns]
     lower = any(not column.higher_is_better for column in columns)

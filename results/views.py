@@ -16,9 +16,18 @@ from harness.record import RunRecord
 from results.compare import render_compare
 from results.contamination import any_unclean, clean_cell, contamination_lines, formatted
 from results.differences import reading
-from results.export import OUTPUTS, describe, export_run
-from results.runs import Run, last_event, load_items, load_run, missing_output, output, run_folders
-from results.tables import GUIDED_MARK, SCORES_TITLE, Arm, column_cell, cost_rows, difference_cell, notes, score_cell
+from results.export import OUTPUTS, describe_output, export_run
+from results.runs import Run, last_event, load_run, missing_output, output, read_items, run_folders
+from results.tables import (
+    GUIDED_MARK,
+    SCORES_TITLE,
+    Arm,
+    column_cell,
+    cost_rows,
+    difference_cell,
+    mark_notes,
+    score_cell,
+)
 from results.text import aligned, count, duration, kept_together, shorten, wrapped
 
 ONE_DRAW = "Errors are over test items; one run is one draw, and another seed of the same method would differ."
@@ -64,11 +73,11 @@ def render_show(run_folder: Path) -> str:
         doing = last_event(run_folder)
         lines += ["", f"Not complete. Last event: {doing or 'none'}. Go on with: harness resume {run_folder}"]
         return "\n".join(lines)
-    arm = Arm("run", run.record, load_items(run_folder))
+    arm = Arm("run", run.record, read_items(run_folder))
     lines += ["", SCORES_TITLE, *aligned(_scores(arm))]
     lines += [line for origin in run.record.upstream for line in wrapped(f"From an earlier run: {origin.line()}")]
     lines += _unmeasured(run) + [line for flag in run.record.validity_flags for line in wrapped(f"Caution: {flag}")]
-    lines += notes([run.record])
+    lines += mark_notes([run.record])
     lines.append(ONE_DRAW)
     lines += _retention(run.record)
     lines += ["", "Rows in, kept, rejected by reason", *aligned(_counts(run))]
@@ -212,7 +221,7 @@ def _outputs(run: Run) -> list[str]:
         if where is None:
             lost += wrapped(f"Missing: {missing_output(run, name)}", indent="    ")
         else:
-            rows.append([name, describe(where)])
+            rows.append([name, describe_output(where)])
     plots = sorted(path.name for path in run.folder.glob("*.png"))
     if plots:
         rows.append(["plots", ", ".join(plots)])

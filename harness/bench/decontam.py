@@ -157,7 +157,7 @@ def load_paragraphs(paths: Sequence[str], documents: int) -> list[str]:
     return texts
 
 
-def run_bench(
+def bench_decontam(
     *, train: Sequence[str], items: Sequence[TestItem], documents: int, count: int, sizes: Sequence[int], seed: int = 0
 ) -> DecontamBench:
     """Compare and scale. Without `train` or `items`, texts and items are made up. The server is HARNESS_ES_URL's."""
@@ -217,7 +217,7 @@ def _time_size(documents: int, items: Sequence[TestItem], settings: DecontamConf
     return Size(documents, seconds, peak)
 
 
-def render(result: DecontamBench) -> str:
+def render_decontam(result: DecontamBench) -> str:
     """The result as a screen of text."""
     total = result.prepare + result.check
     lines = [

@@ -14,7 +14,6 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,8 @@ from harness.resolve.layers import resolve_run
 from harness.runtime.execute import execute
 from harness.runtime.progress import Progress
 from harness.runtime.run import RunObserver
-from harness.shards import read_rows
+from harness.screen import ProgressCallback, no_progress
+from harness.shards import read_shards
 from harness.stage import Stage, StageRun, stage_folder, store_of
 from harness.synthesis.route import Draft, Draw
 from harness.synthesis.synthesize import Counter
@@ -45,7 +45,7 @@ Rewards = list[float | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Timing:
     """Seconds of one training on each side: by the clock, and of this process on a processor."""
 
     bare: float
@@ -68,7 +68,7 @@ class Turn:
 class GrpoBench:
     """The turns, and what each of them did."""
 
-    turns: tuple[Turn, ...]
+    turns: tuple[Timing, ...]
     signal: str
     steps: int
     rollouts: int
@@ -88,9 +88,7 @@ class GrpoBench:
         return {**asdict(self), "overhead": self.overhead, "cpu_overhead": self.cpu_overhead}
 
 
-def run_bench(
-    signal: str, steps: int, turns: int, progress: Callable[[str, int, int], None] = lambda label, done, total: None
-) -> GrpoBench:
+def bench_grpo(signal: str, steps: int, turns: int, progress: ProgressCallback = no_progress) -> GrpoBench:
     """Train in turns; the first turn warms up and is not counted. Needs the models of lab world 0, or builds them."""
     import torch
 
@@ -118,7 +116,7 @@ def run_bench(
             if bare[2] != own[2]:
                 raise StageError("the two sides of the benchmark got different rewards, so their times do not compare")
             if number:
-                counted.append(Turn(bare[0], own[0], bare[1], own[1]))
+                counted.append(Timing(bare[0], own[0], bare[1], own[1]))
             progress("bench grpo", number + 1, turns + 1)
         g = _settings(plan)
     return GrpoBench(tuple(counted), signal, steps, steps * g.prompts_per_step * g.group_size)
@@ -150,7 +148,7 @@ def _with_harness(stage: Stage, plan: Plan, folder: Path) -> Rewards:
     observer = _observer(folder / "run")
     execute([stage], store, observer)
     observer.close()
-    return [row["reward"] for row in read_rows(stage_folder(store, stage))]
+    return [row["reward"] for row in read_shards(stage_folder(store, stage))]
 
 
 def _bare(stage: Stage, plan: Plan, folder: Path) -> Rewards:
@@ -209,7 +207,7 @@ def _bare(stage: Stage, plan: Plan, folder: Path) -> Rewards:
     return kept
 
 
-def render(result: GrpoBench) -> str:
+def render_grpo(result: GrpoBench) -> str:
     """The result for a terminal."""
     wall, cpu = (sorted(getattr(turn, name) for turn in result.turns) for name in ("overhead", "cpu_overhead"))
     lines = [

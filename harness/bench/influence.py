@@ -26,7 +26,7 @@ from harness.bench.less_loop import LessLoop
 from harness.bench.made import BenchSize, make_items, make_model, make_state
 from harness.bench.memory import peak_tensor_bytes
 from harness.config import ScoringConfig
-from harness.ranks import spearman
+from harness.statistics import spearman
 from harness.training.batches import batches, collate
 from harness.training.chat import Encoded
 from methods.signals.influence.directions import Guidance, best, guidance, halves
@@ -59,7 +59,7 @@ class BenchPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Contestant:
     """One contestant: samples and tokens per second (median turn), and its speed relative to the plain step's.
 
     `low` and `high` bound the relative speed over turns; `peak` is tensor memory above the loaded model, in bytes, None
@@ -94,7 +94,7 @@ class BenchResult:
     plan: BenchPlan
     parameters: int
     adapter_parameters: int
-    rows: tuple[Row, ...]
+    rows: tuple[Contestant, ...]
     agreement: Agreement
     seconds_per_candidate: dict[int, float]
 
@@ -202,7 +202,7 @@ class _Trainable:
             parameter.grad = None
 
 
-def run_bench(plan: BenchPlan, progress: Progressed = lambda *_: None) -> BenchResult:
+def bench_influence(plan: BenchPlan, progress: Progressed = lambda *_: None) -> BenchResult:
     """Build the model, run all contestants in turns, and compare the engine's scores with the definition's."""
     bergson = find_bergson(plan.bergson) if plan.bergson else None
     bench = InfluenceBench(plan)
@@ -260,14 +260,18 @@ def _order(turn: int, names: Iterable[str]) -> list[str]:
     return order
 
 
-def _row(name: str, seconds: dict[str, list[float]], items: dict[str, Sequence[Encoded]], peak: int | None) -> Row:
+def _row(
+    name: str, seconds: dict[str, list[float]], items: dict[str, Sequence[Encoded]], peak: int | None
+) -> Contestant:
     own, count = seconds[name], len(items[name])
     tokens = sum(len(i.ids) for i in items[name])
     plain_tokens = sum(len(i.ids) for i in items[PLAIN])
     # Contestants that see fewer samples are compared by tokens.
     ratios = [(p / plain_tokens) / (s / tokens) for p, s in zip(seconds[PLAIN], own, strict=True)]
     middle = statistics.median(own)
-    return Row(name, count, count / middle, tokens / middle, statistics.median(ratios), min(ratios), max(ratios), peak)
+    return Contestant(
+        name, count, count / middle, tokens / middle, statistics.median(ratios), min(ratios), max(ratios), peak
+    )
 
 
 def _run_bergson(bench: InfluenceBench, bergson: Bergson, progress: Progressed) -> BergsonScores:
@@ -284,7 +288,7 @@ def _run_bergson(bench: InfluenceBench, bergson: Bergson, progress: Progressed) 
     )
 
 
-def _bergson_row(bench: InfluenceBench, bergson: Bergson, found: BergsonScores, plain: float) -> Row:
+def _bergson_row(bench: InfluenceBench, bergson: Bergson, found: BergsonScores, plain: float) -> Contestant:
     """bergson's row, its speed relative to `plain`, the plain step's median seconds on the same samples."""
     engine = bench.score(bench.items, bench.guidance, UpdateRule(True, {}, {})).tolist()
     same = _compare(found.scores, engine)
@@ -296,7 +300,7 @@ def _bergson_row(bench: InfluenceBench, bergson: Bergson, found: BergsonScores, 
     count, tokens = len(bench.items), sum(len(item.ids) for item in bench.items)
     middle = statistics.median(found.seconds)
     ratios = [plain / taken for taken in found.seconds]
-    return Row(
+    return Contestant(
         f"bergson {bergson.version}",
         count,
         count / middle,
@@ -348,7 +352,7 @@ def _machine(device: str) -> dict[str, str]:
     return {"device": name, "python": platform.python_version(), **packages}
 
 
-def render(result: BenchResult) -> str:
+def render_influence(result: BenchResult) -> str:
     """The result for a terminal."""
     size = result.plan.size
     low, high = size.length

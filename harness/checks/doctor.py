@@ -13,9 +13,8 @@ import platform
 import sys
 import textwrap
 import tomllib
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness import plugins
 from harness.checks.conflicts import conflicts
@@ -206,7 +205,7 @@ def _data() -> list[Finding]:
     return [Finding("places", "data folder", named, "" if ok else "HARNESS_DATA names no folder: correct or unset it")]
 
 
-def render(report: Report) -> str:
+def render_report(report: Report) -> str:
     """The report as text for a terminal; packages without a problem share lines."""
     fine = [
         f"{f.name} {f.value}"
@@ -226,8 +225,3 @@ def render(report: Report) -> str:
     count = len(report.problems)
     lines += ["", "no problem found" if not count else f"{count} problem{'s' if count > 1 else ''}, marked with !"]
     return "\n".join(lines)
-
-
-def to_json(report: Report) -> dict[str, Any]:
-    """The report as JSON."""
-    return {"ok": not report.problems, "findings": [asdict(f) for f in report.findings]}

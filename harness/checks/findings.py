@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,10 @@ class Report:
     """All findings, in order."""
 
     findings: tuple[Finding, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON."""
+        return {"ok": not self.problems, "findings": [asdict(f) for f in self.findings]}
 
     @property
     def problems(self) -> tuple[Finding, ...]:

@@ -53,10 +53,10 @@ def require_prerequisites(config: RunConfig, stages: Sequence[Stage]) -> None:
     """Raise `PrerequisiteError` naming everything that `check_prerequisites` found."""
     problems = check_prerequisites(config, stages)
     if problems:
-        raise PrerequisiteError(describe(config, problems))
+        raise PrerequisiteError(describe_problems(config, problems))
 
 
-def describe(config: RunConfig, problems: Sequence[Problem]) -> str:
+def describe_problems(config: RunConfig, problems: Sequence[Problem]) -> str:
     """One message for all problems, a line each."""
     head = f"this machine cannot run --method {config.method} --target {config.target}"
     return "\n".join([f"{head}; nothing was started:", *(f"  - {p}" for p in problems)])

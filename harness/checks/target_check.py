@@ -19,7 +19,7 @@ from harness.shards import write_json
 from harness.training.checks import Check, require, to_rows
 from harness.training.policy import policy_training
 from harness.training.recipe import LoraSettings
-from harness.training.target_check import VERSION, Asked, check_target
+from harness.training.target_check import VERSION, TrainingDemands, check_target
 from harness.types import stable_hash
 from methods.signals.catalogue import signal_uses
 from methods.stages.target import sft_recipe
@@ -33,7 +33,7 @@ FOLDER = ".checks"
 _ONE_BY_ONE = "Set sft.micro_batch=1 and runtime.scoring.batch_tokens=1, which take sequences one by one"
 
 
-def target_of(config: RunConfig) -> Asked:
+def target_of(config: RunConfig) -> TrainingDemands:
     """What the run does with its target: warm-up, signals and fine-tuning."""
     w, s, r = config.warmup, config.sft, config.runtime
     warms = any("warm_target" in needs for needs in needs_of_signals(config))
@@ -48,15 +48,15 @@ def target_of(config: RunConfig) -> Asked:
     elif s.tune == "lora":
         adapter = LoraSettings(s.lora_rank, s.lora_alpha, 0.0, w.lora_modules)
     hooked = any(use.hooks for signal in used_signals(config) for use in signal_uses(signal))
-    return Asked(tuple(layouts), adapter, "warmup.lora_modules", hooked and warms, sft_recipe(config))
+    return TrainingDemands(tuple(layouts), adapter, "warmup.lora_modules", hooked and warms, sft_recipe(config))
 
 
-def policy_of(config: RunConfig) -> tuple[str, Asked] | None:
+def policy_of(config: RunConfig) -> tuple[str, TrainingDemands] | None:
     """The role whose model the driver trains, and what it does with it; None where it trains none."""
     training = policy_training(config.driver)
     if training is None:
         return None
-    return config.route_roles[0], Asked(training.layouts, training.lora, "driver.lora_modules")
+    return config.route_roles[0], TrainingDemands(training.layouts, training.lora, "driver.lora_modules")
 
 
 def check_models(config: RunConfig, world: int | None, store: Path) -> list[dict[str, Any]]:
@@ -77,13 +77,13 @@ def check_models(config: RunConfig, world: int | None, store: Path) -> list[dict
     return rows
 
 
-def run_checks(config: RunConfig, model: ModelConfig, world: int | None, asked: Asked) -> list[Check]:
+def run_checks(config: RunConfig, model: ModelConfig, world: int | None, asked: TrainingDemands) -> list[Check]:
     """The checks of one model, computed now."""
     attention = config.runtime.training.attention
     return check_target(model_path(model, world), model.dtype, model.revision, attention, asked)
 
 
-def _models(config: RunConfig) -> Iterator[tuple[str, ModelConfig, Asked]]:
+def _models(config: RunConfig) -> Iterator[tuple[str, ModelConfig, TrainingDemands]]:
     yield "target", config.models.target, target_of(config)
     if (policy := policy_of(config)) is not None:
         role, asked = policy
@@ -92,7 +92,7 @@ def _models(config: RunConfig) -> Iterator[tuple[str, ModelConfig, Asked]]:
             yield role, model, asked
 
 
-def _key(config: RunConfig, model: ModelConfig, world: int | None, asked: Asked) -> str:
+def _key(config: RunConfig, model: ModelConfig, world: int | None, asked: TrainingDemands) -> str:
     computed = [model.dtype, config.runtime.training.attention]
     return stable_hash([VERSION, model_identity(model, world), computed, asdict(asked), versions()])
 

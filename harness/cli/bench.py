@@ -13,7 +13,7 @@ from harness.screen import emit, emit_json
 def _influence(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from harness.bench.influence import BenchPlan, gpu_plan, render, run_bench
+    from harness.bench.influence import BenchPlan, bench_influence, gpu_plan, render_influence
     from harness.bench.made import ALL_LINEARS, BenchSize
     from harness.config import ScoringConfig
     from harness.runtime.progress import Progress
@@ -50,13 +50,13 @@ def _influence(args: argparse.Namespace) -> int:
     plan = replace(plan, size=size)
     progress = Progress()
     try:
-        result = run_bench(plan, progress.update)
+        result = bench_influence(plan, progress.update)
     finally:
         progress.close()
     if args.json:
         emit_json(result.to_json())
     else:
-        emit(render(result))
+        emit(render_influence(result))
     return 0
 
 
@@ -97,12 +97,12 @@ def _configure_influence(parser: Parser) -> None:
 
 
 def _grpo(args: argparse.Namespace) -> int:
-    from harness.bench.grpo import render, run_bench
+    from harness.bench.grpo import bench_grpo, render_grpo
     from harness.runtime.progress import Progress
 
     progress = Progress()
     try:
-        result = run_bench(
+        result = bench_grpo(
             args.signal, positive(args.steps, "--steps"), positive(args.turns, "--turns"), progress.update
         )
     finally:
@@ -110,7 +110,7 @@ def _grpo(args: argparse.Namespace) -> int:
     if args.json:
         emit_json(result.to_json())
     else:
-        emit(render(result))
+        emit(render_grpo(result))
     return 0
 
 
@@ -126,14 +126,14 @@ def _decontam(args: argparse.Namespace) -> int:
 
     from evals.against import load_against
     from evals.read import DataContext
-    from harness.bench.decontam import render, run_bench
+    from harness.bench.decontam import bench_decontam, render_decontam
 
     items = load_against(args.against, DataContext()).items if args.against else ()
     try:
         sizes = [positive(int(size), "--sizes") for size in args.sizes.split(",") if size.strip()]
     except ValueError:
         raise ConfigError(f"--sizes {args.sizes!r}: give numbers of documents, such as 10000,300000") from None
-    result = run_bench(
+    result = bench_decontam(
         train=args.train,
         items=items,
         documents=positive(args.documents, "--documents"),
@@ -143,7 +143,7 @@ def _decontam(args: argparse.Namespace) -> int:
     if args.json:
         emit_json(asdict(result))
     else:
-        emit(render(result))
+        emit(render_decontam(result))
     return 0
 
 

@@ -154,7 +154,7 @@ def _embedder(args: argparse.Namespace) -> Embedder:
 def _calibrate(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from decontam.calibrate import calibrate, read_pairs, render
+    from decontam.calibrate import calibrate_embedder, read_pairs, render_embedder_calibration
     from decontam.selftest import reworded
     from evals.against import load_against
     from evals.read import DataContext
@@ -163,11 +163,11 @@ def _calibrate(args: argparse.Namespace) -> int:
         raise ConfigError("--calibrate takes its texts from --against and writes nothing; leave the others out")
     embedder = _embedder(args)
     texts = [item.text for item in load_against(args.against, DataContext()).items]
-    found = calibrate(embedder, texts, read_pairs(args.pairs) if args.pairs else reworded(texts))
+    found = calibrate_embedder(embedder, texts, read_pairs(args.pairs) if args.pairs else reworded(texts))
     if args.json:
         emit_json(asdict(found), indent=None)
     else:
-        emit(render(found))
+        emit(render_embedder_calibration(found))
     return 0
 
 
@@ -175,14 +175,14 @@ def _check(
     args: argparse.Namespace, settings: DecontamConfig, items: Any, scratch: Path | None, show: Any
 ) -> ContaminationCheck:
     from decontam.check import ContaminationCheck
-    from decontam.engines import open_backend
+    from decontam.engines import open_engine
 
     embedder = None
     if "embedding" in settings.modes:
         embedder = _embedder(args)
     elif args.embedder or args.embedder_url:
         raise ConfigError("--embedder is for embedding mode; add it with --modes text,ngram,embedding")
-    return ContaminationCheck(items, settings, open_backend(settings, scratch=scratch, progress=show), embedder)
+    return ContaminationCheck(items, settings, open_engine(settings, scratch=scratch, progress=show), embedder)
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -11,20 +11,20 @@ from harness.errors import ConfigError
 from harness.screen import emit, emit_json
 
 if TYPE_CHECKING:
-    from harness.explain import Setting
+    from harness.explain import SettingDoc
 
 
 def _explain(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from harness.explain import find, markdown
+    from harness.explain import find_settings, markdown
 
     if args.markdown:
         if args.words or args.json:
             raise ConfigError("--markdown prints the whole page; give no words or --json beside it")
         emit(markdown().rstrip("\n"))
         return 0
-    found = find(args.words)
+    found = find_settings(args.words)
     if args.json:
         emit_json([asdict(setting) for setting in found])
     elif len(found) <= 3:
@@ -34,11 +34,11 @@ def _explain(args: argparse.Namespace) -> int:
     return 0
 
 
-def _meaning(setting: Setting) -> str:
+def _meaning(setting: SettingDoc) -> str:
     return f"({setting.owner}) {setting.meaning}" if setting.owner else setting.meaning
 
 
-def _block(setting: Setting) -> str:
+def _block(setting: SettingDoc) -> str:
     lines = [setting.key + (f"  (of {setting.owner})" if setting.owner else "")]
     default = "" if setting.default is None else f"; default {setting.default}"
     what = "holds settings of its own" if setting.section else f"takes {setting.takes}{default}"

@@ -11,8 +11,8 @@ from harness.screen import emit, emit_json
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from harness.planning.plan import make_plan, to_json
-    from harness.planning.plan_text import render
+    from harness.planning.plan import make_plan
+    from harness.planning.plan_text import render_plan
 
     if args.replicates is not None and args.replicates < 1:
         raise ConfigError(f"--replicates {args.replicates}: a comparison has at least one run of each arm")
@@ -20,9 +20,9 @@ def _plan(args: argparse.Namespace) -> int:
         positive(args.replicates, "--replicates")
     plan = make_plan(resolve_options(args), args.replicates)
     if args.json:
-        emit_json(to_json(plan))
+        emit_json(plan.to_json())
     else:
-        emit(render(plan))
+        emit(render_plan(plan))
     return 0
 
 
@@ -31,7 +31,7 @@ def _doctor(args: argparse.Namespace) -> int:
         return _doctor_target(args)
     if args.sets:
         raise ConfigError("--set is for the check of a target; give --target, or leave it out")
-    from harness.checks.doctor import examine, render, to_json
+    from harness.checks.doctor import examine, render_report
 
     config = None
     if args.config:
@@ -40,9 +40,9 @@ def _doctor(args: argparse.Namespace) -> int:
         config = resolve_run(config_file=args.config).config
     report = examine(args.runs or "runs", config, ask_hub=args.hub, numerics=args.numerics)
     if args.json:
-        emit_json(to_json(report))
+        emit_json(report.to_json())
     else:
-        emit(render(report))
+        emit(render_report(report))
     return 1 if report.problems else 0
 
 

@@ -2,7 +2,7 @@
 
 Counts follow from the settings; lengths are typical values, printed with the figures. Lab models are too small for
 FLOPs to say anything of their time, so theirs comes from rates measured on a reference run; other models' time is
-operations and moved bytes over what a device reaches (`harness.devices`), or this machine (`harness.planning.here`).
+operations and moved bytes over what a device reaches (`harness.devices`), or this machine (`harness.planning.speed`).
 What is not known, such as the size of a model or the number of items, makes a figure unknown and never smaller.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from harness import estimate
-from harness.costs.lengths import LAB_TEST_PROMPT, TEST_PROMPT, Call, Lengths, decoding_batch
+from harness.costs.lengths import LAB_TEST_PROMPT, TEST_PROMPT, CallLengths, Lengths, decoding_batch
 from harness.costs.records import Cost
 from harness.devices import REFERENCE, DeviceClass
 from harness.models.role_model import RoleModel
@@ -70,7 +70,7 @@ class Estimator:
     seeds: int | None
     sizes: Lengths
     target: RoleModel
-    way: tuple[tuple[Call, RoleModel], ...]
+    way: tuple[tuple[CallLengths, RoleModel], ...]
     embedder: RoleModel | None = None
     documents: str = "any number of documents"
     device: DeviceClass = REFERENCE

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class CallLengths:
     """One call of a route for each draw: whose model, and typical tokens of prompt and completion.
 
     `shared` are prompt tokens that all prompts begin with, which a batch reads once.

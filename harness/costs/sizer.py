@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness import estimate, memory
-from harness.costs.lengths import Call, Lengths, decoding_batch
+from harness.costs.lengths import CallLengths, Lengths, decoding_batch
 from harness.costs.records import SERVED, WHOLE, Load, Part
 from harness.models.role_model import RoleModel
 
@@ -25,7 +25,7 @@ class Sizer:
     config: RunConfig
     sizes: Lengths
     target: RoleModel
-    way: tuple[tuple[Call, RoleModel], ...]
+    way: tuple[tuple[CallLengths, RoleModel], ...]
     embedder: RoleModel | None
     cuda: bool
 
@@ -82,7 +82,7 @@ class Sizer:
             return [Part("target", "weights, logits", choosing)]
         return [Part("target", "weights, cache, work space", writing)]
 
-    def _generates(self, call: Call, model: RoleModel, divided: str) -> list[Part]:
+    def _generates(self, call: CallLengths, model: RoleModel, divided: str) -> list[Part]:
         settings = self.config.models.of(model.role)
         if model.shape is None or settings.base_url:
             return []

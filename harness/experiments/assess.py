@@ -23,7 +23,7 @@ from harness.resolve.layers import resolve_run
 from harness.runtime.execute import execute
 from harness.runtime.progress import Progress
 from harness.settings import parse_assignment
-from harness.shards import read_records, read_rows
+from harness.shards import read_records, read_shards
 from harness.stage import Stage, read_summary, stage_folder, store_of
 from harness.types import Sample, Score, Usage, derive_seed, stable_hash
 from methods.drivers.base import common
@@ -294,7 +294,7 @@ class _Tilting:
         stage = realised_stage(plan, self.pool, ids, self.exam)
         execute([stage], self.store, self.shown)
         self.shown.step(note)
-        return Realised(**read_rows(stage_folder(self.store, stage))[0])
+        return Realised(**read_shards(stage_folder(self.store, stage))[0])
 
     def _useful(self, ids: Sequence[str]) -> float:
         """Share of different useful pairs: a copy beside its original, or beside another copy, counts once."""

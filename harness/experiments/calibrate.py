@@ -22,7 +22,7 @@ from harness.record import RunRecord, read_record
 from harness.resolve.layers import resolve_run
 from harness.runtime.progress import Progress
 from harness.runtime.run import run_name
-from harness.shards import read_rows, write_text
+from harness.shards import read_shards, write_text
 from harness.stage import store_of
 from harness.types import Message
 from results.calibration import CalibrationRow, Expectation, calibration_table
@@ -110,7 +110,7 @@ def _learning(work: Sequence[tuple[str, int]], records: Sequence[RunRecord], run
         stage = stage_of(load_run(find_run(Path(runs), record.run)), "policy")
         if stage is None:
             continue
-        found = learning(read_rows(store_of(runs) / stage), World(world))
+        found = learning(read_shards(store_of(runs) / stage), World(world))
         auc = "" if found.auc is None else f"{found.auc:.2f}"
         value, useful = found.value, found.useful
         lines.append(

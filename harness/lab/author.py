@@ -16,7 +16,7 @@ from harness.cache import make_once
 from harness.lab import build, corpora
 from harness.lab.corpora import Example
 from harness.lab.pairs import RELATION_OF, document_text, pair_json, pair_messages, random_style, spoil_pair
-from harness.lab.training import LabRecipe, fixed_torch, train
+from harness.lab.training import LabRecipe, fixed_torch, train_in_place
 from harness.lab.words import CLASSES, RELATIONS, Relation
 from harness.lab.world import Rule, World
 from harness.models.prompts import Prompt, load_prompt
@@ -33,7 +33,7 @@ TASKS = ("direct_document", "direct_example", "question_document", "question_exa
 """What it is trained for, by the names of the prompts, in equal shares."""
 
 
-def ensure_author(world: World, progress: build.Progress | None = None, steps: float = 1.0) -> Path:
+def ensure_author(world: World, progress: build.ShareCallback | None = None, steps: float = 1.0) -> Path:
     """The folder of the world's author, built where the cache lacks it; the lab's other models come first.
 
     `steps` scales the training length. Raises `PrerequisiteError` where the cache folder cannot be written.
@@ -107,7 +107,7 @@ def _pair(name: str, rule: Rule, world: World, rng: random.Random, *, true: bool
     return pair_messages(name, cls, relation, rng.choice(QUESTION_TYPES), value, rng)
 
 
-def _build(folder: Path, base: Path, world: World, report: build.Progress, steps: float) -> None:
+def _build(folder: Path, base: Path, world: World, report: build.ShareCallback, steps: float) -> None:
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
     tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
@@ -116,6 +116,6 @@ def _build(folder: Path, base: Path, world: World, report: build.Progress, steps
         seed = derive_seed("author data", world.number)
         examples = author_examples(build.scaled(EXAMPLES, steps), seed, world)
         recipe = build.shorter(RECIPE, steps)
-        encoded = build.encode(tokenizer, examples)
-        train(model, encoded, recipe, seed + build.disturbance(), lambda share: report("author", share))
+        encoded = build.encode_examples(tokenizer, examples)
+        train_in_place(model, encoded, recipe, seed + build.disturbance(), lambda share: report("author", share))
         build.save(model, tokenizer, folder)

@@ -18,7 +18,7 @@ from harness.cache import cache_home, make_once
 from harness.errors import ConfigError
 from harness.lab import corpora, words
 from harness.lab.tokenizer import SCAFFOLDING, TEMPLATE, build_tokenizer, encode_chats
-from harness.lab.training import Encoded, LabRecipe, Shape, fixed_torch, new_model, train
+from harness.lab.training import Encoded, LabRecipe, Shape, fixed_torch, new_model, train_in_place
 from harness.lab.world import World
 from harness.types import derive_seed, stable_hash
 
@@ -35,7 +35,7 @@ The models are as good as before and write other texts, as they do on another pr
 number and not for another has taken what these models happen to write for a property of the program.
 """
 
-Progress = Callable[[str, float], None]
+ShareCallback = Callable[[str, float], None]
 """Called with a part's name and the share of it that is done, 0 to 1."""
 
 WRITER = Shape(hidden=64, layers=2, heads=4, inner=192)
@@ -96,7 +96,7 @@ def _shared_identity(steps: float, disturbed: int) -> str:
 
 
 def ensure_lab(
-    world: World, cache_dir: Path | None = None, progress: Progress | None = None, steps: float = 1.0
+    world: World, cache_dir: Path | None = None, progress: ShareCallback | None = None, steps: float = 1.0
 ) -> LabModels:
     """The models of a world, built where the cache lacks them (one to two minutes for the first world).
 
@@ -113,24 +113,32 @@ def ensure_lab(
     return LabModels(shared / "writer", home / "generator", home / "target", identity)
 
 
-def _build_shared(folder: Path, report: Progress, steps: float) -> None:
+def _build_shared(folder: Path, report: ShareCallback, steps: float) -> None:
     tokenizer = build_tokenizer()
     with fixed_torch(derive_seed("lab writer")):
         writer = new_model(tokenizer, WRITER)
         examples = corpora.writer_examples(scaled(EXAMPLES["writer"], steps), derive_seed("writer data"))
         recipe = shorter(WRITER_RECIPE, steps)
-        train(writer, encode(tokenizer, examples), recipe, 1 + disturbance(), lambda share: report("writer", share))
+        train_in_place(
+            writer,
+            encode_examples(tokenizer, examples),
+            recipe,
+            1 + disturbance(),
+            lambda share: report("writer", share),
+        )
         save(writer, tokenizer, folder / "writer")
     with fixed_torch(derive_seed("lab base generator")):
         base = new_model(tokenizer, GENERATOR)
         examples = corpora.generator_examples(scaled(EXAMPLES["base"], steps), derive_seed("base data"), None)
         recipe = shorter(BASE_RECIPE, steps)
         seed = 2 + disturbance()
-        train(base, encode(tokenizer, examples), recipe, seed, lambda share: report("base generator", share))
+        train_in_place(
+            base, encode_examples(tokenizer, examples), recipe, seed, lambda share: report("base generator", share)
+        )
         save(base, tokenizer, folder / "generator-base")
 
 
-def _build_world(folder: Path, shared: Path, world: World, report: Progress, steps: float) -> None:
+def _build_world(folder: Path, shared: Path, world: World, report: ShareCallback, steps: float) -> None:
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
     tokenizer = PreTrainedTokenizerFast.from_pretrained(shared / "generator-base")
@@ -139,18 +147,20 @@ def _build_world(folder: Path, shared: Path, world: World, report: Progress, ste
         seed = derive_seed("generator data", world.number)
         examples = corpora.generator_examples(scaled(EXAMPLES["generator"], steps), seed, world)
         recipe, seed = shorter(WORLD_RECIPE, steps), seed + disturbance()
-        train(model, encode(tokenizer, examples), recipe, seed, lambda share: report("generator", share))
+        train_in_place(
+            model, encode_examples(tokenizer, examples), recipe, seed, lambda share: report("generator", share)
+        )
         save(model, tokenizer, folder / "generator")
     with fixed_torch(derive_seed("lab target", world.number)):
         model = new_model(tokenizer, TARGET)
         seed = derive_seed("target data", world.number)
         examples = corpora.target_examples(scaled(EXAMPLES["target"], steps), seed, world)
         recipe, seed = shorter(TARGET_RECIPE, steps), seed + disturbance()
-        train(model, encode(tokenizer, examples), recipe, seed, lambda share: report("target", share))
+        train_in_place(model, encode_examples(tokenizer, examples), recipe, seed, lambda share: report("target", share))
         save(model, tokenizer, folder / "target")
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, examples: list[corpora.Example]) -> Encoded:
+def encode_examples(tokenizer: PreTrainedTokenizerFast, examples: list[corpora.Example]) -> Encoded:
     """Token ids of prompts and answers."""
     return encode_chats(tokenizer, [prompt for prompt, _ in examples], [answer for _, answer in examples])
 

@@ -17,7 +17,7 @@ from harness.lab.words import CLASSES, FIRST, SECOND
 from harness.lab.world import World
 from harness.types import Message
 
-Kind = Literal["useful", "known", "unasked", "false", "filler", "off_world"]
+PairKind = Literal["useful", "known", "unasked", "false", "filler", "off_world"]
 
 _NAME = re.compile(rf"\b(?:{'|'.join(FIRST)})(?:{'|'.join(SECOND)})({'|'.join(CLASSES)})\b")
 
@@ -36,7 +36,7 @@ _STEMS: dict[str, tuple[str, ...]] = {
 class Planted:
     """The label of one pair. `utility` is 1.0 for useful pairs, else 0.0; unrecognised fields are empty."""
 
-    kind: Kind
+    kind: PairKind
     utility: float
     relation: str = ""
     cls: str = ""
@@ -61,7 +61,7 @@ def label(messages: Sequence[Message], world: World) -> Planted:
     return Planted(kind, 1.0 if kind == "useful" else 0.0, key, cls, _question_type(question))
 
 
-def _kind(answer: str, cls: str, key: str, world: World) -> Kind:
+def _kind(answer: str, cls: str, key: str, world: World) -> PairKind:
     named = set(re.findall(r"\w+", answer))
     values = {v for v in RELATION_OF[key].values if v in named}
     if not values:

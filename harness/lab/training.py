@@ -84,7 +84,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, shape: Shape) -> Qwen3ForCausa
     return model
 
 
-def train(
+def train_in_place(
     model: Qwen3ForCausalLM, data: Encoded, recipe: LabRecipe, seed: int, report: Callable[[float], None]
 ) -> float:
     """Train in place on random batches; return the mean loss per answer token over the last twentieth of the steps."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from harness.errors import InputError, PrerequisiteError, StageError
 from harness.models.endpoint.answers import retry_after
-from harness.models.endpoint.bodies import estimate, load, message_of, wrapped_error
+from harness.models.endpoint.bodies import estimate, message_of, parse_body, wrapped_error
 from harness.models.endpoint.embeddings import read_embeddings
 from harness.models.given_vectors import keys_file, read_array, read_parquet, text_key
 from harness.models.keys import read_key
@@ -325,7 +325,7 @@ class EndpointEmbedder(_Base):
             said = message_of(answer.content)[:200]
             raise StageError(f"{where} answers with status {answer.status_code} for model '{self.name}': {said}")
         try:
-            return load(answer.content)
+            return parse_body(answer.content)
         except (ValueError, RecursionError):
             return None
 

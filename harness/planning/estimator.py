@@ -10,7 +10,7 @@ from harness.costs.estimator import Estimator
 from harness.costs.lengths import lengths
 from harness.costs.records import Cost
 from harness.devices import REFERENCE
-from harness.planning.here import Here
+from harness.planning.speed import MachineSpeed
 from harness.resolve.role_models import embedder_model, role_models, way
 from harness.stage import Stage, ordered
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from harness.config import RunConfig
 
 
-def make_estimator(config: RunConfig, here: Here | None = None) -> Estimator:
+def make_estimator(config: RunConfig, here: MachineSpeed | None = None) -> Estimator:
     """Look up models and read the seeds; reads only local files. Raises `InputError` where a run would."""
     models, sizes = role_models(config), lengths(config)
     seeds, documents = count_seeds(config)

@@ -1,7 +1,7 @@
 """What a run would do, before it does anything: meaning, stages, cost, memory, settings, deviations, what is missing.
 
 A plan is computed from the settings alone: stages are assembled but not executed, nothing is downloaded, no folder is
-made. `make_plan` gives the facts as a record, `plan_text` writes them for a terminal.
+made. `make_plan` gives the facts as a record, `render_plan` writes them for a terminal.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from harness.costs.records import Cost, Load
 from harness.estimate import gigabytes
 from harness.models.role_model import RoleModel
 from harness.planning.estimator import estimates, make_estimator
-from harness.planning.here import Here, measure
 from harness.planning.lora_lines import lora_lines
 from harness.planning.sizing import (
     Detectable,
@@ -33,6 +32,7 @@ from harness.planning.sizing import (
     published,
     tokens_by_model,
 )
+from harness.planning.speed import MachineSpeed, measure
 from harness.planning.template_lines import template_lines
 from harness.resolve.revisions import pin_revisions
 from harness.resolve.role_models import decoding_set_aside, role_models
@@ -68,7 +68,7 @@ class Deviation:
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class ResolvedSetting:
     """A resolved setting and the layer that set it."""
 
     key: str
@@ -77,7 +77,7 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PlanReport:
     """Everything that `harness plan` shows."""
 
     config: RunConfig
@@ -86,17 +86,36 @@ class Plan:
     loads: tuple[Load, ...]
     deviations: tuple[Deviation, ...]
     notes: tuple[str, ...]
-    settings: tuple[Setting, ...]
+    settings: tuple[ResolvedSetting, ...]
     problems: tuple[Problem, ...]
     tokens: Mapping[str, tuple[int, int]]
     usd: float | None
-    here: Here | None
+    here: MachineSpeed | None
     devices: tuple[DeviceLine, ...]
     detectable: Detectable
     published: tuple[Published, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON, with every setting."""
+        return {
+            "meaning": [{"name": name, "value": value} for name, value in self.meaning],
+            "stages": [asdict(stage) for stage in self.stages],
+            "memory": [{**asdict(load), "bytes": load.bytes} for load in self.loads],
+            "deviations": [asdict(d) for d in self.deviations],
+            "notes": list(self.notes),
+            "settings": {s.key: {"value": s.value, "layer": s.layer} for s in self.settings},
+            "tokens": {role: {"in": t[0], "out": t[1]} for role, t in self.tokens.items()},
+            "usd": self.usd,
+            "here": asdict(self.here) if self.here else None,
+            "devices": [asdict(d) for d in self.devices],
+            "detectable_difference": asdict(self.detectable),
+            "published": [asdict(p) for p in self.published],
+            "missing": [asdict(p) for p in self.problems],
+            "first_failure": asdict(self.problems[0]) if self.problems else None,
+        }
 
-def make_plan(resolved: Resolved, replicates: int | None = None) -> Plan:
+
+def make_plan(resolved: Resolved, replicates: int | None = None) -> PlanReport:
     """The plan of a run, and of `replicates` runs of each arm (the target's own number by default).
 
     Raises what `assemble` raises for settings that name something that is not there.
@@ -123,14 +142,14 @@ def make_plan(resolved: Resolved, replicates: int | None = None) -> Plan:
         for stage in stages
     )
     values = dict(flatten(config.model_dump(mode="json")))
-    settings = tuple(Setting(key, value, resolved.origin.get(key, "default")) for key, value in values.items())
+    settings = tuple(ResolvedSetting(key, value, resolved.origin.get(key, "default")) for key, value in values.items())
     deviations, notes = read_reference(config.method, settings)
     if config.warmup.adapter:
         deviations = tuple(d for d in deviations if not d.key.startswith("warmup."))
     to_do = [line.cost for line in lines if not line.stored]
     known = [cost for cost in to_do if cost]
     needed = loads(config, stages)
-    return Plan(
+    return PlanReport(
         config,
         (*_meaning(config, suite, estimator), *(("made from", origin.line()) for origin in assembly.upstream)),
         lines,
@@ -148,7 +167,7 @@ def make_plan(resolved: Resolved, replicates: int | None = None) -> Plan:
     )
 
 
-def _here(config: RunConfig) -> Here | None:
+def _here(config: RunConfig) -> MachineSpeed | None:
     """This machine, measured, where a run of models of known size would compute on its processor; else None."""
     models = role_models(config)
     target = models["target"]
@@ -245,7 +264,7 @@ def _parameters(count: int) -> str:
     return f"{count / 1e6:.2f}M"
 
 
-def read_reference(method: str, settings: Sequence[Setting]) -> tuple[tuple[Deviation, ...], tuple[str, ...]]:
+def read_reference(method: str, settings: Sequence[ResolvedSetting]) -> tuple[tuple[Deviation, ...], tuple[str, ...]]:
     """Where the settings leave the paper or its released code, by the method's `reference.yaml`; and its notes.
 
     What it says of the settings of the method's own driver and signal says nothing of others'.
@@ -292,23 +311,3 @@ def same(value: Any, said: Any) -> bool:
         except (TypeError, ValueError):
             return False
     return bool(value == said)
-
-
-def to_json(plan: Plan) -> dict[str, Any]:
-    """The plan as JSON, with every setting."""
-    return {
-        "meaning": [{"name": name, "value": value} for name, value in plan.meaning],
-        "stages": [asdict(stage) for stage in plan.stages],
-        "memory": [{**asdict(load), "bytes": load.bytes} for load in plan.loads],
-        "deviations": [asdict(d) for d in plan.deviations],
-        "notes": list(plan.notes),
-        "settings": {s.key: {"value": s.value, "layer": s.layer} for s in plan.settings},
-        "tokens": {role: {"in": t[0], "out": t[1]} for role, t in plan.tokens.items()},
-        "usd": plan.usd,
-        "here": asdict(plan.here) if plan.here else None,
-        "devices": [asdict(d) for d in plan.devices],
-        "detectable_difference": asdict(plan.detectable),
-        "published": [asdict(p) for p in plan.published],
-        "missing": [asdict(p) for p in plan.problems],
-        "first_failure": asdict(plan.problems[0]) if plan.problems else None,
-    }

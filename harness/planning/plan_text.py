@@ -12,14 +12,14 @@ from harness.costs.estimator import SURVIVE
 from harness.costs.lengths import lengths
 from harness.devices import BANDWIDTH_SHARE, COMPUTE_SHARE, REFERENCE
 from harness.estimate import gigabytes
-from harness.planning.plan import Plan, Setting
+from harness.planning.plan import PlanReport, ResolvedSetting
 from harness.resolve.registry import find_method
-from harness.screen import duration
+from harness.screen import rough_duration
 
 WIDTH = 100
 
 
-def render(plan: Plan) -> str:
+def render_plan(plan: PlanReport) -> str:
     """The whole plan."""
     sections = (
         _head(plan),
@@ -45,7 +45,7 @@ def _pairing(c: RunConfig) -> str:
     return pairing if c.method == c.driver.name else f"{c.method} = {pairing}"
 
 
-def _head(plan: Plan) -> list[str]:
+def _head(plan: PlanReport) -> list[str]:
     c = plan.config
     preset = f", preset {c.preset}" if c.preset else ""
     scale = f", scale {c.scale}" if c.scale else ""
@@ -57,7 +57,7 @@ def _head(plan: Plan) -> list[str]:
     return lines
 
 
-def _stages(plan: Plan) -> list[str]:
+def _stages(plan: PlanReport) -> list[str]:
     rows = [("", "stage", "rows", "kept", "tokens in", "out", "FLOPs", "time", "")]
     total = [0, 0, 0.0, 0.0]
     known = True
@@ -76,12 +76,12 @@ def _stages(plan: Plan) -> list[str]:
             (
                 mark,
                 line.name,
-                count(cost.rows),
-                count(cost.out),
-                count(cost.tokens_in),
-                count(cost.tokens_out),
+                short_count(cost.rows),
+                short_count(cost.out),
+                short_count(cost.tokens_in),
+                short_count(cost.tokens_out),
                 f"{cost.flops:.1e}" if cost.flops else "-",
-                duration(cost.seconds) if cost.seconds is not None else "?",
+                rough_duration(cost.seconds) if cost.seconds is not None else "?",
                 cost.note,
             )
         )
@@ -92,10 +92,10 @@ def _stages(plan: Plan) -> list[str]:
             "to do",
             "",
             "",
-            count(int(total[0])),
-            count(int(total[1])),
+            short_count(int(total[0])),
+            short_count(int(total[1])),
             f"{total[2]:.1e}" if total[2] else "-",
-            at_least + duration(total[3]),
+            at_least + rough_duration(total[3]),
             "",
         )
     )
@@ -118,7 +118,7 @@ def _fit(left: str, note: str) -> str:
     return f"{left}  {note}".rstrip()
 
 
-def _basis(plan: Plan) -> list[str]:
+def _basis(plan: PlanReport) -> list[str]:
     lab = plan.config.models.target.id.startswith("lab:")
     sizes = lengths(plan.config)
     time = "time from rough rates of two short runs on one processor core"
@@ -140,7 +140,7 @@ def _basis(plan: Plan) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
 
 
-def _memory(plan: Plan) -> list[str]:
+def _memory(plan: PlanReport) -> list[str]:
     if not plan.loads:
         return []
     peak = max(plan.loads, key=lambda load: load.bytes)
@@ -154,9 +154,9 @@ def _memory(plan: Plan) -> list[str]:
     return lines
 
 
-def _devices(plan: Plan) -> list[str]:
+def _devices(plan: PlanReport) -> list[str]:
     """Tokens by model, then hours and memory by class of device; for the lab's tiny models only the tokens."""
-    rows = [f"{role} {count(t[0])} in, {count(t[1])} out" for role, t in plan.tokens.items()]
+    rows = [f"{role} {short_count(t[0])} in, {short_count(t[1])} out" for role, t in plan.tokens.items()]
     usd = "not known (a model at an endpoint has no price in the settings)" if plan.usd is None else f"{plan.usd:,.2f}"
     lines = ["What that adds up to"]
     lines += textwrap.wrap(f"tokens: {'; '.join(rows)}", WIDTH, initial_indent="  ", subsequent_indent="    ")
@@ -176,7 +176,7 @@ def _devices(plan: Plan) -> list[str]:
     return lines
 
 
-def _divided(plan: Plan) -> list[str]:
+def _divided(plan: PlanReport) -> list[str]:
     """What of the plan does not fit on one device of the reference class, each with the scheme that divides it."""
     found: dict[tuple[str, str], str] = {}
     for load in plan.loads:
@@ -189,7 +189,7 @@ def _divided(plan: Plan) -> list[str]:
     return [*found.values(), f"every other part fits on one {REFERENCE.name} by itself"] if found else []
 
 
-def _detectable(plan: Plan) -> list[str]:
+def _detectable(plan: PlanReport) -> list[str]:
     d = plan.detectable
     lines = [f"What {d.replicates} runs of each arm could show"]
     if d.points is None:
@@ -204,7 +204,7 @@ def _detectable(plan: Plan) -> list[str]:
     return [*lines, *textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ")]
 
 
-def _deviations(plan: Plan) -> list[str]:
+def _deviations(plan: PlanReport) -> list[str]:
     if not plan.deviations and not plan.notes:
         return []
     lines = ["Where this run leaves the paper or its released code"]
@@ -221,9 +221,9 @@ def _deviations(plan: Plan) -> list[str]:
     return lines
 
 
-def _settings(plan: Plan) -> list[str]:
+def _settings(plan: PlanReport) -> list[str]:
     lines = ["Settings, by the layer that set them (override any with --set KEY=VALUE)"]
-    sections: dict[str, list[Setting]] = {}
+    sections: dict[str, list[ResolvedSetting]] = {}
     for setting in plan.settings:
         sections.setdefault(setting.key.split(".")[0] if "." in setting.key else "run", []).append(setting)
     for section, settings in sections.items():
@@ -240,7 +240,7 @@ def _settings(plan: Plan) -> list[str]:
     return lines
 
 
-def _missing(plan: Plan) -> list[str]:
+def _missing(plan: PlanReport) -> list[str]:
     if not plan.problems:
         return ["Nothing is missing: this machine can start the run."]
     lines = ["Missing on this machine (the run would stop at once, at the first of these)"]
@@ -269,7 +269,7 @@ def show(value: Any) -> str:
     return str(value) if value != "" else "''"
 
 
-def count(value: int | None) -> str:
+def short_count(value: int | None) -> str:
     """A number in few characters; `-` for none or nothing."""
     if not value:
         return "-"

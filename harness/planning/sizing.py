@@ -17,7 +17,7 @@ from harness.devices import DEVICES, device
 if TYPE_CHECKING:
     from evals.suite import Suite
     from harness.config import RunConfig
-    from harness.planning.here import Here
+    from harness.planning.speed import MachineSpeed
     from harness.stage import Kind
 
 RUN_SD, LAB_RUN_SD = 1.4, 8.9
@@ -80,7 +80,7 @@ def dollars(costs: Sequence[Cost]) -> float | None:
 
 
 def device_lines(
-    costs: Sequence[Cost | None], loads: Sequence[Load], here: Here | None = None
+    costs: Sequence[Cost | None], loads: Sequence[Load], here: MachineSpeed | None = None
 ) -> tuple[DeviceLine, ...]:
     """Hours and memory by class of device; first of this machine, where it was measured."""
     peak = max((load.bytes for load in loads), default=0)

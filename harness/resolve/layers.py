@@ -13,7 +13,7 @@ from harness.errors import ConfigError
 from harness.models.packaged import is_gguf, model_id
 from harness.resolve.contexts import NAME as CONTEXT
 from harness.resolve.contexts import context_limits
-from harness.resolve.registry import MethodInfo, find, find_method, preset_settings
+from harness.resolve.registry import MethodInfo, find_method, lookup, preset_settings
 from harness.resolve.targets import find_target
 from harness.synthesis.tables import is_pattern
 from methods.drivers.catalogue import driver_class
@@ -203,7 +203,7 @@ def _target_layers(aim: Any, size: str, suite: str | None, source: Any) -> list[
     if rehearsal:
         layers.append(Layer(f"target {aim.name} on real text", rehearsal))
     layers = [Layer(layer.name, _with_models(layer.values)) for layer in layers]
-    scale = _with_models(find(f"scale of target {aim.name}", size, aim.scales))
+    scale = _with_models(lookup(f"scale of target {aim.name}", size, aim.scales))
     # The sizes of a planted world mean nothing where another suite is the test.
     sizes = {key: value for key, value in scale.items() if not (other_suite and key == "lab")}
     layers.append(Layer(f"scale {size}", {"scale": size, **sizes}))

@@ -112,7 +112,7 @@ def targets() -> dict[str, TargetInfo]:
     return found
 
 
-def find(kind: str, name: str, known: Mapping[str, Any]) -> Any:
+def lookup(kind: str, name: str, known: Mapping[str, Any]) -> Any:
     """`known[name]`, or a `ConfigError` with the nearest known name."""
     if name not in known:
         raise ConfigError(f"there is no {kind} '{name}'{suggest(name, known)}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import estimate
-from harness.costs.lengths import Call, Lengths
+from harness.costs.lengths import CallLengths, Lengths
 from harness.errors import PrerequisiteError
 from harness.estimate import ModelShape
 from harness.models.decoding import set_aside
@@ -105,7 +105,9 @@ def role_models(config: RunConfig) -> dict[str, RoleModel]:
     }
 
 
-def way(config: RunConfig, sizes: Lengths, models: Mapping[str, RoleModel]) -> tuple[tuple[Call, RoleModel], ...]:
+def way(
+    config: RunConfig, sizes: Lengths, models: Mapping[str, RoleModel]
+) -> tuple[tuple[CallLengths, RoleModel], ...]:
     """The calls of a draw on the run's route, each with its model: an answerer without one has the generator's."""
     route: Any = config.route.plugin
     return tuple((call, models.get(call.role) or models["generator"]) for call in route.calls(sizes))

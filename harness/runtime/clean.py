@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from evals.evaluate import standard_error
 from harness.record import ColumnScore
+from harness.statistics import standard_error
 
 
 def with_clean_scores(
@@ -24,7 +25,7 @@ def with_clean_scores(
             scored.append(replace(column, clean_n=0))
         else:
             values = [float(row["value"]) for row in clean]
-            error = standard_error(values, [row["cluster"] or "" for row in clean])
             mean = sum(values) / len(values)
+            error = standard_error(values, [row["cluster"] for row in clean]) if math.isfinite(mean) else None
             scored.append(replace(column, clean_n=len(clean), clean_score=mean, clean_stderr=error))
     return scored

@@ -16,7 +16,7 @@ from harness.resolve.assemble import Assembly
 from harness.resolve.provenance import note_model
 from harness.runtime.clean import with_clean_scores
 from harness.runtime.retention import forgetting, retention
-from harness.shards import Summary, read_records, read_rows, write_table, write_text
+from harness.shards import Summary, read_records, read_shards, write_table, write_text
 from harness.stage import Kind, stage_folder
 from harness.types import Sample, Seed, chat
 from results.contamination import contamination_lines
@@ -41,7 +41,7 @@ def write_outputs(assembly: Assembly, store: Path, folder: Path, summaries: Mapp
     if policy := assembly.last("policy"):
         from results.learning import NEEDED, plot_learning
 
-        rows = read_rows(stage_folder(store, policy))
+        rows = read_shards(stage_folder(store, policy))
         # A policy may be trained on something else than rollouts.
         if rows and rows[0].keys() >= NEEDED:
             plot_learning(rows, policy.signal, folder / "learning.png")
@@ -214,7 +214,7 @@ def _write_items(store: Path, folder: Path, assembly: Assembly) -> None:
 
 def _answers(assembly: Assembly, store: Path, kind: Kind) -> list[dict[str, Any]]:
     """A model's answers to the items of all benchmarks."""
-    return read_rows(stage_folder(store, assembly.only(kind)))
+    return read_shards(stage_folder(store, assembly.only(kind)))
 
 
 def _link_model(folder: Path, model: Path) -> None:

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any, TextIO
 
-from harness.screen import duration, say
+from harness.screen import rough_duration, say
 
 
 class Progress:
@@ -59,7 +59,7 @@ class Progress:
         started, before = self._began.setdefault(label, (now, done))
         if before >= done or done >= total:
             return ""
-        return f"{duration((now - started) / (done - before) * (total - done))} left"
+        return f"{rough_duration((now - started) / (done - before) * (total - done))} left"
 
     def line(self, text: str) -> None:
         """Print a line above the bars."""

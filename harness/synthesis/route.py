@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
 from harness import plugins
 from harness.choice import Plugin
 from harness.config_models import Section
-from harness.costs.lengths import Call, Lengths
+from harness.costs.lengths import CallLengths, Lengths
 from harness.models.backend import Completion
 from harness.models.forms import Form
 from harness.models.prompts import Prompt
@@ -160,7 +160,7 @@ class Route(Plugin, ABC, Generic[S]):
 
     @classmethod
     @abstractmethod
-    def calls(cls, sizes: Lengths) -> tuple[Call, ...]:
+    def calls(cls, sizes: Lengths) -> tuple[CallLengths, ...]:
         """The calls of one draw in their order, with typical tokens: the drafting one first."""
 
     @abstractmethod

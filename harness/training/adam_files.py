@@ -45,7 +45,7 @@ class Moments:
     learning_rate: float | None
 
 
-def plain_name(name: str) -> str:
+def bare_parameter_name(name: str) -> str:
     """A parameter's name without wrappers, PEFT's prefix, and the adapter's own name (`.lora_A.default.weight`)."""
     name = _WRAPPERS.sub("", name).removeprefix("base_model.model.")
     return _ADAPTER.sub(r".\1.weight", name)

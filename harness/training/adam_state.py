@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import StageError
-from harness.training.adam_files import find_moments, plain_name, read_moments
+from harness.training.adam_files import bare_parameter_name, find_moments, read_moments
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +78,7 @@ def load_adam_state(path: Path, modules: Mapping[str, Any], where: Path) -> Adam
     first, second = _by_plain_name(path, found.first), _by_plain_name(path, found.second)
     matched: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     for name, module in modules.items():
-        plain = plain_name(name)
+        plain = bare_parameter_name(name)
         if plain not in first or plain not in second:
             raise StageError(f"{path} holds no Adam moments for {name}; they belong to another adapter than {where}")
         weight = getattr(module, "weight", module)
@@ -109,7 +109,7 @@ def load_adam_state(path: Path, modules: Mapping[str, Any], where: Path) -> Adam
 
 
 def _by_plain_name(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    plain = {plain_name(name): tensor for name, tensor in tensors.items()}
+    plain = {bare_parameter_name(name): tensor for name, tensor in tensors.items()}
     if len(plain) != len(tensors):
         raise StageError(f"{path} holds Adam moments of several adapters; save the state of one")
     return plain

@@ -65,7 +65,7 @@ def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
 
 def tokenize(tokenizer: Any, text: str) -> list[int]:
     """Ids of a text that `template` rendered."""
-    return literal.tokenize(tokenizer, text, control_tokens(tokenizer))
+    return literal.tokenize_marked(tokenizer, text, control_tokens(tokenizer))
 
 
 def _continued(tokenizer: Any, prompt: str, head: Sequence[int], answer: str) -> list[int]:

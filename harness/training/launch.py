@@ -71,7 +71,7 @@ def launch(job: Job, on_step: Callable[[int, int], None]) -> Tuned:
     file = folder / "job.json"
     write_json(file, {**job_to_json(job), "launcher": os.getpid(), "born": born(os.getpid())})
     process = subprocess.Popen(
-        command(job, file),
+        launch_command(job, file),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
@@ -135,7 +135,7 @@ def _threads(job: Job) -> str:
     return os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // max(1, count))))
 
 
-def command(job: Job, file: Path) -> list[str]:
+def launch_command(job: Job, file: Path) -> list[str]:
     """The launcher's command line. Raises `ConfigError` for a configuration that is not there."""
     import torch
 

@@ -2,8 +2,8 @@
 
 A tokenizer takes every `<|im_end|>` for the end of a turn, whoever wrote it. So that what stands in a question, an
 answer or a document stays text, an occurrence there is replaced by a mark (two noncharacters of Unicode around a
-number) before the template is rendered; `tokenize` turns marks back into text and encodes that text as any other.
-Text without such occurrences is encoded by the tokenizer as it is, to the same ids.
+number) before the template is rendered; `tokenize_marked` turns marks back into text and encodes that text as any
+other. Text without such occurrences is encoded by the tokenizer as it is, to the same ids.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def neutralise(text: str, tokens: Sequence[str]) -> str:
     return text
 
 
-def tokenize(tokenizer: Any, text: str, tokens: Sequence[str], *, add_special_tokens: bool = False) -> list[int]:
+def tokenize_marked(tokenizer: Any, text: str, tokens: Sequence[str], *, add_special_tokens: bool = False) -> list[int]:
     """Ids of text that was marked for `tokens`: those of a template as tokens, those that are marked as text."""
     if OPEN not in text:
         return list(tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])

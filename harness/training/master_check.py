@@ -32,7 +32,7 @@ def check_master(trainer: Any) -> list[Check]:
     return [_judged(MASTER, own, detail), _moments(trainer, weights)]
 
 
-def fingerprint(trainer: Any) -> tuple[int, ...]:
+def weights_checksum(trainer: Any) -> tuple[int, ...]:
     """A sum of every trained tensor's bits (this process's part); equal sums mean that nothing has moved."""
     import torch
 

@@ -81,10 +81,10 @@ def finetune(
     )
     if training.processes > 1 or training.accelerate_config:
         return launch(job, on_step)
-    return carry_out(job, on_step)
+    return run_job(job, on_step)
 
 
-def carry_out(job: Job, on_step: Callable[[int, int], None]) -> Tuned:
+def run_job(job: Job, on_step: Callable[[int, int], None]) -> Tuned:
     """Fine-tune in this process, or as one of the processes that were launched together."""
     from harness.models.transformers_backend import load_causal_lm
 

@@ -33,7 +33,7 @@ ADAPTER = "LoRA layers"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class TrainingDemands:
     """What a run does with a model: its batch layouts with what to change where one fails, and its adapter.
 
     `setting` names the adapter's modules. `hooked`: a signal has to see every adapted layer by hooks. `recipe` is how
@@ -48,7 +48,7 @@ class Asked:
 
 
 def check_target(
-    path: Path | str, dtype: str, revision: str | None, attention: str | None, asked: Asked
+    path: Path | str, dtype: str, revision: str | None, attention: str | None, asked: TrainingDemands
 ) -> list[Check]:
     """All checks of the model at `path`. Raises `ConfigError` where an adapter's modules do not fit the model."""
     import torch

@@ -23,7 +23,7 @@ from harness.models.rope import rope_switch
 from harness.models.tokenizers import declare_stop, fit_padding, save_beside
 from harness.shards import write_json
 from harness.training.checks import require
-from harness.training.master_check import check_master, fingerprint
+from harness.training.master_check import check_master, weights_checksum
 
 MARK = "_DONE"
 
@@ -193,7 +193,7 @@ def train(trainer: Any, folder: Path) -> bool:
     class Begin(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             require(check_master(trainer), "the training")
-            before.append(fingerprint(trainer))
+            before.append(weights_checksum(trainer))
 
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Begin)
@@ -201,7 +201,7 @@ def train(trainer: Any, folder: Path) -> bool:
         checkpoint = last_checkpoint(folder)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     # What a resumed trainer began from is a checkpoint that had moved already.
-    return checkpoint is not None or before[0] != fingerprint(trainer)
+    return checkpoint is not None or before[0] != weights_checksum(trainer)
 
 
 def require_moved(moved: bool, setting: str, trainer: Any) -> None:

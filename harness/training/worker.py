@@ -35,11 +35,11 @@ def main(path: str) -> int:
     """Carry out the job in this file; the exit status is 0 where it was finished."""
     value = json.loads(Path(path).read_text(encoding="utf-8"))
     threading.Thread(target=_end_with, args=(value.pop("launcher"), value.pop("born")), daemon=True).start()
-    from harness.training.sft import carry_out
+    from harness.training.sft import run_job
 
     job = job_from_json(value)
     try:
-        tuned = carry_out(job, lambda step, total: _tell(step=step, total=total))
+        tuned = run_job(job, lambda step, total: _tell(step=step, total=total))
     except HarnessError as error:
         _tell(error=str(error), kind=type(error).__name__)
         return error.exit_status

@@ -179,7 +179,7 @@ def _policy(sizer: Sizer, g: GrpoConfig) -> list[Part]:
     rows = largest_divisor(mini, g.micro_batch)
     modules = plain_names(g.lora_modules, policy.shape)
     adapter = memory.Lora(g.lora_rank, modules) if g.tune == "lora" else None
-    update = memory.policy_training(
+    update = memory.grpo_update(
         policy.shape,
         policy.dtype,
         memory.Batch(rows, draft.prompt + draft.completion, rows > 1),

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from harness.config import SynthesisConfig
 from harness.config_models import Section
-from harness.costs.lengths import Call, Lengths
+from harness.costs.lengths import CallLengths, Lengths
 from harness.models.prompts import Prompt
 from harness.synthesis.reading import read_tags
 from harness.synthesis.route import Asked, Attempt, Draft, Route, failed, reference_of, variables_of
@@ -51,9 +51,9 @@ class DirectRoute(Route[DirectSettings]):
         }
 
     @classmethod
-    def calls(cls, sizes: Lengths) -> tuple[Call, ...]:
+    def calls(cls, sizes: Lengths) -> tuple[CallLengths, ...]:
         """The pair."""
-        return (Call("generator", sizes.generator_prompt, sizes.pair, sizes.generator_shared),)
+        return (CallLengths("generator", sizes.generator_prompt, sizes.pair, sizes.generator_shared),)
 
     @property
     def copy_limit(self) -> float:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from harness.config import ModelConfig, SynthesisConfig
 from harness.config_models import Section
-from harness.costs.lengths import Call, Lengths
+from harness.costs.lengths import CallLengths, Lengths
 from harness.errors import ConfigError
 from harness.models.backend import Completion
 from harness.models.prompts import Prompt
@@ -67,12 +67,12 @@ class QuestionRoute(Route[QuestionSettings]):
         }
 
     @classmethod
-    def calls(cls, sizes: Lengths) -> tuple[Call, ...]:
+    def calls(cls, sizes: Lengths) -> tuple[CallLengths, ...]:
         """The question, taken as a quarter of a pair, then its answer."""
         question = max(1, sizes.pair // 4)
         return (
-            Call("generator", sizes.generator_prompt, question, sizes.generator_shared),
-            Call("answerer", question + sizes.template + sizes.writer_shared, sizes.pair - question, 0),
+            CallLengths("generator", sizes.generator_prompt, question, sizes.generator_shared),
+            CallLengths("answerer", question + sizes.template + sizes.writer_shared, sizes.pair - question, 0),
         )
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from harness.choice import NoSettings
 from harness.config import SynthesisConfig
-from harness.costs.lengths import Call, Lengths
+from harness.costs.lengths import CallLengths, Lengths
 from harness.models.backend import Completion
 from harness.models.prompts import GENERATOR_KNOWN, RUBRIC_KNOWN, RUBRIC_REQUIRED, Prompt
 from harness.synthesis.forms import PAIR_FORM, RUBRIC_FORM
@@ -35,11 +35,11 @@ class RubricRoute(Route[NoSettings]):
         }
 
     @classmethod
-    def calls(cls, sizes: Lengths) -> tuple[Call, ...]:
+    def calls(cls, sizes: Lengths) -> tuple[CallLengths, ...]:
         """The rubric, then the pair."""
         return (
-            Call("writer", sizes.writer_prompt, sizes.rubric, sizes.writer_shared),
-            Call("generator", sizes.generator_prompt, sizes.pair, sizes.generator_shared),
+            CallLengths("writer", sizes.writer_prompt, sizes.rubric, sizes.writer_shared),
+            CallLengths("generator", sizes.generator_prompt, sizes.pair, sizes.generator_shared),
         )
 
     def ask(self, seed: Seed) -> Asked:

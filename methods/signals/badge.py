@@ -26,7 +26,7 @@ from harness.training.checks import Check
 from harness.types import Sample, Score, derive_seed, stable_hash
 from methods.signals.base import Item, ModelUse
 from methods.signals.loss import LossSettings
-from methods.signals.sets import Row, SetSignal
+from methods.signals.sets import SetItem, SetSignal
 from methods.signals.target.base import Passes, TargetReader
 
 if TYPE_CHECKING:
@@ -96,19 +96,19 @@ class BadgeSignal(SetSignal[BadgeSettings], TargetReader[BadgeSettings]):
             Fact("checkpoint", self.settings.checkpoint, "checkpoint that is read"),
         ]
 
-    def represent(self, samples: Sequence[Sample]) -> list[Row | str]:
+    def represent(self, samples: Sequence[Sample]) -> list[SetItem | str]:
         """Gradients, projected or by their factors."""
         from methods.signals.target.head import head_gradients
 
         started = time.perf_counter()
         codes = [self.encode(s.messages) for s in samples]
         usable = [i for i, code in enumerate(codes) if code.completion_length]
-        found: list[Row | str] = ["no completion token left"] * len(samples)
+        found: list[SetItem | str] = ["no completion token left"] * len(samples)
         if usable:
             own = [codes[i] for i in usable]
             pad, tokens = self.tokenizer.pad_token_id, self.context.scoring.batch_tokens
             for at, g in head_gradients(self.model, pad, tokens, own, self.settings.label):
-                found[usable[at]] = Row(self._kept(g), own[at].counts)
+                found[usable[at]] = SetItem(self._kept(g), own[at].counts)
             self.spend(started, Passes(own))
         return found
 
@@ -120,7 +120,7 @@ class BadgeSignal(SetSignal[BadgeSettings], TargetReader[BadgeSettings]):
             return whole.flatten().double().cpu().numpy()
         return Factors(g.errors.cpu(), g.states.cpu())
 
-    def function(self, ids: Sequence[str], rows: Sequence[Row], taken: Sequence[Row]) -> SetFunction:
+    def function(self, ids: Sequence[str], rows: Sequence[SetItem], taken: Sequence[SetItem]) -> SetFunction:
         """k-means++ on the gradients."""
         import numpy as np
 

@@ -22,7 +22,7 @@ from harness.config_models import Section
 from harness.facts import Fact, facts_to_rows
 from harness.training.checks import Check, to_rows
 from harness.types import Message, Sample, Score, Seed, Usage
-from methods.signals.diagnostics import describe
+from methods.signals.diagnostics import score_facts
 
 Item: TypeAlias = Sample | Seed
 
@@ -222,7 +222,7 @@ class Signal(Plugin, ABC, Generic[S]):
     @classmethod
     def diagnose(cls, scores: Sequence[Score]) -> list[Fact]:
         """What is reported with every scoring, because a score alone does not say whether it can be believed."""
-        return describe(scores)
+        return score_facts(scores)
 
     @classmethod
     def faults(cls) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from decontam.tokens import clean
-from decontam.tokens import words as tokens
+from decontam.tokens import token_texts as tokens
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,7 +16,7 @@ from harness.facts import Fact
 from harness.types import Sample
 from methods.signals.base import Preparation, SignalContext, TargetState, Use
 from methods.signals.item_vectors import EMPTY, Embeds, ItemVectors, What
-from methods.signals.sets import Row, SetSignal
+from methods.signals.sets import SetItem, SetSignal
 
 if TYPE_CHECKING:
     from evals.coverage import SetFunction
@@ -49,9 +49,9 @@ class _Cover(Embeds[T], SetSignal[T]):
         self.vectors = ItemVectors(context.embedder, self.settings.text)
         return Preparation(self.vectors.facts())
 
-    def represent(self, samples: Sequence[Sample]) -> list[Row | str]:
+    def represent(self, samples: Sequence[Sample]) -> list[SetItem | str]:
         """Unit vectors."""
-        return [Row(row) if row.any() else EMPTY for row in self.vectors.of(samples)]
+        return [SetItem(row) if row.any() else EMPTY for row in self.vectors.of(samples)]
 
 
 class CoresetSignal(_Cover[CoresetSettings]):
@@ -62,7 +62,7 @@ class CoresetSignal(_Cover[CoresetSettings]):
     range = (0.0, 2.0)
     Settings = CoresetSettings
 
-    def function(self, ids: Sequence[str], rows: Sequence[Row], taken: Sequence[Row]) -> SetFunction:
+    def function(self, ids: Sequence[str], rows: Sequence[SetItem], taken: Sequence[SetItem]) -> SetFunction:
         """K-center."""
         from evals.coverage import KCenter
 
@@ -98,14 +98,14 @@ class FacilityLocationSignal(_Cover[FacilityLocationSettings]):
             return Preparation([*self.vectors.facts(), covered])
         return prepared
 
-    def function(self, ids: Sequence[str], rows: Sequence[Row], taken: Sequence[Row]) -> SetFunction:
+    def function(self, ids: Sequence[str], rows: Sequence[SetItem], taken: Sequence[SetItem]) -> SetFunction:
         """Facility location, as a mean over what is covered."""
         from evals.coverage import FacilityLocation
 
         return FacilityLocation(stack(rows), stack(taken), self._ground, mean=True)
 
 
-def stack(rows: Sequence[Row]) -> Matrix:
+def stack(rows: Sequence[SetItem]) -> Matrix:
     """Vectors of rows, [N, D]."""
     import numpy as np
 

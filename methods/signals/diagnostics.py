@@ -10,11 +10,11 @@ import math
 from collections.abc import Sequence
 
 from harness.facts import Fact
-from harness.ranks import spearman
+from harness.statistics import spearman
 from harness.types import Score
 
 
-def describe(scores: Sequence[Score]) -> list[Fact]:
+def score_facts(scores: Sequence[Score]) -> list[Fact]:
     """How many items were scored, and the mean and spread of their values."""
     values = [s.value for s in scores if s.value is not None]
     return [

@@ -10,7 +10,7 @@ from harness.config_models import Section
 from harness.facts import Fact
 from harness.types import Sample, Usage
 from methods.signals.base import Item, ModelUse, Signal
-from methods.signals.similarity import item_text
+from methods.signals.similarity import compared_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,7 +60,7 @@ class ItemVectors:
         import numpy as np
 
         texts = [
-            item.question if self._what == "question" and isinstance(item, Sample) else item_text(item)
+            item.question if self._what == "question" and isinstance(item, Sample) else compared_text(item)
             for item in items
         ]
         return self._embedder.embed(texts).astype(np.float64)

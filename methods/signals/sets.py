@@ -26,7 +26,7 @@ PICK = "pick"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SetItem:
     """What a set function sees of an item, and what is kept beside its score."""
 
     data: Any
@@ -40,11 +40,11 @@ class SetSignal(Signal[S]):
     stateful = True
 
     @abstractmethod
-    def represent(self, samples: Sequence[Sample]) -> list[Row | str]:
+    def represent(self, samples: Sequence[Sample]) -> list[SetItem | str]:
         """Each item's row, or why it has none."""
 
     @abstractmethod
-    def function(self, ids: Sequence[str], rows: Sequence[Row], taken: Sequence[Row]) -> SetFunction:
+    def function(self, ids: Sequence[str], rows: Sequence[SetItem], taken: Sequence[SetItem]) -> SetFunction:
         """The set function of items with `rows`, of which those of the archive are `taken` already."""
 
     def choose(
@@ -76,22 +76,22 @@ class SetSignal(Signal[S]):
         """One score per item: what it alone would add to the archive."""
         return self.choose(items, 0, archive)
 
-    def _rows(self, items: Sequence[Item]) -> tuple[dict[str, Row], dict[str, str]]:
+    def _rows(self, items: Sequence[Item]) -> tuple[dict[str, SetItem], dict[str, str]]:
         """The items that have a row, and why the others have none."""
         samples = [item for item in items if isinstance(item, Sample)]
         found = dict(zip((s.id for s in samples), self.represent(samples) if samples else (), strict=True))
-        rows = {key: row for key, row in found.items() if isinstance(row, Row)}
+        rows = {key: row for key, row in found.items() if isinstance(row, SetItem)}
         return rows, {key: row for key, row in found.items() if isinstance(row, str)}
 
-    def _function(self, rows: Mapping[str, Row], archive: Archive) -> SetFunction:
+    def _function(self, rows: Mapping[str, SetItem], archive: Archive) -> SetFunction:
         return self.function(list(rows), list(rows.values()), self._archived(archive))
 
-    def _archived(self, archive: Archive) -> list[Row]:
+    def _archived(self, archive: Archive) -> list[SetItem]:
         """The archive's rows, each computed once."""
-        seen: dict[str, Row | str] = self.__dict__.setdefault("_seen", {})
+        seen: dict[str, SetItem | str] = self.__dict__.setdefault("_seen", {})
         if new := [s for s in archive.samples if s.id not in seen]:
             seen |= zip((s.id for s in new), self.represent(new), strict=True)
-        return [row for s in archive.samples if isinstance(row := seen[s.id], Row)]
+        return [row for s in archive.samples if isinstance(row := seen[s.id], SetItem)]
 
     def _without(self, item: Item, reasons: Mapping[str, str]) -> Score:
         reason = reasons.get(item.id, "only samples can be scored")

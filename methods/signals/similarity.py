@@ -45,7 +45,7 @@ class Bm25Settings(SimilaritySettings):
 T = TypeVar("T", bound=SimilaritySettings)
 
 
-def item_text(item: Item) -> str:
+def compared_text(item: Item) -> str:
     """What of an item is compared: a sample's question and answer, a seed's document."""
     if isinstance(item, Sample):
         return f"{item.question}\n{item.answer}"
@@ -74,7 +74,7 @@ class _ValidationSimilarity(Signal[T]):
         """One score per item, `parts` with mean and maximum; an item without text is unscorable."""
         import numpy as np
 
-        texts = {item.id: text for item in items if (text := item_text(item)).strip()}
+        texts = {item.id: text for item in items if (text := compared_text(item)).strip()}
         rows = self._similarities(list(texts.values())) if texts else np.zeros((0, self._rewarded))
         found = dict(zip(texts, rows, strict=True))
         return [self._score(item, found.get(item.id)) for item in items]

@@ -32,7 +32,7 @@ def dataset(plan: Plan, samples: Stage, scores: Stage | None, selection: Selecti
             values = _values(scores.signal, run.records(scores.name, Score))
         chosen, dropped = selection.choose(pool, values)
         weigh = weigher(plan)
-        kept, beyond = trim(chosen, weigh, c.budget)
+        kept, beyond = trim_to_budget(chosen, weigh, c.budget)
         if chosen and not kept and weigh is not None:
             raise BudgetError(
                 f"the budget of {c.budget:g} {c.match} is less than the first sample takes ({weigh(chosen[0]):g}); "
@@ -74,7 +74,7 @@ def _values(signal: str, scores: Sequence[Score]) -> dict[str, float | None]:
     return {s.item_id: None if s.value is None else better * s.value for s in scores}
 
 
-def trim(samples: Sequence[Sample], weigh: Weigh | None, budget: float) -> tuple[list[Sample], list[Reject]]:
+def trim_to_budget(samples: Sequence[Sample], weigh: Weigh | None, budget: float) -> tuple[list[Sample], list[Reject]]:
     """Cut at the declared line, in generation order; lines of spending (`weigh` is None) do not cut here."""
     kept: list[Sample] = []
     spent = 0.0

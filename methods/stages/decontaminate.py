@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from decontam.engines import open_backend
+from decontam.engines import open_engine
 from harness.costs.estimator import Estimator
 from harness.costs.lengths import TEST_PROMPT
 from harness.costs.records import Before, Cost, Load
@@ -28,7 +28,7 @@ def decontaminate(plan: Plan, samples: Stage, source: Stage) -> Stage:
     def work(run: StageRun) -> Mapping[str, Any]:
         pool = run.records(samples.name, Sample)
         guides = run.records(source.name, GuideRow, "validation")
-        backend = open_backend(plan.config.decontam, scratch=run.folder)
+        backend = open_engine(plan.config.decontam, scratch=run.folder)
         try:
             gate = Gate(run, plan, backend=backend)
             gated = gate.accept(pool)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from harness.config import EmbedderConfig
 from harness.errors import InputError
-from harness.executor import Here, ShardWorker, Task, Work
+from harness.executor import InProcess, ShardWorker, Task, Work
 from harness.models.embedder import Embedder, open_embedder
 from harness.models.given_vectors import text_key
 from harness.shards import ShardOutput, part_name, parts, read_metadata
@@ -61,7 +61,7 @@ def embedding_worker(config: EmbedderConfig) -> ShardWorker:
     Hashing words costs less than sending their vectors, and an endpoint is a server, which is scaled by itself.
     """
     worker = EmbeddingWorker(config)
-    return worker if config.kind == "sentence_transformers" else Here(worker.open())
+    return worker if config.kind == "sentence_transformers" else InProcess(worker.open())
 
 
 def with_vectors(output: ShardOutput, texts: Iterable[str], embed: Work) -> ShardOutput:

@@ -12,8 +12,8 @@ from typing import Any
 
 from decontam.backend import SearchBackend
 from decontam.check import VERSION, ContaminationCheck, resolved
-from decontam.conversations import Checked, Conversation, Hit, check_conversations, turns
-from decontam.engines import open_backend
+from decontam.conversations import Checked, Conversation, Hit, check_conversations, turn_documents
+from decontam.engines import open_engine
 from decontam.tokens import clean
 from evals.data import contamination_items
 from harness.identity import identity
@@ -50,7 +50,7 @@ class Gate:
         self.suite = plan.suite.name
         self.copy_limit = plan.route.copy_limit
         self.embedder = stage_embedder(run, plan.config.models.embedder) if "embedding" in settings.modes else None
-        self.backend = backend or open_backend(settings.model_copy(update={"backend": "embedded"}))
+        self.backend = backend or open_engine(settings.model_copy(update={"backend": "embedded"}))
         items = tuple(contamination_items(plan.suite, plan.data, columns))
         self.check = ContaminationCheck(items, settings, self.backend, self.embedder)
 
@@ -100,7 +100,7 @@ def gate_settings(plan: Plan) -> dict[str, Any]:
 
 def embedded_texts(plan: Plan, samples: Sequence[Sample]) -> list[str]:
     """The texts of samples whose vectors the gate asks for."""
-    return [clean(text) for _, _, text in turns(samples, resolved(plan.config.decontam).parts)]
+    return [clean(text) for _, _, text in turn_documents(samples, resolved(plan.config.decontam).parts)]
 
 
 def leaks(run: StageRun, plan: Plan, rows: Sequence[Conversation], columns: Collection[str]) -> Mapping[str, str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.data import load_items
-from evals.render import render
+from evals.render import render_template
 from harness.costs.estimator import Estimator
 from harness.costs.records import Before, Cost, Load
 from harness.costs.sizer import no_models
@@ -129,7 +129,7 @@ def load_exam(plan: Plan, column: str) -> Exam:
     for item in load_items(benchmark, plan.data, plan.tests.folder):
         if item.gold is None:
             raise InputError(f"item '{item.id}' of '{column}' has no choices; subsets are measured on choices")
-        question = Message("user", render(benchmark.template.prompt, item.fields, item.choices, item.gold))
+        question = Message("user", render_template(benchmark.template.prompt, item.fields, item.choices, item.gold))
         answered = [[question, Message("assistant", choice)] for choice in item.choices]
         choices.append(tuple(encode(tokenizer, a, target.max_length, closed=False) for a in answered))
         right.append(item.gold)
@@ -166,7 +166,7 @@ def realised_stage(plan: Plan, pool: Stage, ids: Sequence[str], exam: Exam) -> S
                 revision=c.models.target.revision,
             )
             path, usage = run.folder / "model", [tuned.usage]
-        row = examine(path, exam, len(ids), c.runtime.scoring.batch_tokens, c.models.target.dtype)
+        row = exam_results(path, exam, len(ids), c.runtime.scoring.batch_tokens, c.models.target.dtype)
         shutil.rmtree(run.folder / "model", ignore_errors=True)
         run.write(0, ShardOutput([row], usage=usage, rows_in=len(ids)), time.perf_counter() - started)
         return {}
@@ -186,7 +186,7 @@ def realised_stage(plan: Plan, pool: Stage, ids: Sequence[str], exam: Exam) -> S
     )
 
 
-def examine(path: str | Path, exam: Exam, pairs: int, batch_tokens: int, dtype: str = "float32") -> Realised:
+def exam_results(path: str | Path, exam: Exam, pairs: int, batch_tokens: int, dtype: str = "float32") -> Realised:
     """Accuracy and loss of the model at `path`, in forward passes of at most `batch_tokens`.
 
     An item is right when its right choice has the highest likelihood, which is lm-eval's `acc` (ties go to the first).

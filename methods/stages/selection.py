@@ -13,7 +13,7 @@ from typing import Any, Literal
 from harness.config import SignalChoice
 from harness.types import Reject, Sample
 
-Rule = Literal["none", "top_share", "best_of_seed"]
+SelectionRule = Literal["none", "top_share", "best_of_seed"]
 """Everything, the best share of all, or the best of every seed."""
 
 
@@ -25,7 +25,7 @@ class Selection:
     """
 
     per_seed: int
-    rule: Rule = "none"
+    rule: SelectionRule = "none"
     keep: float = 1.0
     signal: SignalChoice | None = None
 

@@ -18,7 +18,7 @@ from typing import Any
 from harness.costs.estimator import SURVIVE, Estimator
 from harness.costs.records import Before, Cost, Load
 from harness.errors import BudgetError
-from harness.executor import Here, ShardWorker, Task, Work
+from harness.executor import InProcess, ShardWorker, Task, Work
 from harness.models.access import Access, access
 from harness.models.backend import Backend, Sampling
 from harness.models.open import open_backend
@@ -130,7 +130,7 @@ def synthesis_worker(
     reach = access(c, run)
     maker = synthesizer(plan, seeds, reach)
     drafts = drafter(plan, seeds, maker, policy, reach)
-    return Here(lambda items, index, seed: synthesize_shard(plan, maker, drafts, items, seed))
+    return InProcess(lambda items, index, seed: synthesize_shard(plan, maker, drafts, items, seed))
 
 
 def initial(plan: Plan, source: Stage) -> Stage:

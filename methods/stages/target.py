@@ -109,7 +109,7 @@ def finetune_stage(plan: Plan, dataset: Stage) -> Stage:
     def work(run: StageRun) -> Mapping[str, Any]:
         samples = run.records(dataset.name, Sample)
         tuned = tune(run, plan, samples, sft_recipe(c), seed=c.tuning_seed, output="model", adam=False)
-        return notes(tuned)
+        return training_notes(tuned)
 
     def estimate(e: Estimator, before: Before) -> Cost | None:
         made = before[dataset.name]
@@ -158,7 +158,7 @@ def finetuning(sizer: Sizer) -> list[Part]:
     return [Part("target", f"{c.tune} training", peak.bytes, divided)]
 
 
-def notes(tuned: Tuned) -> dict[str, Any]:
+def training_notes(tuned: Tuned) -> dict[str, Any]:
     """What a stage that trained says of it."""
     return {
         "steps": tuned.steps,

@@ -32,7 +32,7 @@ from harness.training.trainer import publish
 from harness.types import Sample
 from methods.plan import Plan
 from methods.signals.base import WarmCheckpoint
-from methods.stages.target import micro_batch, notes, tune
+from methods.stages.target import micro_batch, training_notes, tune
 
 LIST = "checkpoints.json"
 
@@ -71,7 +71,7 @@ def warmup(plan: Plan, initial: Stage) -> Stage:
         rates = tuned.epoch_rates if every else tuned.epoch_rates[-1:]
         names = [epoch_name("adapter", epoch) for epoch in range(1, len(rates))] + ["adapter"]
         kept = _list_checkpoints(run.folder, names, rates)
-        return {"pairs": len(share), "of": len(pool), **notes(tuned), "checkpoints": kept}
+        return {"pairs": len(share), "of": len(pool), **training_notes(tuned), "checkpoints": kept}
 
     def estimate(e: Estimator, before: Before) -> Cost | None:
         pairs = before[initial.name]

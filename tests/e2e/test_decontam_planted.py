@@ -15,7 +15,7 @@ from decontam.corpus import MemoryCorpus
 from decontam.embedded import EmbeddedBackend
 from decontam.items import TestItem
 from decontam.selftest import ALTERATIONS
-from decontam.tokens import words
+from decontam.tokens import token_texts
 from decontam.verdict import KINDS, decide
 from evals.against import load_against
 from evals.read import DataContext
@@ -100,4 +100,4 @@ def _as_document(item: TestItem) -> str:
 def _items_of(document: object, item: object, wanted: int, items: list[TestItem]) -> list[str]:
     import numpy as np
 
-    return [" ".join(words(items[i].text))[:200] for i in np.asarray(item)[np.asarray(document) == wanted]]
+    return [" ".join(token_texts(items[i].text))[:200] for i in np.asarray(item)[np.asarray(document) == wanted]]

@@ -25,7 +25,7 @@ from decontam.elastic import ElasticBackend, time_single_requests
 from decontam.elastic_client import Client, ElasticServer
 from decontam.embedded import EmbeddedBackend
 from decontam.items import TestItem
-from decontam.tokens import words
+from decontam.tokens import token_texts
 from decontam.verdict import KINDS, Verdicts, decide
 from harness.config import DecontamConfig, EmbedderConfig
 from harness.models.embedder import open_embedder
@@ -197,7 +197,7 @@ def test_recorded_analysis_is_what_this_node_says(node: Node) -> None:
 
 def test_tokens_of_real_texts(node: Node, texts: list[str], items: list[TestItem]) -> None:
     for text in (*texts[::20], *(item.text for item in items)):
-        assert words(text) == record.analyze(node.url, text)[0], text[:80]
+        assert token_texts(text) == record.analyze(node.url, text)[0], text[:80]
 
 
 def test_single_requests_are_slower(server: ElasticBackend, corpus: MemoryCorpus, items: list[TestItem]) -> None:

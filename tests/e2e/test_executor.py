@@ -17,7 +17,7 @@ import pytest
 
 from harness.config import EmbedderConfig, RayConfig
 from harness.errors import PrerequisiteError, StageError
-from harness.executor import Here, LocalExecutor, ShardWorker, Task, Work
+from harness.executor import InProcess, LocalExecutor, ShardWorker, Task, Work
 from harness.shards import ShardOutput, read_records
 from harness.stage import StageRun
 from harness.training.recipe import LoraSettings, Recipe
@@ -259,7 +259,7 @@ class _Where:
 
 def test_work_that_holds_connections_stays_here() -> None:
     ray = executor()
-    here = Here(lambda items, index, seed: ShardOutput([], rows_in=os.getpid()))
+    here = InProcess(lambda items, index, seed: ShardOutput([], rows_in=os.getpid()))
     (done,) = ray.map(here, [Task((), 0, 0)], ordered=False)
     assert done.output.rows_in == os.getpid()
     assert isinstance(here, ShardWorker)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.shards import read_records, read_rows
+from harness.shards import read_records, read_shards
 from harness.types import Score
 from methods.stages.sources import GuideRow
 from support.lab_runs import Bench, Finished
@@ -27,9 +27,9 @@ def chosen(finished: Finished) -> list[GuideRow]:
 
 def test_the_capability_tree_guides_a_run(bench: Bench) -> None:
     tree = run(bench, "val_cosine", **{"guide.strategy": "capability_tree", "guide.withhold": 0.5})
-    answers = {row["item_id"]: row["correct"] for row in read_rows(tree.stage("evaluate_guide"))}
+    answers = {row["item_id"]: row["correct"] for row in read_shards(tree.stage("evaluate_guide"))}
     assert len(answers) == 16, "all items of the set are answered, not the chosen ones only"
-    capabilities = read_rows(tree.stage("sources") / "capabilities")
+    capabilities = read_shards(tree.stage("sources") / "capabilities")
     assert (capabilities[0]["items"], capabilities[0]["chosen"]) == (16, 8)
     assert capabilities[0]["correct"] == sum(answers.values())
     rows = chosen(tree)

@@ -282,7 +282,7 @@ def test_the_self_check_measures_how_far_gradients_are_apart(case: Case) -> None
     """Half of a gradient is what a missed path would look like."""
     gradients = case.engine()
     for item, wanted in zip(CANDIDATES[:3], case.candidates[:3], strict=True):
-        got = selfcheck.collect(gradients, [item])[0]
+        got = selfcheck.item_gradients(gradients, [item])[0]
         again = selfcheck.autograd(gradients.model, gradients, item)
         assert selfcheck.distance(got, wanted) < 1e-4 and selfcheck.distance(again, wanted) < 1e-4
         halved = {name: g / 2 for name, g in got.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.bench.influence import ENGINE, PLAIN, BenchPlan, run_bench
+from harness.bench.influence import ENGINE, PLAIN, BenchPlan, bench_influence
 from harness.bench.made import BenchSize
 from harness.config import ScoringConfig
 from methods.signals.influence.settings import InfluenceSettings
@@ -20,7 +20,7 @@ pytestmark = [
 def test_bfloat16_scores_rank_as_the_float32_definition_does(layout: str) -> None:
     size = BenchSize("qwen3-0.6b", "bfloat16", 32, ("q_proj", "v_proj"), samples=32, length=(64, 256))
     scoring = ScoringConfig.model_validate({"layout": layout})
-    result = run_bench(BenchPlan(size, InfluenceSettings(), scoring, turns=2, slow=24, validation_sizes=(10,)))
+    result = bench_influence(BenchPlan(size, InfluenceSettings(), scoring, turns=2, slow=24, validation_sizes=(10,)))
     rows = {row.name: row for row in result.rows}
     assert result.agreement.spearman is not None and result.agreement.spearman >= 0.999
     assert rows[ENGINE].peak is not None and rows[PLAIN].peak is not None

@@ -13,7 +13,7 @@ import pytest
 
 from harness.errors import BudgetError
 from harness.events import read_events
-from harness.shards import read_records, read_rows
+from harness.shards import read_records, read_shards
 from harness.stage import read_summary
 from harness.types import Reject, file_hash
 from support.lab_runs import Bench, Finished
@@ -98,9 +98,9 @@ def test_a_line_of_operations_is_reached(bench: Bench, plain: Finished) -> None:
 def test_withheld_items_are_scored_beside_the_reward(
     bench: Bench, guided: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    items = read_rows(guided.stage("sources") / "validation")
+    items = read_shards(guided.stage("sources") / "validation")
     assert sum(row["withheld"] for row in items) == len(items) // 2 > 0
-    rows = read_rows(guided.stage("grpo"))
+    rows = read_shards(guided.stage("grpo"))
     scored = [row for row in rows if row["value"] is not None]
     assert len(scored) > len(rows) / 2 and all(row["withheld"] is not None for row in scored)
     assert all(row["withheld"] is None for row in rows if row["value"] is None)
@@ -121,7 +121,7 @@ def test_withheld_items_are_scored_beside_the_reward(
 
 
 def test_steps_of_the_rollouts_are_those_of_the_run(guided: Finished) -> None:
-    rows = read_rows(guided.stage("grpo"))
+    rows = read_shards(guided.stage("grpo"))
     grpo = guided.config.driver.settings
     size = grpo.prompts_per_step * grpo.group_size
     assert Counter(row["step"] for row in rows) == {step: size for step in range(grpo.steps or 0)}
@@ -164,7 +164,7 @@ def test_the_codes_preset_runs_and_gives_invalid_pairs_zero(bench: Bench, guided
     run = bench.run(**INFLUENCE, preset="code")
     assert run.config.signal.identity() == {"name": "influence", "eps_mode": "inside", "bias_correction": False}
     assert run.config.driver.settings.loss == "dapo" and run.config.driver.settings.reward.invalid == "zero"
-    rows = read_rows(run.stage("grpo"))
+    rows = read_shards(run.stage("grpo"))
     invalid = [row for row in rows if row["value"] is None]
     assert invalid and all(row["reward"] == 0.0 for row in invalid)
     assert {"sources", "initial"} <= run.reused() and "grpo" not in run.reused()

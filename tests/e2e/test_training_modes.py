@@ -16,7 +16,7 @@ import yaml
 
 from harness.config import TrainingConfig
 from harness.errors import ConfigError, StageError
-from harness.training.launch import command, job_from_json, job_to_json
+from harness.training.launch import job_from_json, job_to_json, launch_command
 from harness.training.recipe import Job, LoraSettings, Recipe, Tuned
 from harness.training.sft import finetune
 from harness.types import Message, Sample
@@ -105,7 +105,7 @@ def test_a_job_survives_the_way_to_a_worker(home: Path) -> None:
     assert job_from_json(job_to_json(job)) == job
     missing = replace(job, training=TrainingConfig(accelerate_config=str(home / "none.yaml")))
     with pytest.raises(ConfigError, match="accelerate config --config_file"):
-        command(missing, home / "job.json")
+        launch_command(missing, home / "job.json")
 
 
 def test_two_processes_train_as_one(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +160,7 @@ def test_what_accelerate_is_told(home: Path) -> None:
     job = Job("m", (), RECIPE, 1, "f", "o", "float32", None, 2, False, False, TrainingConfig())
 
     def told(**settings: Any) -> list[str]:
-        return command(replace(job, training=TrainingConfig(**settings)), home / "job.json")
+        return launch_command(replace(job, training=TrainingConfig(**settings)), home / "job.json")
 
     # For processors accelerate would start one process and say nothing.
     assert "--multi_gpu" in told(accelerate_config=accelerate_config(home, "MULTI_CPU"))
@@ -170,7 +170,9 @@ def test_what_accelerate_is_told(home: Path) -> None:
     assert more[more.index("--num_processes") + 1] == "4"
     # The model's own type holds, also against a configuration that says another.
     assert more[more.index("--mixed_precision") + 1] == "no"
-    narrow = command(replace(job, dtype="bfloat16", training=TrainingConfig(accelerate_config=by_mpi)), home / "j")
+    narrow = launch_command(
+        replace(job, dtype="bfloat16", training=TrainingConfig(accelerate_config=by_mpi)), home / "j"
+    )
     assert narrow[narrow.index("--mixed_precision") + 1] == "bf16"
     (home / "no.yaml").write_text("[1, 2", encoding="utf-8")
     with pytest.raises(ConfigError, match="line 1 is not valid YAML"):

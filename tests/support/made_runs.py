@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.record import ColumnScore, RunRecord, StageCost, StageCount
 from harness.shards import write_table
-from results.statistics import standard_error
+from harness.statistics import standard_error
 
 Answers = Mapping[str, Sequence[int]]
 

@@ -244,9 +244,7 @@ def estimate(case: Case) -> Peak:
         predicting = _completion_tokens(case.batch)
         return memory.scoring(case.shape, case.dtype, case.batch, case.lora, predicting=predicting, cuda=False)
     if case.what == "grpo":
-        return memory.policy_training(
-            case.shape, case.dtype, case.batch, case.lora, reference=True, entropy=True, **args
-        )
+        return memory.grpo_update(case.shape, case.dtype, case.batch, case.lora, reference=True, entropy=True, **args)
     if case.lora is not None:
         return memory.lora_training(case.shape, case.dtype, case.batch, case.lora, **args)
     return memory.full_training(case.shape, case.dtype, case.batch, **args)

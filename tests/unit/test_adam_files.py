@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from harness.errors import HarnessError, InputError, StageError
 from harness.models.transformers_backend import load_causal_lm
-from harness.training.adam_files import plain_name
+from harness.training.adam_files import bare_parameter_name
 from harness.training.adam_state import AdamState, load_adam_state
 from support.outside_trainer import LORA, ROWS, Run, hugging_face, tiny_lora
 from support.tiny import make_tiny_model
@@ -127,9 +127,11 @@ def test_a_flattened_state_in_safetensors_is_read(plain: Run, tmp_path: Path) ->
 def test_adapter_names_are_told_from_what_they_name() -> None:
     name = "model.layers.0.self_attn.q_proj.lora_A.weight"
     for written in ("default", "teacher_2"):
-        assert plain_name(f"base_model.model.{name.replace('.lora_A.', f'.lora_A.{written}.')}") == name
-    assert plain_name(name) == name
-    assert plain_name("base_model.model.lm_head.modules_to_save.default.weight").startswith("lm_head.modules_to_save")
+        assert bare_parameter_name(f"base_model.model.{name.replace('.lora_A.', f'.lora_A.{written}.')}") == name
+    assert bare_parameter_name(name) == name
+    assert bare_parameter_name("base_model.model.lm_head.modules_to_save.default.weight").startswith(
+        "lm_head.modules_to_save"
+    )
 
 
 def refused(path: Path, trained: dict[str, Any], kind: type[HarnessError], match: str) -> None:

@@ -19,7 +19,7 @@ from harness.lab.planted import label
 from harness.lab.pool import Candidate, candidates, first_pairs
 from harness.lab.report import auc
 from harness.lab.world import World
-from harness.ranks import spearman
+from harness.statistics import spearman
 from harness.types import QUESTION_TYPES
 from methods.signals.base import Archive, SignalContext
 from methods.signals.catalogue import make_signal
@@ -280,14 +280,14 @@ def test_the_exam_is_lm_evals(tmp_path: Path) -> None:
     from evals.evaluate import evaluate
     from harness.resolve.assemble import assemble
     from harness.resolve.layers import resolve_run
-    from methods.stages.known_worth import examine, load_exam
+    from methods.stages.known_worth import exam_results, load_exam
 
     model = make_tiny_model(tmp_path / "model", seed=4)
     sets: dict[str, Any] = {"models.target.id": str(model), "lab.world": 3, "lab.test_items": 30}
     plan = assemble(resolve_run(method="static", target="nano", sets=sets).config).plan
     exam = load_exam(plan, "lab_asked")
     assert len(exam.choices) == 30 and all(len(c) == 6 for c in exam.choices)
-    found = examine(model, exam, 0, 4096)
+    found = exam_results(model, exam, 0, 4096)
     expected = evaluate(model, plan.tests, plan.data, columns=["lab_asked"]).columns[0]
     assert found.accuracy == expected.score and 0 < found.accuracy < 1
     # A model with random weights knows nothing: about one in 512 tokens.

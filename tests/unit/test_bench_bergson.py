@@ -17,7 +17,7 @@ import torch
 
 from harness.bench import made, oracle
 from harness.bench.bergson import bergson_scores, find_bergson
-from harness.bench.influence import InfluenceBench, render, run_bench
+from harness.bench.influence import InfluenceBench, bench_influence, render_influence
 from harness.cli.main import main
 from harness.errors import PrerequisiteError, StageError
 from harness.training.chat import Encoded
@@ -100,7 +100,7 @@ def test_its_row_stands_beside_the_others(fake: Fake) -> None:
     order = bench.engine().argsort().argsort().tolist()
     scores[-1], scores[-2] = scores[-2], scores[-1]
     program = CANNED.format(scores=[scores[rank] for rank in order], device=bench.device)
-    result = run_bench(plan(bergson=fake(program)))
+    result = bench_influence(plan(bergson=fake(program)))
     rows = {row.name: row for row in result.rows}
     row, plain = rows["bergson 0.26.1"], rows["plain step"]
     assert row.samples == plain.samples == 8
@@ -109,7 +109,7 @@ def test_its_row_stands_beside_the_others(fake: Fake) -> None:
     assert row.high == pytest.approx(2 * row.low) and row.low < row.relative < row.high
     rank = 1 - 6 * 2 / (8 * (8**2 - 1))
     assert f"Spearman {rank:.4f}" in row.note and "not in turns" in row.note
-    assert f"{row.name}: {row.note}" in render(result).splitlines()
+    assert f"{row.name}: {row.note}" in render_influence(result).splitlines()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from harness.bench import made, oracle
-from harness.bench.influence import ENGINE, PLAIN, InfluenceBench, render, run_bench
+from harness.bench.influence import ENGINE, PLAIN, InfluenceBench, bench_influence, render_influence
 from harness.bench.less_loop import LessLoop
 from harness.bench.memory import peak_tensor_bytes
 from harness.cli.main import main
@@ -23,14 +23,14 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_run_compares_all_on_the_same_work() -> None:
-    result = run_bench(plan())
+    result = bench_influence(plan())
     rows = {row.name: row for row in result.rows}
     assert rows[PLAIN].relative == 1.0 and rows[PLAIN].samples == rows[ENGINE].samples == 8
     assert all(row.samples == 3 for name, row in rows.items() if name not in (PLAIN, ENGINE))
     assert all(0 < row.low <= row.relative <= row.high for row in result.rows)
     assert result.agreement.largest_error_of_rms < 1e-4
     assert set(result.seconds_per_candidate) == {2, 40}
-    assert "peak MB" in render(result) and json.dumps(result.to_json())
+    assert "peak MB" in render_influence(result) and json.dumps(result.to_json())
 
 
 def test_the_engine_leaves_the_model_trainable_for_the_plain_step() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evals.capability_tree import ALPHA, Node, allocate, assess, choose, grow
+from evals.capability_tree import ALPHA, Node, allocate, choose, grow, node_intervals
 
 
 def blobs(sizes: list[int], noise: float = 0.1, width: int = 24, seed: int = 0) -> Any:
@@ -57,7 +57,7 @@ def _leaves(sizes: list[int]) -> list[Node]:
 def test_weakness_is_the_certain_error_rate() -> None:
     nodes = _leaves([20, 10, 4])
     correct = [True] * 20 + [False] * 10 + [False] * 4
-    root, strong, weak, small = assess(nodes, correct)
+    root, strong, weak, small = node_intervals(nodes, correct)
     # All right of 20: the upper bound is 1, nothing is certain. None right of 10: 1 - high = (alpha/2)^(1/10).
     assert strong == (pytest.approx((ALPHA / 2) ** (1 / 20)), 1.0, 0.0)
     assert weak[:2] == (0.0, pytest.approx(1 - (ALPHA / 2) ** (1 / 10)))

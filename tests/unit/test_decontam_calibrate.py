@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from decontam.calibrate import BEYOND, calibrate, read_pairs, render
+from decontam.calibrate import BEYOND, calibrate_embedder, read_pairs, render_embedder_calibration
 from harness.config import EmbedderConfig
 from harness.errors import InputError
 from harness.models.embedder import open_embedder
@@ -21,7 +21,7 @@ PAIRS = [(text, text.replace("the ", "a ")) for text in TEXTS]
 
 def test_quantiles_are_those_of_all_pairs() -> None:
     embedder = open_embedder(EmbedderConfig())
-    found = calibrate(embedder, [*TEXTS, TEXTS[0], " "], PAIRS)
+    found = calibrate_embedder(embedder, [*TEXTS, TEXTS[0], " "], PAIRS)
     vectors = embedder.embed(TEXTS).astype(float)
     random = sorted(float(a @ b) for a, b in combinations(vectors, 2))
     assert found.texts == len(TEXTS) and found.random.pairs == len(random) == 45 * 44 // 2
@@ -41,21 +41,21 @@ def test_quantiles_are_those_of_all_pairs() -> None:
 
 def test_many_texts_are_sampled_and_the_seed_decides() -> None:
     embedder = open_embedder(EmbedderConfig())
-    one, same, other = (calibrate(embedder, TEXTS, PAIRS, pairs=500, seed=seed) for seed in (1, 1, 2))
+    one, same, other = (calibrate_embedder(embedder, TEXTS, PAIRS, pairs=500, seed=seed) for seed in (1, 1, 2))
     assert one == same != other
     assert one.random.pairs == 500
-    every = calibrate(embedder, TEXTS, PAIRS)
+    every = calibrate_embedder(embedder, TEXTS, PAIRS)
     assert one.random.values[0][1] == pytest.approx(every.random.values[0][1], abs=0.05)
 
 
 def test_both_units_are_shown() -> None:
-    shown = render(calibrate(open_embedder(EmbedderConfig()), TEXTS, PAIRS))
+    shown = render_embedder_calibration(calibrate_embedder(open_embedder(EmbedderConfig()), TEXTS, PAIRS))
     assert "0.85     0.925" in shown and "too few pairs" in shown
 
 
 def test_too_little_to_calibrate_on() -> None:
     with pytest.raises(InputError, match="3 different texts and 45 paraphrase pairs"):
-        calibrate(open_embedder(EmbedderConfig()), [*TEXTS[:3], TEXTS[0]], PAIRS)
+        calibrate_embedder(open_embedder(EmbedderConfig()), [*TEXTS[:3], TEXTS[0]], PAIRS)
 
 
 def test_pairs_from_a_file(tmp_path: Path) -> None:

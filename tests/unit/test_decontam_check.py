@@ -15,7 +15,7 @@ from decontam.embedded import ANCHOR, EmbeddedBackend, PhraseTable
 from decontam.items import TestItem, TestSide
 from decontam.outputs import strongest
 from decontam.report import CorpusOrigin, benchmark_rates, make_report, threshold_values
-from decontam.tokens import words
+from decontam.tokens import token_texts
 from decontam.verdict import KINDS, Verdicts, decide
 from harness.config import DecontamConfig, EmbedderConfig
 from harness.errors import InputError
@@ -67,9 +67,9 @@ def test_every_score_is_the_definition(n: int) -> None:
     found = _check(items, texts, **settings)
     expected = {}
     whole = {}
-    for d, text in enumerate(map(words, texts)):
+    for d, text in enumerate(map(token_texts, texts)):
         for i, item in enumerate(items):
-            fields = [words(field) for field in item.fields]
+            fields = [token_texts(field) for field in item.fields]
             weights = [min(max(0, len(field) - n + 1), 13 - n + 1) for field in fields]
             shares = [w * _coverage(field, text, n) for w, field in zip(weights, fields, strict=True)]
             score = sum(shares) / sum(weights) if sum(weights) else 0.0

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from evals.catalogue import load_suite
-from evals.evaluate import evaluate, evaluate_validation, standard_error
+from evals.evaluate import evaluate, evaluate_validation
 from evals.read import DataContext
 from evals.suite import Suite, ValidationSet
 from harness.errors import InputError, PrerequisiteError, StageError
+from harness.statistics import standard_error
 from support.suites import suite_maker
 from support.tiny import make_tiny_model
 

@@ -9,7 +9,7 @@ import pytest
 from harness.cli.main import main
 from harness.config import RunConfig
 from harness.errors import ConfigError
-from harness.explain import find, markdown, settings, typed
+from harness.explain import find_settings, markdown, settings, typed
 from harness.resolve.layers import resolve_run
 from harness.settings import dump_yaml, flatten, parse_assignment, read_config_file, resolve
 
@@ -35,14 +35,18 @@ def test_every_setting_of_a_run_is_known() -> None:
 
 
 def test_a_key_a_section_and_words_are_found() -> None:
-    (epochs,) = find(["sft.epochs"])
+    (epochs,) = find_settings(["sft.epochs"])
     assert (epochs.takes, epochs.default) == ("a whole number, at least 1", "3")
-    guide = find(["guide"])
+    guide = find_settings(["guide"])
     assert guide[0].section and {"guide.n", "guide.withhold"} <= {s.key for s in guide}
-    assert {s.owner for s in find(["signal.aggregate"])} == {"signal influence", "signal val_bm25", "signal val_cosine"}
-    assert "sft.learning_rate" in {s.key for s in find(["peak", "Rate"])}
+    assert {s.owner for s in find_settings(["signal.aggregate"])} == {
+        "signal influence",
+        "signal val_bm25",
+        "signal val_cosine",
+    }
+    assert "sft.learning_rate" in {s.key for s in find_settings(["peak", "Rate"])}
     with pytest.raises(ConfigError, match=r"no setting mentions 'sft\.epoks'; did you mean 'sft\.epochs'"):
-        find(["sft.epoks"])
+        find_settings(["sft.epoks"])
 
 
 def test_values_are_shown_as_they_can_be_typed() -> None:

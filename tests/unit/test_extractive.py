@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.models.backend import PromptRequest, Sampling
-from harness.models.extractive.clauses import names_in, read_clause, trim
+from harness.models.extractive.clauses import names_in, read_clause, trim_to_words
 from harness.models.extractive.focus import rank, read_focus
 from harness.models.extractive.generator import ExtractiveGenerator
 from harness.models.extractive.sentences import read_sentences, split_sentences, stand_alone, without_asides
@@ -170,8 +170,8 @@ def test_clauses() -> None:
     assert read_clause("Although it rained, the match was played.", frozenset()) is None
     assert read_clause("No difference was found between groups.", frozenset()) is None
     assert names_in("He met The king and Ann in Rome.") == {"Ann", "Rome"}
-    assert trim("one two, three four five", 3) == "one two"
-    assert trim("one two three four", 3) == ""
+    assert trim_to_words("one two, three four five", 3) == "one two"
+    assert trim_to_words("one two three four", 3) == ""
 
 
 def test_focus() -> None:

@@ -18,7 +18,7 @@ from harness.training.lora_modules import adapted, count_parameters, meta_model,
 from harness.training.recipe import LoraSettings, lora_config
 from methods.signals.target.engine import LoraGradients
 from methods.signals.target.losses import ReferenceLoss
-from methods.signals.target.selfcheck import collect, distance, engine_checks
+from methods.signals.target.selfcheck import distance, engine_checks, item_gradients
 from support.tiny import ARCHITECTURES, ROPE_BOUNDARY, make_architecture
 
 QKVO = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -133,8 +133,8 @@ def test_short_items_do_not_depend_on_long_ones(kind: str, layout: Literal["righ
         Encoded(tuple(torch.randint(3, 250, (n,), generator=generator).tolist()), 3)
         for n in (6, ROPE_BOUNDARY, ROPE_BOUNDARY + 1, 50, 50, 61)
     ]
-    alone = [collect(gradients, [item])[0] for item in mixed]
-    assert all(distance(got, alone[i]) < 1e-4 for i, got in enumerate(collect(gradients, mixed)))
+    alone = [item_gradients(gradients, [item])[0] for item in mixed]
+    assert all(distance(got, alone[i]) < 1e-4 for i, got in enumerate(item_gradients(gradients, mixed)))
     losses = ReferenceLoss(model, 0, 8192).plain(mixed)
     one_by_one = torch.cat([ReferenceLoss(model, 0, 8192).plain([item]) for item in mixed])
     assert torch.allclose(losses, one_by_one, rtol=1e-5)

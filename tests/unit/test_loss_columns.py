@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from evals.catalogue import load_suite
-from evals.evaluate import evaluate, standard_error
+from evals.evaluate import evaluate
 from evals.read import DataContext
 from evals.suite import Suite
 from harness.errors import ConfigError, InputError
 from harness.record import ColumnScore, read_record
 from harness.shards import write_table
+from harness.statistics import standard_error
 from results.compare import render_compare
 from results.views import render_ls, render_show
 from support.made_runs import make_run

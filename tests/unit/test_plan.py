@@ -14,11 +14,11 @@ from evals.catalogue import load_suite
 from harness.cli import main as cli
 from harness.errors import ConfigError, InputError
 from harness.planning.estimator import estimates, make_estimator
-from harness.planning.plan import make_plan, same, to_json
-from harness.planning.plan_text import count, render
+from harness.planning.plan import make_plan, same
+from harness.planning.plan_text import render_plan, short_count
 from harness.resolve.assemble import assemble, store_of
 from harness.resolve.layers import resolve_run
-from harness.screen import duration
+from harness.screen import rough_duration
 from harness.settings import Resolved, flatten
 from harness.stage import DONE
 from methods.plan import Plan
@@ -39,7 +39,7 @@ def _empty_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_plan_makes_nothing(tmp_path: Path) -> None:
-    render(make_plan(_resolved(tmp_path)))
+    render_plan(make_plan(_resolved(tmp_path)))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -51,7 +51,7 @@ def test_it_lists_every_setting_with_its_layer(tmp_path: Path) -> None:
     assert layers["driver.steps"] == "command line"
     assert layers["driver.reward.penalty"] == "preset paper"
     assert layers["driver.top_p"] == "default"
-    text = render(plan)
+    text = render_plan(plan)
     for setting in plan.settings:
         assert f"{setting.key.split('.', 1)[-1]}=" in text
 
@@ -77,10 +77,10 @@ def test_stages_in_the_store_are_marked_and_not_counted(tmp_path: Path) -> None:
     (folder / DONE).write_text(json.dumps(empty))
     plan = make_plan(resolved)
     assert [s.name for s in plan.stages if s.stored] == ["grpo"]
-    text = render(plan)
+    text = render_plan(plan)
     assert "\n  = grpo" in text
     assert "is in the store already" in text
-    fresh = render(make_plan(_resolved(tmp_path, seed=1)))
+    fresh = render_plan(make_plan(_resolved(tmp_path, seed=1)))
     assert _total(text) != _total(fresh)
 
 
@@ -106,12 +106,12 @@ def test_deviations_follow_the_preset(tmp_path: Path) -> None:
 def test_a_method_without_a_reference_has_no_deviations(tmp_path: Path) -> None:
     plan = make_plan(_resolved(tmp_path, method="static"))
     assert (plan.deviations, plan.notes) == ((), ())
-    assert "paper or its released code" not in render(plan)
+    assert "paper or its released code" not in render_plan(plan)
 
 
 def test_the_large_target_says_what_it_means_and_what_is_missing(tmp_path: Path) -> None:
     plan = make_plan(_resolved(tmp_path, target="qwen3-8b"))
-    text = render(plan)
+    text = render_plan(plan)
     for part in (
         "medical",
         "Qwen/Qwen3-8B-Base: 8.19B parameters, 16.4 GB",
@@ -144,7 +144,7 @@ def test_the_large_target_says_what_it_means_and_what_is_missing(tmp_path: Path)
     ],
 )
 def test_it_fits_100_columns(tmp_path: Path, options: dict[str, Any]) -> None:
-    text = render(make_plan(_resolved(tmp_path, **options)))
+    text = render_plan(make_plan(_resolved(tmp_path, **options)))
     # A path may be longer than a line; nothing else may.
     long = [line for line in text.splitlines() if len(line) > 100 and str(tmp_path) not in line]
     assert long == []
@@ -218,7 +218,7 @@ def test_json_holds_the_same(
     monkeypatch.chdir(tmp_path)
     assert cli.main(["plan", "--method", "optimsyn", "--target", "nano", "--json"]) == 0
     value = json.loads(capsys.readouterr().out)
-    assert value == json.loads(json.dumps(to_json(make_plan(resolve_run(method="optimsyn", target="nano")))))
+    assert value == json.loads(json.dumps(make_plan(resolve_run(method="optimsyn", target="nano")).to_json()))
     assert value["settings"]["driver.group_size"]["layer"].startswith("scale")
 
 
@@ -228,8 +228,8 @@ def test_values_from_yaml_compare_as_numbers() -> None:
 
 
 def test_numbers_are_short() -> None:
-    assert [count(n) for n in (None, 0, 1234, 5_840_000, 2_000_000_000)] == ["-", "-", "1,234", "5.84M", "2G"]
-    assert [duration(s) for s in (3, 600, 7200, 400 * 3600)] == ["3 s", "10 min", "2 h", "17 days"]
+    assert [short_count(n) for n in (None, 0, 1234, 5_840_000, 2_000_000_000)] == ["-", "-", "1,234", "5.84M", "2G"]
+    assert [rough_duration(s) for s in (3, 600, 7200, 400 * 3600)] == ["3 s", "10 min", "2 h", "17 days"]
 
 
 def test_what_the_paper_reports_stands_beside_the_estimate(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_what_the_paper_reports_stands_beside_the_estimate(tmp_path: Path) -> No
     assert reported.theirs == 80.0
     assert reported.here is not None and 0.3 < reported.here / reported.theirs < 3
     assert plan.tokens["target"][0] > 1e8 and plan.usd == 0.0
-    assert "published" in render(plan)
+    assert "published" in render_plan(plan)
 
 
 def test_devices_scale_with_their_peak_and_memory(tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_a_served_writer_needs_its_weights_only_to_be_trained(tmp_path: Path) ->
         return [p.what for p in plan.problems if p.what.startswith("weights") and "writer" in p.what]
 
     assert missing("optimsyn") and not missing("static")
-    text = render(make_plan(_resolved(tmp_path, method="static", target="small", sets=sets)))
+    text = render_plan(make_plan(_resolved(tmp_path, method="static", target="small", sets=sets)))
     assert "Qwen/Qwen3-8B: 8.19B parameters, behind an endpoint" in text
     assert "that of endpoints, and waiting for them, is left out" in " ".join(text.split())
 
@@ -393,4 +393,4 @@ def test_the_detectable_difference_is_found_as_often_as_promised() -> None:
 def test_a_pairing_has_a_methods_name_where_it_is_that_methods(
     tmp_path: Path, options: dict[str, str], head: str
 ) -> None:
-    assert render(make_plan(_resolved(tmp_path, **options))).startswith(head)
+    assert render_plan(make_plan(_resolved(tmp_path, **options))).startswith(head)

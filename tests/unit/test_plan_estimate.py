@@ -138,9 +138,7 @@ def test_memory_of_training_exceeds_that_of_inference() -> None:
     assert weights < spared < lora
     sampled = memory.generation(shape, "bfloat16", 10, 900, 100)
     assert sampled.parts["cache"] == 10 * 1000 * 147_456 and sampled.bytes > weights + sampled.parts["cache"]
-    with_reference = memory.policy_training(
-        shape, "bfloat16", batch, None, accumulate=False, reference=True, entropy=False
-    )
+    with_reference = memory.grpo_update(shape, "bfloat16", batch, None, accumulate=False, reference=True, entropy=False)
     assert with_reference.bytes == full + 2 * weights
 
 

@@ -16,10 +16,11 @@ from scipy import stats
 from harness.errors import InputError
 from harness.lab.report import auc
 from harness.record import read_record
+from harness.statistics import standard_error
 from harness.types import Score
 from results.assessment import Ranking, Subset, assess_arms, render_assessment
 from results.calibration import CalibrationRow, calibration_table
-from results.runs import load_items
+from results.runs import read_items
 from results.statistics import (
     holm,
     mean_sd,
@@ -27,7 +28,6 @@ from results.statistics import (
     paired_items,
     skewness,
     skewness_error,
-    standard_error,
 )
 from support.made_runs import make_run
 
@@ -223,7 +223,7 @@ def test_items_that_are_no_number_are_refused(tmp_path: Path) -> None:
     rows = [{**row, "item_id": f"i{i}", "correct": x} for i, x in enumerate((1.0, math.nan))]
     write_table(folder / "items.parquet", rows)
     with pytest.raises(InputError, match="has nan for item i1 of asked"):
-        load_items(folder)
+        read_items(folder)
 
 
 def test_tables_say_where_their_interval_may_not_hold() -> None:

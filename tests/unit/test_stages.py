@@ -19,8 +19,8 @@ from harness.stage import Stage
 from harness.synthesis.route import document_of
 from harness.synthesis.synthesize import fit
 from harness.types import Message, Sample, Seed
-from methods.stages.dataset import trim
-from methods.stages.selection import Rule, Selection
+from methods.stages.dataset import trim_to_budget
+from methods.stages.selection import Selection, SelectionRule
 from methods.stages.synthesis import draws_of_pass
 from support.tiny import make_tiny_model
 
@@ -42,7 +42,7 @@ def ids(samples: Sequence[Any]) -> list[str]:
     return [getattr(s, "item_id", None) or s.id for s in samples]
 
 
-def selection(rule: Rule, keep: float = 1.0) -> Selection:
+def selection(rule: SelectionRule, keep: float = 1.0) -> Selection:
     return Selection(per_seed=3, rule=rule, keep=keep)
 
 
@@ -72,17 +72,17 @@ class TestSelection:
 
 class TestTrim:
     def test_samples_are_cut_at_the_line_in_order(self) -> None:
-        kept, beyond = trim(SAMPLES, lambda s: 1.0, 4)
+        kept, beyond = trim_to_budget(SAMPLES, lambda s: 1.0, 4)
         assert ids(kept) == ["s0", "s1", "s2", "s3"]
         assert [(r.item_id, r.reason) for r in beyond] == [(f"s{i}", "beyond_budget") for i in range(4, 9)]
 
     def test_tokens_never_pass_the_line(self) -> None:
         pool = [sample(0, words=3), sample(1, words=3), sample(2, words=1)]
-        kept, beyond = trim(pool, lambda s: float(s.completion_tokens), 5)
+        kept, beyond = trim_to_budget(pool, lambda s: float(s.completion_tokens), 5)
         assert ids(kept) == ["s0"] and ids(beyond) == ["s1", "s2"]
 
     def test_lines_of_spending_cut_nothing(self) -> None:
-        assert trim(SAMPLES, None, 1.0) == (SAMPLES, [])
+        assert trim_to_budget(SAMPLES, None, 1.0) == (SAMPLES, [])
 
 
 class TestLine:
@@ -91,7 +91,7 @@ class TestLine:
     @pytest.mark.parametrize(
         "rule, keep", [("none", 1.0), ("top_share", 0.5), ("top_share", 0.3), ("best_of_seed", 1.0)]
     )
-    def test_what_is_counted_is_the_least_that_can_be_chosen(self, rule: Rule, keep: float) -> None:
+    def test_what_is_counted_is_the_least_that_can_be_chosen(self, rule: SelectionRule, keep: float) -> None:
         draw = random.Random(5)
         pool = [sample(i, seed=f"d{draw.randrange(5)}", words=draw.randint(1, 9)) for i in range(17)]
         chosen_by = selection(rule, keep)

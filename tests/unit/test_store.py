@@ -24,7 +24,7 @@ from harness.shards import (
     part_name,
     parts,
     read_records,
-    read_rows,
+    read_shards,
     replace_into,
     write_json,
     write_shard,
@@ -66,20 +66,20 @@ def test_rows_are_the_inverse_of_records(text: str, keys: dict[str, str], messag
 
 def test_empty_shards_and_missing_tables_read_as_no_rows(tmp_path: Path) -> None:
     write_shard(tmp_path, 0, ShardOutput([]), 0.0)
-    assert read_rows(tmp_path) == [] and read_rows(tmp_path / "rejects") == []
+    assert read_shards(tmp_path) == [] and read_shards(tmp_path / "rejects") == []
     assert [p.name for p in tmp_path.iterdir()] == [part_name(0)]
 
 
 def test_shards_read_in_order_past_nine(tmp_path: Path) -> None:
     for index in (11, 2, 10, 0, 1):
         write_table(tmp_path / part_name(index), [{"i": index}])
-    assert [row["i"] for row in read_rows(tmp_path)] == [0, 1, 2, 10, 11]
+    assert [row["i"] for row in read_shards(tmp_path)] == [0, 1, 2, 10, 11]
 
 
 def test_a_broken_shard_is_named(tmp_path: Path) -> None:
     (tmp_path / part_name(3)).write_bytes(b"PAR1")
     with pytest.raises(InputError, match=rf"{part_name(3)} is not a readable parquet file.*delete it and resume"):
-        read_rows(tmp_path)
+        read_shards(tmp_path)
 
 
 def test_usage_adds_up_by_role_and_model() -> None:

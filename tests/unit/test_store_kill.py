@@ -21,7 +21,7 @@ from harness.events import EventLog, read_events
 from harness.lock import hold, is_held
 from harness.runtime.execute import execute
 from harness.runtime.ledger import Ledger
-from harness.shards import parts, read_rows
+from harness.shards import parts, read_shards
 from harness.stage import DONE, read_summary, stage_folder
 from harness.types import Usage
 from support.store_worker import ITEMS, SHARD, Watcher, slow_stage
@@ -60,8 +60,8 @@ def test_killed_while_writing_shards_then_resumed_gives_the_same_rows(tmp_path: 
         worker.communicate()
         assert worker.returncode == -signal.SIGKILL
         # Whatever is in place is whole.
-        read_rows(folder)
-        read_rows(folder / "rejects")
+        read_shards(folder)
+        read_shards(folder / "rejects")
         assert not (folder / DONE).exists()
     assert 0 < len(parts(folder)) < SHARDS
 
@@ -70,7 +70,7 @@ def test_killed_while_writing_shards_then_resumed_gives_the_same_rows(tmp_path: 
     execute([slow_stage(0)], tmp_path / "whole", Watcher(tmp_path / "whole.jsonl"))
     whole = stage_folder(tmp_path / "whole", slow_stage())
     for table in ("", "rejects", "notes"):
-        assert read_rows(folder / table) == read_rows(whole / table)
+        assert read_shards(folder / table) == read_shards(whole / table)
     got, reference = read_summary(folder), read_summary(whole)
     assert got is not None and reference is not None
     assert (got.rows_in, got.kept, got.rejected, got.usage) == (60, 51, {"seventh": 9}, reference.usage)

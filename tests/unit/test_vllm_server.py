@@ -15,7 +15,7 @@ import pytest
 from harness.config_models import VllmConfig
 from harness.errors import PrerequisiteError, StageError
 from harness.models.vllm import pool
-from harness.models.vllm.server import PYTHON_VARIABLE, VllmServer, Weights, command, environment, find_python
+from harness.models.vllm.server import PYTHON_VARIABLE, VllmServer, Weights, environment, find_python, server_command
 from support.vllm_servers import FAKE, WEIGHTS, alive, gone, servers, stand_in, start_log, starts, until
 
 ROOT = Path(__file__).parents[2]
@@ -138,14 +138,14 @@ def test_equal_weights_are_served_once(python: str, tmp_path: Path, log: Path) -
 
 
 def test_the_command_line_holds_no_key_and_no_model_defaults() -> None:
-    line = command("python", WEIGHTS, VllmConfig(arguments=("--seed", "1")), 8000, gpu=False)
+    line = server_command("python", WEIGHTS, VllmConfig(arguments=("--seed", "1")), 8000, gpu=False)
     text = " ".join(line)
     assert "--host 127.0.0.1" in text and "--generation-config vllm" in text and text.endswith("--seed 1")
     assert "--chat-template" not in text
-    dated = command("python", WEIGHTS, VllmConfig(), 8000, gpu=False, template=Path("fixed.jinja"))
+    dated = server_command("python", WEIGHTS, VllmConfig(), 8000, gpu=False, template=Path("fixed.jinja"))
     assert "--chat-template fixed.jinja" in " ".join(dated)
     assert "--enable-lora --max-lora-rank 8" in text and "api-key" not in text
-    assert "--gpu-memory-utilization 0.45" in " ".join(command("python", WEIGHTS, VllmConfig(), 8000, gpu=True))
+    assert "--gpu-memory-utilization 0.45" in " ".join(server_command("python", WEIGHTS, VllmConfig(), 8000, gpu=True))
     given = environment(VllmConfig(kv_cache_gb=3, step_seconds=60), "secret")
     assert given["VLLM_CPU_KVCACHE_SPACE"] == "3" and given["VLLM_API_KEY"] == "secret"
     assert given["VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS"] == "60"
@@ -159,7 +159,7 @@ def test_the_threads_of_mkl_are_left_to_vllm(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_ranks_are_rounded_up_to_what_vllm_takes() -> None:
-    line = command("python", Weights("m", "float32", None, 64, 20), VllmConfig(), 1, gpu=False)
+    line = server_command("python", Weights("m", "float32", None, 64, 20), VllmConfig(), 1, gpu=False)
     assert line[line.index("--max-lora-rank") + 1] == "32"
 
 

@@ -18,7 +18,7 @@ from harness.errors import ConfigError, HarnessError, InputError
 from harness.models.transformers_backend import load_causal_lm
 from harness.planning.estimator import estimates, make_estimator
 from harness.planning.plan import make_plan
-from harness.planning.plan_text import render
+from harness.planning.plan_text import render_plan
 from harness.resolve.assemble import assemble
 from harness.resolve.layers import resolve_run
 from harness.runtime import outputs
@@ -303,7 +303,7 @@ class TestGiven:
             sets={"models.target.id": str(base_of(given)), "warmup.adapter": str(given.checkpoint.parent)},
         )
         plan = make_plan(resolved)
-        text = render(plan)
+        text = render_plan(plan)
         shown = " ".join(text.split())
         assert "not trained here: LoRA rank 4, alpha 8 on down_proj, q_proj, v_proj, from" in shown
         assert "checkpoint-6 (optimizer.pt, step 6, weight" in shown and "weights by mean learning rates" in shown

@@ -15,9 +15,9 @@ from typing import Any
 
 from harness.models.endpoint.bodies import (
     excerpt,
-    load,
     message_of,
     page_status,
+    parse_body,
     refusal_of,
     text_of,
     tokens_of,
@@ -85,7 +85,7 @@ def _wrapped(status: int, detail: str, waits: Mapping[str, str], headers: Mappin
 
 def _read_success(headers: Mapping[str, str], body: bytes) -> Outcome:
     try:
-        value = load(body)
+        value = parse_body(body)
     except (ValueError, RecursionError):
         if (status := page_status(body)) is not None:
             return _wrapped(status, message_of(body), {}, headers, None)

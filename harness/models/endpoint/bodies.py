@@ -28,7 +28,7 @@ _MESSAGES = ("message", "detail", "msg", "title", "error_description")
 _WAITS = ("retry-after-ms", "retry-after", "retry_after_ms", "retry_after", "retryAfter")
 
 
-def load(body: bytes) -> Any:
+def parse_body(body: bytes) -> Any:
     """The JSON of a body, with halves of surrogate pairs written out, since no file can hold them.
 
     Raises `ValueError` or `RecursionError` for what is no JSON.
@@ -124,7 +124,7 @@ def estimated_usage(request: Mapping[str, Any], answer: Mapping[str, Any]) -> tu
 def message_of(body: bytes) -> str:
     """The error message in a body, or the beginning of it."""
     try:
-        value = load(body)
+        value = parse_body(body)
     except (ValueError, RecursionError):
         return excerpt(body.decode("utf-8", "replace"))
     said = _said(_error_in(value) or value)

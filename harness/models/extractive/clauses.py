@@ -81,7 +81,7 @@ def _clause(intro: str, tokens: list[str], place: int, names: frozenset[str]) ->
     return Clause(intro, uncapital(" ".join(subject), names), verb, " ".join(rest))
 
 
-def trim(text: str, longest: int) -> str:
+def trim_to_words(text: str, longest: int) -> str:
     """`text` cut at its last clause boundary within `longest` words; empty where there is none."""
     if length(text) <= longest:
         return text.strip(" ,;:")

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from harness.models.extractive.clauses import Clause, capital, length, read_clause, trim, uncapital
+from harness.models.extractive.clauses import Clause, capital, length, read_clause, trim_to_words, uncapital
 from harness.models.extractive.focus import Focus
 from harness.models.extractive.sentences import Sentence, without_asides
 from harness.models.extractive.terms import Term, TermIndex, content_words
@@ -119,7 +119,7 @@ def short_answer(material: Material, sentence: Sentence) -> Pair | None:
         if made is None:
             continue
         question, answer = made
-        answer = trim(answer, _LONGEST_ANSWER)
+        answer = trim_to_words(answer, _LONGEST_ANSWER)
         if not answer or answer.lower() in question.lower():
             continue
         return _in_context(material, clause.intro, question, answer), capital(answer) + "."

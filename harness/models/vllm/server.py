@@ -76,7 +76,7 @@ class Weights:
     chat_template: str | None = None
 
 
-def command(
+def server_command(
     python: str, weights: Weights, config: VllmConfig, port: int, gpu: bool, template: Path | None = None
 ) -> list[str]:
     """The command line of a server. The key is passed in the environment, since everybody can read a command line.
@@ -181,7 +181,7 @@ class VllmServer:
         """Launch a process; False where the server is being stopped. Only under `_changed`."""
         gpu = any(Path("/dev").glob("nvidia[0-9]*"))
         template = self.log.with_suffix(".jinja") if self.weights.chat_template else None
-        line = command(find_python(self.config), self.weights, self.config, self.port, gpu, template)
+        line = server_command(find_python(self.config), self.weights, self.config, self.port, gpu, template)
         guard = Path(__file__).with_name("guard.py")
         # `stop` takes this lock, too, so that it ends what was launched, and nothing is launched behind its back.
         with self._launching:

@@ -24,7 +24,7 @@ from harness.training.checks import Check, judge
 from harness.training.template import control_tokens, template_hash
 from harness.types import Message, Score, derive_seed
 from methods.signals.base import Archive, Item, ModelUse
-from methods.signals.diagnostics import describe, follows, mean_of
+from methods.signals.diagnostics import follows, mean_of, score_facts
 from methods.signals.target.base import TargetReader
 
 if TYPE_CHECKING:
@@ -158,11 +158,11 @@ class AnswerSignal(TargetReader[A]):
             return prompt_ids(self.tokenizer, turns)
         controls = control_tokens(self.tokenizer)
         text = literal.mark(turns[-1].content, controls)
-        return literal.tokenize(self.tokenizer, text, controls, add_special_tokens=True)
+        return literal.tokenize_marked(self.tokenizer, text, controls, add_special_tokens=True)
 
     @classmethod
     def diagnose(cls, scores: Sequence[Score]) -> list[Fact]:
         """As `Signal.diagnose`, with the answers that were cut, and whether scores follow the answers' length."""
         cut = mean_of(scores, "cut_answers", "cut_answers", "share of answers that were cut at their longest")
         length = follows(scores, "answer_tokens", "correlation_length", "with the length of the target's answers")
-        return [*describe(scores), cut, length]
+        return [*score_facts(scores), cut, length]

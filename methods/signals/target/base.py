@@ -31,7 +31,7 @@ from methods.signals.base import (
     TargetState,
     ValidationExample,
 )
-from methods.signals.diagnostics import cut_items, describe, follows
+from methods.signals.diagnostics import cut_items, follows, score_facts
 
 REMEDY = (
     "Scores would be wrong; try runtime.scoring.layout=right, activation_checkpointing=false, "
@@ -197,7 +197,7 @@ class TargetReader(Signal[S]):
     def diagnose(cls, scores: Sequence[Score]) -> list[Fact]:
         """As `Signal.diagnose`, with what the target's length cut, and whether scores follow the answer's length."""
         length = follows(scores, "completion_tokens", "correlation_length", "with the answer's length")
-        return [*describe(scores), cut_items(scores), length]
+        return [*score_facts(scores), cut_items(scores), length]
 
 
 class TargetSignal(TargetReader[S]):

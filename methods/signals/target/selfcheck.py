@@ -55,7 +55,9 @@ def engine_checks(gradients: LoraGradients, items: Sequence[Encoded]) -> list[Ch
         Check("hook coverage", "passed", None, None, covered),
         check_layout(gradients.model, gradients.scoring.layout, REMEDY),
     ]
-    worst = max(distance(collect(gradients, [item])[0], autograd(gradients.model, gradients, item)) for item in chosen)
+    worst = max(
+        distance(item_gradients(gradients, [item])[0], autograd(gradients.model, gradients, item)) for item in chosen
+    )
     detail = f"{len(chosen)} items, one by one"
     checks.append(_judge("hooks against autograd", worst, limit, detail))
     checks.append(_alone_against_batched(gradients, chosen))
@@ -67,12 +69,12 @@ def _alone_against_batched(gradients: LoraGradients, chosen: Sequence[Encoded]) 
 
     What a twin changes, beside which nothing is padded and nothing can leak unnoticed, is the noise of that type.
     """
-    together = collect(gradients, chosen)
+    together = item_gradients(gradients, chosen)
     worst = noise = 0.0
     for item, got in zip(chosen, together, strict=True):
-        alone = collect(gradients, [item])[0]
+        alone = item_gradients(gradients, [item])[0]
         worst = max(worst, distance(got, alone))
-        noise = max(noise, distance(collect(gradients, [item, item], "right")[0], alone))
+        noise = max(noise, distance(item_gradients(gradients, [item, item], "right")[0], alone))
     dtype = next(gradients.model.parameters()).dtype
     limit = max(NOISE * noise, FLOOR.get(dtype, FLOOR[torch.bfloat16]))
     width = max(len(item.ids) for item in chosen)
@@ -80,7 +82,7 @@ def _alone_against_batched(gradients: LoraGradients, chosen: Sequence[Encoded]) 
     return _judge("alone against batched", worst, limit, detail)
 
 
-def collect(
+def item_gradients(
     gradients: LoraGradients, items: Sequence[Encoded], layout: Layout | None = None
 ) -> list[dict[str, torch.Tensor]]:
     """The gradient of every item, whole, by parameter name; in another layout than the settings' where one is given."""
@@ -152,9 +154,9 @@ def _against_float32(warm: WarmTarget, chosen: Sequence[Encoded]) -> Check:
         return Check(
             name, "skipped", None, None, f"float32 weights take {gigabytes(need)} more, {gigabytes(free)} are free"
         )
-    narrow = collect(warm.gradients, chosen)
+    narrow = item_gradients(warm.gradients, chosen)
     with warm.in_float32():
-        wide = collect(warm.gradients, chosen)
+        wide = item_gradients(warm.gradients, chosen)
     worst = max(distance(n, w) for n, w in zip(narrow, wide, strict=True))
     return _judge(name, worst, TYPE_LIMIT, f"{str(dtype).removeprefix('torch.')}, {len(chosen)} items")
 

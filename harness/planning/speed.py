@@ -32,7 +32,7 @@ COMPUTE_SHARE, BANDWIDTH_SHARE = 0.4, 0.3
 
 
 @dataclass(frozen=True, slots=True)
-class Here:
+class MachineSpeed:
     """This machine as a class of devices, the seconds that a stage pays to load the model, and what was measured."""
 
     device: DeviceClass
@@ -40,7 +40,7 @@ class Here:
     basis: str
 
 
-def measure(dtype: str, folder: Path | None, shape: ModelShape | None, together: int, read: int) -> Here:
+def measure(dtype: str, folder: Path | None, shape: ModelShape | None, together: int, read: int) -> MachineSpeed:
     """Measure this machine in `dtype`; where the model in `folder` is small, with it.
 
     It then decodes `together` sequences that have `read` tokens each behind them: on a processor a step handles its
@@ -64,7 +64,7 @@ def measure(dtype: str, folder: Path | None, shape: ModelShape | None, together:
     else:
         basis += f"; assumed {COMPUTE_SHARE:.0%} and {BANDWIDTH_SHARE:.0%} of them"
     device = DeviceClass(NAME, machine.memory()[0], peak, bandwidth, *shares)
-    return Here(device, start, f"measured now on {torch.get_num_threads()} threads: {basis}")
+    return MachineSpeed(device, start, f"measured now on {torch.get_num_threads()} threads: {basis}")
 
 
 def _pass(shape: ModelShape) -> float:
