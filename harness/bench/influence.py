@@ -263,14 +263,21 @@ def _order(turn: int, names: Iterable[str]) -> list[str]:
 def _row(
     name: str, seconds: dict[str, list[float]], items: dict[str, Sequence[Encoded]], peak: int | None
 ) -> Contestant:
-    own, count = seconds[name], len(items[name])
+    own = seconds[name]
     tokens = sum(len(i.ids) for i in items[name])
     plain_tokens = sum(len(i.ids) for i in items[PLAIN])
     # Contestants that see fewer samples are compared by tokens.
     ratios = [(p / plain_tokens) / (s / tokens) for p, s in zip(seconds[PLAIN], own, strict=True)]
     middle = statistics.median(own)
     return Contestant(
-        name, count, count / middle, tokens / middle, statistics.median(ratios), min(ratios), max(ratios), peak
+        name=name,
+        samples=len(items[name]),
+        samples_per_second=len(items[name]) / middle,
+        tokens_per_second=tokens / middle,
+        relative=statistics.median(ratios),
+        low=min(ratios),
+        high=max(ratios),
+        peak=peak,
     )
 
 
@@ -350,43 +357,6 @@ def _machine(device: str) -> dict[str, str]:
     name = found["gpus"][0] if device == "cuda" else f"{found['processor']}, {found['threads']} threads"
     packages = {p: version(p) for p in ("torch", "transformers", "peft")}
     return {"device": name, "python": platform.python_version(), **packages}
-
-
-def render_influence(result: BenchResult) -> str:
-    """The result for a terminal."""
-    size = result.plan.size
-    low, high = size.length
-    logits = "full logits" if result.plan.full_logits else "logits of the completion only"
-    scoring = result.plan.scoring
-    lines = [
-        f"{size.shape}: {result.parameters / 1e6:.1f} M parameters, {size.dtype}, LoRA rank {size.rank} on "
-        f"{' '.join(m.removesuffix('_proj') for m in size.modules)} ({result.adapter_parameters / 1e6:.2f} M)",
-        f"{size.samples} samples of {low} to {high} tokens, half completion; {logits}; {scoring.layout} layout, "
-        f"at most {scoring.batch_tokens} tokens a batch, "
-        f"activations {'recomputed' if scoring.activation_checkpointing else 'kept'}",
-        ", ".join(f"{k} {v}" for k, v in result.machine.items()) + f"; {result.plan.turns} turns",
-        "",
-        f"{'':<34}{'samples':>8}{'samples/s':>11}{'tokens/s':>11}{'speed [range]':>23}{'peak MB':>9}",
-    ]
-    for row in result.rows:
-        speed = f"{row.relative:.3f} [{row.low:.3f}, {row.high:.3f}]"
-        peak = "" if row.peak is None else f"{row.peak / 1e6:.1f}"
-        lines.append(
-            f"{row.name:<34}{row.samples:>8}{row.samples_per_second:>11.2f}{row.tokens_per_second:>11.0f}{speed:>23}"
-            f"{peak:>9}"
-        )
-    agreement, rank = result.agreement, result.agreement.spearman
-    lines += [
-        "",
-        "speed: tokens per second relative to the plain step of the same turn, median over turns",
-        *(f"{row.name}: {row.note}" for row in result.rows if row.note),
-        f"engine against the definition, {agreement.samples} samples: largest error "
-        f"{agreement.largest_error_of_rms:.1e} of the scores' rms, Spearman "
-        + ("not defined" if rank is None else f"{rank:.4f}"),
-        "milliseconds per candidate by validation items: "
-        + ", ".join(f"{count}: {1000 * s:.2f}" for count, s in result.seconds_per_candidate.items()),
-    ]
-    return "\n".join(lines)
 
 
 def gpu_plan(plan: BenchPlan) -> BenchPlan:

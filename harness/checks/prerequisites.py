@@ -102,7 +102,7 @@ def _missing_data(config: RunConfig) -> list[Problem]:
 def _missing_services(config: RunConfig) -> list[Problem]:
     """Keys that no variable holds, and a vLLM that would have to be started and is not installed."""
     from harness.models.access import key_of
-    from harness.models.vllm.server import find_python
+    from harness.models.vllm.command import find_python
 
     problems = []
     for role in config.route_roles:

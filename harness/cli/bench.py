@@ -13,7 +13,8 @@ from harness.screen import emit, emit_json
 def _influence(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from harness.bench.influence import BenchPlan, bench_influence, gpu_plan, render_influence
+    from harness.bench.influence import BenchPlan, bench_influence, gpu_plan
+    from harness.bench.influence_text import render_influence
     from harness.bench.made import ALL_LINEARS, BenchSize
     from harness.config import ScoringConfig
     from harness.runtime.progress import Progress
@@ -81,8 +82,8 @@ def _configure_influence(parser: Parser) -> None:
     parser.add_argument("--modules", metavar="LIST", help=line)
     parser.add_argument("--samples", type=int, metavar="N", help="candidates (default: 96)")
     parser.add_argument("--length", metavar="N[-N]", help="tokens of a sample (default: 48-160, qwen3-8b: 512)")
-    line = "update rule, by its published name (default: optimsyn-paper)"
-    parser.add_argument("--preset", metavar="NAME", default="optimsyn-paper", help=line)
+    line = "update rule, by its published name (default: the signal's own)"
+    parser.add_argument("--preset", metavar="NAME", help=line)
     layouts = ("right", "left", "packed")
     parser.add_argument("--layout", choices=layouts, default="right", help="how batches are laid out")
     parser.add_argument("--batch-tokens", type=int, default=4096, metavar="N", help="tokens of a batch (default: 4096)")

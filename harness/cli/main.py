@@ -33,8 +33,9 @@ fine-tune a target on it, test it, and compare signals at equal budget."""
 _EXAMPLES = """\
 First steps:
   harness doctor                                        check this machine
-  harness plan --method optimsyn --target nano          what would run, and what it takes
-  harness run  --method optimsyn --target nano          the whole loop on a laptop CPU
+  harness methods                                       what there is to compare
+  harness plan --method NAME --target nano              what would run, and what it takes
+  harness run  --method NAME --target nano              the whole loop on a laptop CPU
   harness compare runs/NAME runs/OTHER                  scores side by side, with standard errors
 
 'harness COMMAND --help' explains a command and its options."""

@@ -47,7 +47,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _doctor_target(args: argparse.Namespace) -> int:
-    """The training check of a target and, with --signal, the signal's self-check on it, with the method's adapter."""
+    """The training check of a target and, with --signal, what the signal asks of it and the signal's self-check."""
     if not args.target:
         raise ConfigError("a signal is checked on a target; give both, as in --signal NAME --target nano")
     for flag in ("config", "hub", "numerics", "runs"):
@@ -60,9 +60,8 @@ def _doctor_target(args: argparse.Namespace) -> int:
     from harness.settings import parse_assignment
 
     sets = dict(parse_assignment(text) for text in args.sets)
-    # Without a signal, the checks are those of the one that asks most of a target: its gradients under an adapter.
-    signal = args.signal or "influence"
-    config = resolve_run(driver="best_of_n", signal=signal, target=args.target, sets=sets).config
+    driver = "best_of_n" if args.signal else "static"
+    config = resolve_run(driver=driver, signal=args.signal, target=args.target, sets=sets).config
     signalled = check_signal(config) if args.signal else []
     checks = check_training(config)
     checks += [check for check in signalled if check.name not in {c.name for c in checks}]
@@ -70,7 +69,9 @@ def _doctor_target(args: argparse.Namespace) -> int:
     if args.json:
         emit_json({"ok": passed, "checks": [asdict(check) for check in checks]})
     else:
-        title = f"signal {args.signal} on target {args.target}" if args.signal else f"target {args.target}"
+        title = f"target {args.target}, as it is fine-tuned; --signal NAME checks what a signal asks of it, too"
+        if args.signal:
+            title = f"signal {args.signal} on target {args.target}"
         emit("\n".join([title, *(f"  {check.line()}" for check in checks)]))
     return 0 if passed else 1
 
@@ -101,8 +102,8 @@ COMMANDS = (
         _configure_plan,
         _plan,
         """
-        harness plan --method optimsyn --target nano
-        harness plan --method optimsyn --target qwen3-8b --preset code
+        harness plan --method static --target nano
+        harness plan --driver best_of_n --signal loss --target qwen3-8b
         """,
         "[options] [CONFIG.yaml]",
     ),
@@ -115,7 +116,7 @@ COMMANDS = (
         harness doctor --numerics
         harness doctor --config runs/NAME/config.yaml --hub
         harness doctor --target nano --set runtime.training.packing=true
-        harness doctor --signal influence --target nano
+        harness doctor --target nano --signal loss
         """,
     ),
 )

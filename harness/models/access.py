@@ -21,8 +21,9 @@ from harness.models.endpoint.calls import CallLog, Purse
 from harness.models.endpoint.client import Endpoint
 from harness.models.keys import read_key
 from harness.models.known import known_shape
+from harness.models.vllm.command import MODEL, Weights
 from harness.models.vllm.pool import serve
-from harness.models.vllm.server import MODEL, VllmServer, Weights
+from harness.models.vllm.server import VllmServer
 from harness.stage import StageRun
 from harness.texts import read_text
 from harness.training.policy import policy_training

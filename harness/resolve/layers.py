@@ -49,7 +49,7 @@ def resolve_run(
 
     A config file may name method, preset, target and scale too; flags win over it. Raises `ConfigError`.
     """
-    from harness.settings import Layer, chosen_name, read_config_file, resolve
+    from harness.settings import Layer, chosen_name, read_config_file
 
     file = read_config_file(config_file) if config_file else Layer("file", {})
     sets = _named_in_full(sets or {})
@@ -64,13 +64,8 @@ def resolve_run(
     aim = find_target(_first(target, file.values.get("target"), "a target: --target NAME"))
     chosen = preset or file.values.get("preset") or info.preset
     size = scale or file.values.get("scale") or aim.default_scale
-    # The names stand beside what the method sets of the two.
-    pairing = {"method": info.name, **info.settings, "driver.name": info.driver, "signal.name": info.signal}
-    pairing |= {"route.name": info.route}
     named_route = chosen_name([file, Layer("", {"route": route} if route else {}), Layer("", sets)], "route")
-    layers = [Layer(f"method {info.name}" if info.folder else "driver", pairing)]
-    if chosen:
-        layers.append(Layer(f"preset {chosen}", {"preset": chosen, **preset_settings(info, chosen)}))
+    layers = _method_layers(info, chosen)
     documents = seeds_source(seeds) if seeds else None
     source = documents or sets.get("seeds.source") or _value([file], "seeds.source")
     tested = suite or file.values.get("suite")
@@ -81,15 +76,8 @@ def resolve_run(
     flags = {
         # What a file names too, the flags name anew, as they did in choosing the layers.
         **{key: value for key, value in names.items() if key in file.values},
-        **{
-            "driver": driver,
-            "route": route,
-            "signal": signal,
-            "suite": suite,
-            "seeds.source": documents,
-            "match": match,
-        },
-        **{"budget": budget, "seed": seed, "writer_from": writer_from, **_guide(guide)},
+        **{"driver": driver, "route": route, "signal": signal, "suite": suite, "match": match, "budget": budget},
+        **{"seeds.source": documents, "seed": seed, "writer_from": writer_from, **_guide(guide)},
         "models.generator.id": _model(generator) if generator else None,
     }
     layers.append(Layer("command line", {**{k: v for k, v in flags.items() if v is not None}, **sets}))
@@ -98,9 +86,28 @@ def resolve_run(
     # A driver that is named beside a file takes the file's signal or leaves it, as the driver needs.
     given = chosen_name([layers[-1], *([] if driver else [file])][::-1], "signal")
     _check_pairing(layers, given or next((key for key in sets if key.startswith("signal.")), None))
+    return _within_context(layers)
+
+
+def _within_context(layers: list[Layer]) -> Resolved:
+    """The settings that `layers` give, their lengths lowered to what the models take."""
+    from harness.settings import Layer, resolve
+
     resolved = resolve(layers)
     lowered = context_limits(resolved)
     return resolve([*layers, Layer(CONTEXT, lowered)]) if lowered else resolved
+
+
+def _method_layers(info: MethodInfo, preset: str | None) -> list[Layer]:
+    """What the method sets, the names of its driver, signal and route beside it, and what its preset sets."""
+    from harness.settings import Layer
+
+    pairing = {"method": info.name, **info.settings, "driver.name": info.driver, "signal.name": info.signal}
+    pairing |= {"route.name": info.route}
+    layers = [Layer(f"method {info.name}" if info.folder else "driver", pairing)]
+    if preset:
+        layers.append(Layer(f"preset {preset}", {"preset": preset, **preset_settings(info, preset)}))
+    return layers
 
 
 def _named_in_full(sets: Mapping[str, Any]) -> dict[str, Any]:

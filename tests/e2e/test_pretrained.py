@@ -25,8 +25,9 @@ from harness.models.backend import PromptRequest, Sampling
 from harness.models.dequantise import ensure_converted
 from harness.models.tokenizers import load_tokenizer
 from harness.models.transformers_backend import TransformersBackend, load_causal_lm
-from harness.models.vllm.server import MODEL as SERVED
-from harness.models.vllm.server import VllmServer, Weights, find_python
+from harness.models.vllm.command import MODEL as SERVED
+from harness.models.vllm.command import Weights, find_python
+from harness.models.vllm.server import VllmServer
 from harness.training.batches import Layout, collate
 from harness.training.chat import Encoded, encode, prompt_ids
 from harness.training.recipe import LoraSettings, Recipe

@@ -18,7 +18,8 @@ import pytest
 
 from harness.config_models import VllmConfig
 from harness.errors import PrerequisiteError
-from harness.models.vllm.server import VllmServer, Weights, find_python
+from harness.models.vllm.command import Weights, find_python
+from harness.models.vllm.server import VllmServer
 from support.commands import Harness, events, finished, rows, run_folders, stage_folder
 from support.tiny import make_tiny_model
 

@@ -18,23 +18,9 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
-def main() -> None:
-    arguments = sys.argv[1:]
-    port = int(arguments[arguments.index("--port") + 1])
-    mode = os.environ.get("FAKE_VLLM", "")
-    adapters: dict[str, str] = {}
+def answering(adapters: dict[str, str], key: str) -> type[BaseHTTPRequestHandler]:
+    """The handler of requests, which keeps what it was given in `adapters`."""
     ill: list[str] = []
-    if mode == "fail":
-        print("(APIServer pid=1) ERROR 11-24 06:00:00 [core.py:1] ValueError: no such dtype")
-        sys.exit(1)
-    # A worker that would outlive its parent if nobody ended the group.
-    worker = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep(600)  # worker of {port}"])
-    with open(os.environ["FAKE_VLLM_LOG"], "a", encoding="utf-8") as log:
-        started = {"pid": os.getpid(), "worker": worker.pid, "arguments": arguments}
-        log.write(json.dumps({**started, "kv": os.environ.get("VLLM_CPU_KVCACHE_SPACE")}) + "\n")
-    if mode == "never":
-        time.sleep(600)
-    key = os.environ["VLLM_API_KEY"]
 
     class Handler(BaseHTTPRequestHandler):
         def reply(self, status: int, value: object) -> None:
@@ -48,7 +34,7 @@ def main() -> None:
             if self.path == "/die":
                 os._exit(1)
             elif self.path == "/deaf":
-                threading.Thread(target=server.shutdown).start()
+                threading.Thread(target=self.server.shutdown).start()
             elif self.path == "/ill":
                 ill.append(self.path)
             if self.path == "/v1/models":
@@ -85,7 +71,24 @@ def main() -> None:
         def log_message(self, *arguments: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    return Handler
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    port = int(arguments[arguments.index("--port") + 1])
+    mode = os.environ.get("FAKE_VLLM", "")
+    if mode == "fail":
+        print("(APIServer pid=1) ERROR 11-24 06:00:00 [core.py:1] ValueError: no such dtype")
+        sys.exit(1)
+    # A worker that would outlive its parent if nobody ended the group.
+    worker = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep(600)  # worker of {port}"])
+    with open(os.environ["FAKE_VLLM_LOG"], "a", encoding="utf-8") as log:
+        started = {"pid": os.getpid(), "worker": worker.pid, "arguments": arguments}
+        log.write(json.dumps({**started, "kv": os.environ.get("VLLM_CPU_KVCACHE_SPACE")}) + "\n")
+    if mode == "never":
+        time.sleep(600)
+    server = ThreadingHTTPServer(("127.0.0.1", port), answering({}, os.environ["VLLM_API_KEY"]))
     server.serve_forever()
     server.server_close()
     time.sleep(600)

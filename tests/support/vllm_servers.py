@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from harness.config_models import VllmConfig
-from harness.models.vllm.server import VllmServer, Weights
+from harness.models.vllm.command import Weights
+from harness.models.vllm.server import VllmServer
 
 FAKE = Path(__file__).with_name("fake_vllm.py")
 WEIGHTS = Weights("/models/tiny", "float32", None, 512, 8)

@@ -17,7 +17,8 @@ import torch
 
 from harness.bench import made, oracle
 from harness.bench.bergson import bergson_scores, find_bergson
-from harness.bench.influence import InfluenceBench, bench_influence, render_influence
+from harness.bench.influence import InfluenceBench, bench_influence
+from harness.bench.influence_text import render_influence
 from harness.cli.main import main
 from harness.errors import PrerequisiteError, StageError
 from harness.training.chat import Encoded

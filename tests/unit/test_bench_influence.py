@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from harness.bench import made, oracle
-from harness.bench.influence import ENGINE, PLAIN, InfluenceBench, bench_influence, render_influence
+from harness.bench.influence import ENGINE, PLAIN, InfluenceBench, bench_influence
+from harness.bench.influence_text import render_influence
 from harness.bench.less_loop import LessLoop
 from harness.bench.memory import peak_tensor_bytes
 from harness.cli.main import main

@@ -15,7 +15,8 @@ import pytest
 from harness.config_models import VllmConfig
 from harness.errors import PrerequisiteError, StageError
 from harness.models.vllm import pool
-from harness.models.vllm.server import PYTHON_VARIABLE, VllmServer, Weights, environment, find_python, server_command
+from harness.models.vllm.command import PYTHON_VARIABLE, Weights, environment, find_python, server_command
+from harness.models.vllm.server import VllmServer
 from support.vllm_servers import FAKE, WEIGHTS, alive, gone, servers, stand_in, start_log, starts, until
 
 ROOT = Path(__file__).parents[2]
@@ -109,7 +110,7 @@ def test_an_adapter_waits_for_a_server_that_is_being_started_again(
 def test_whatever_ends_the_run_ends_the_server(python: str, tmp_path: Path, log: Path, how: signal.Signals) -> None:
     program = (
         "import time; from pathlib import Path; from harness.config_models import VllmConfig\n"
-        "from harness.models.vllm.pool import serve; from harness.models.vllm.server import Weights\n"
+        "from harness.models.vllm.pool import serve; from harness.models.vllm.command import Weights\n"
         f"serve(Weights('m', 'float32', None, 64), VllmConfig(python={python!r}), Path({str(tmp_path)!r}))\n"
         "print('ready', flush=True); time.sleep(600)"
     )

@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.config_models import VllmConfig
-from harness.models.vllm.server import VllmServer, Weights
+from harness.models.vllm.command import Weights
+from harness.models.vllm.server import VllmServer
 
 _servers: dict[Weights, VllmServer] = {}
 _lock = threading.Lock()
