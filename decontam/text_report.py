@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-WIDTH = 100
+from harness.screen import WIDTH, aligned
+
 NAMED = 12
 """Fields, or items, that are named; of more, their number is said."""
 TITLES = {"text": "whole", "contained": "inside", "ngram": "n-gram", "embedding": "embedding"}
@@ -81,7 +82,7 @@ def _benchmarks(rates: Sequence[Mapping[str, Any]]) -> list[str]:
         share = f"{b['touched'] / asked:.2%}" if asked else ""
         rows.append([b["benchmark"], f"{asked:,}", f"{b['short']:,}", *found, f"{b['touched']:,}", share])
         rows[-1].append(f"{b['short_touched']:,}")
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _sources(rates: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -91,7 +92,7 @@ def _sources(rates: Sequence[Mapping[str, Any]]) -> list[str]:
         share = f"{s['removed'] / s['rows']:.2%}" if s["rows"] else ""
         found = [f"{s['found'][k]:,}" for k in kinds]
         rows.append([s["source"][:40], f"{s['rows']:,}", *found, f"{s['removed']:,}", share])
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _steps(report: Mapping[str, Any]) -> list[str]:
@@ -104,11 +105,5 @@ def _steps(report: Mapping[str, Any]) -> list[str]:
         marks = [f"{s['threshold']:g}{'*' if s['threshold'] == now[kind] else ''}" for s in mine]
         rows = [[f"{title} above", *marks], ["  items found", *(f"{s['touched']:,}" for s in mine)]]
         rows.append(["  rows removed by it alone", *(f"{s['removed']:,}" for s in mine)])
-        lines += _aligned(rows)
+        lines += aligned(rows)
     return [*lines, "  * in force"]
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    sides = [str.ljust, *[str.rjust] * (len(widths) - 1)]
-    return ["  ".join(s(cell, w) for s, cell, w in zip(sides, row, widths, strict=True)) for row in rows]

@@ -18,6 +18,11 @@ from typing import Any, TextIO
 
 from harness.errors import ConfigError, StageError
 
+WIDTH = 100
+"""Columns that a screen is taken to have."""
+GAP = "  "
+"""What stands between two columns of a table."""
+
 ProgressCallback = Callable[[str, int, int], None]
 """Told a label, the steps that are finished, and all steps."""
 
@@ -96,6 +101,18 @@ def say(text: str, stream: TextIO | None = None) -> None:
         # Python's word for a stream that was closed here.
         if not stream.closed:
             raise
+
+
+def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Rows of equal length as lines; the first `left` columns are flush left, the others flush right."""
+    if not rows:
+        return []
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append(GAP.join(cells).rstrip())
+    return lines
 
 
 def no_progress(label: str, done: int, total: int) -> None:

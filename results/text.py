@@ -9,23 +9,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Sequence
 
-WIDTH = 100
-GAP = "  "
+from harness.screen import GAP, WIDTH, aligned
+
 Formatter = Callable[..., str]
 """From a value, its error (None: without) and whether a plus is written to a cell: `percent` or `number`."""
 _HARD_SPACE = "\N{NO-BREAK SPACE}"
-
-
-def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """Rows of equal length as lines; the first `left` columns are flush left, the others flush right."""
-    if not rows:
-        return []
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
-        lines.append(GAP.join(cells).rstrip())
-    return lines
 
 
 def blocks(rows: Sequence[Sequence[str]], left: int = 1, width: int = WIDTH) -> list[list[str]]:

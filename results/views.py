@@ -13,6 +13,7 @@ from typing import Any
 from harness.errors import InputError
 from harness.facts import facts_from_rows
 from harness.record import RunRecord
+from harness.screen import aligned
 from results.compare import render_compare
 from results.contamination import any_unclean, clean_cell, contamination_lines, formatted
 from results.differences import reading
@@ -28,7 +29,7 @@ from results.tables import (
     mark_notes,
     score_cell,
 )
-from results.text import aligned, count, duration, kept_together, shorten, wrapped
+from results.text import count, duration, kept_together, shorten, wrapped
 
 ONE_DRAW = "Errors are over test items; one run is one draw, and another seed of the same method would differ."
 _REASONS_WIDTH = 58

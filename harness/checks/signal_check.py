@@ -68,7 +68,7 @@ def check_signal(config: RunConfig) -> list[Check]:
 
 def check_training(config: RunConfig) -> list[Check]:
     """The training check of `config.models.target`. Raises `PrerequisiteError` where it cannot be loaded here."""
-    from harness.checks.target_check import run_checks, target_of
+    from harness.checks.training_check import run_checks, target_of
     from harness.training.trainer import quiet_libraries
 
     world = _ready(config)

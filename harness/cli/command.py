@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from harness.errors import ConfigError, suggest
-from harness.screen import emit
+from harness.screen import WIDTH, emit
 
-WIDTH = 100
 _NEGATIVE = re.compile(r"^-(\.?\d|(inf|nan)\b)", re.IGNORECASE)
 """What is a value although it begins with a minus: a number, or a list or range of them."""
 

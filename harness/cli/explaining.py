@@ -6,9 +6,9 @@ import argparse
 import textwrap
 from typing import TYPE_CHECKING
 
-from harness.cli.command import WIDTH, Command, Parser, table
+from harness.cli.command import Command, Parser, table
 from harness.errors import ConfigError
-from harness.screen import emit, emit_json
+from harness.screen import WIDTH, emit, emit_json
 
 if TYPE_CHECKING:
     from harness.explain import SettingDoc

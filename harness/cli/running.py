@@ -69,12 +69,12 @@ COMMANDS = (
         _configure_run,
         _run,
         """
-        harness run --driver grpo --signal loss --target nano        the whole loop on a laptop CPU
-        harness run --driver grpo --signal random --target nano      the same driver, another signal
-        harness run --method static --target nano --seed 1           no feedback, to compare with
-        harness run --method static --target nano --scale smoke      the same in half a minute
+        harness run --driver grpo --signal loss --target nano    the whole loop on a laptop CPU
+        harness run --driver grpo --signal random --target nano  the same driver, another signal
+        harness run --method static --target nano --seed 1       no feedback, to compare with
+        harness run --method static --target nano --scale smoke  the same in half a minute
         harness run --method static --seeds notes.jsonl.gz --target nano
-        harness run runs/NAME/config.yaml                            a run's settings again, from the start
+        harness run runs/NAME/config.yaml                        a run's settings again, from the start
         """,
         "[options] [CONFIG.yaml]",
     ),

@@ -20,7 +20,7 @@ from harness.costs.lengths import decoding_batch, lengths
 from harness.costs.records import Cost, Load
 from harness.estimate import gigabytes
 from harness.models.role_model import RoleModel
-from harness.planning.estimator import estimates, make_estimator
+from harness.planning.costs import estimates, make_estimator
 from harness.planning.lora_lines import lora_lines
 from harness.planning.sizing import (
     Detectable,

@@ -14,9 +14,7 @@ from harness.devices import BANDWIDTH_SHARE, COMPUTE_SHARE, REFERENCE
 from harness.estimate import gigabytes
 from harness.planning.plan import PlanReport, ResolvedSetting
 from harness.resolve.registry import find_method
-from harness.screen import rough_duration
-
-WIDTH = 100
+from harness.screen import WIDTH, rough_duration
 
 
 def render_plan(plan: PlanReport) -> str:

@@ -305,7 +305,7 @@ def _convert_models(config: RunConfig, observer: RunObserver) -> None:
 
 def _check_models(run: RunFolder, assembly: Assembly, observer: RunObserver) -> None:
     """The training check, before any stage; what it found stands in `run.json`."""
-    from harness.checks.target_check import check_models
+    from harness.checks.training_check import check_models
     from harness.training.token_check import is_notice
 
     started = time.monotonic()

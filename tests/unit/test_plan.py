@@ -13,7 +13,7 @@ import pytest
 from evals.catalogue import load_suite
 from harness.cli import main as cli
 from harness.errors import ConfigError, InputError
-from harness.planning.estimator import estimates, make_estimator
+from harness.planning.costs import estimates, make_estimator
 from harness.planning.plan import make_plan, same
 from harness.planning.plan_text import render_plan, short_count
 from harness.resolve.assemble import assemble, store_of

@@ -11,7 +11,7 @@ from harness.checks.needs import loads, make_sizer
 from harness.config import SignalChoice
 from harness.costs.records import Load
 from harness.costs.sizer import no_models
-from harness.planning.estimator import estimates, make_estimator
+from harness.planning.costs import estimates, make_estimator
 from harness.planning.plan import make_plan
 from harness.resolve.assemble import Assembly, assemble
 from harness.resolve.layers import resolve_run

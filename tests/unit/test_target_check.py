@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from harness.checks import target_check
-from harness.checks.target_check import check_models, policy_of, target_of
+from harness.checks import training_check
+from harness.checks.training_check import check_models, policy_of, target_of
 from harness.cli.main import main
 from harness.config import RunConfig
 from harness.errors import ConfigError, StageError
@@ -80,12 +80,12 @@ def test_it_is_computed_once_for_a_model_and_its_settings(
     wanted = config(models / "qwen3")
     first = check_models(wanted, None, tmp_path)
     calls = []
-    monkeypatch.setattr(target_check, "check_target", lambda *arguments: calls.append(arguments) or [])
+    monkeypatch.setattr(training_check, "check_target", lambda *arguments: calls.append(arguments) or [])
     assert check_models(wanted, None, tmp_path) == first and not calls
     check_models(config(models / "qwen3", **PACKED), None, tmp_path)
     check_models(config(models / "bloom"), None, tmp_path)
     assert len(calls) == 2
-    next((tmp_path / target_check.FOLDER).glob("*.json")).write_text("{")
+    next((tmp_path / training_check.FOLDER).glob("*.json")).write_text("{")
     check_models(wanted, None, tmp_path)
     check_models(config(models / "qwen3", **PACKED), None, tmp_path)
     check_models(config(models / "bloom"), None, tmp_path)

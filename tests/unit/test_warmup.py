@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 from harness.config import RunConfig, SignalChoice
 from harness.errors import ConfigError, HarnessError, InputError
 from harness.models.transformers_backend import load_causal_lm
-from harness.planning.estimator import estimates, make_estimator
+from harness.planning.costs import estimates, make_estimator
 from harness.planning.plan import make_plan
 from harness.planning.plan_text import render_plan
 from harness.resolve.assemble import assemble
