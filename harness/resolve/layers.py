@@ -58,21 +58,19 @@ def resolve_run(
     target = find_target(target).name if target else None
     names = {"method": method, "preset": preset, "target": target, "scale": scale}
     _check_names(file, names)
-    chosen_driver = chosen_name([file, Layer("", {"driver": driver} if driver else {}), Layer("", sets)], "driver")
-    info = _method(method or file.values.get("method"), chosen_driver)
-    chosen_driver = chosen_driver or info.driver
+    named_driver = chosen_name([file, Layer("", {"driver": driver} if driver else {}), Layer("", sets)], "driver")
+    info = _method(method or file.values.get("method"), named_driver)
     aim = find_target(_first(target, file.values.get("target"), "a target: --target NAME"))
-    chosen = preset or file.values.get("preset") or info.preset
     size = scale or file.values.get("scale") or aim.default_scale
     named_route = chosen_name([file, Layer("", {"route": route} if route else {}), Layer("", sets)], "route")
-    layers = _method_layers(info, chosen)
+    layers = _method_layers(info, preset or file.values.get("preset") or info.preset)
     documents = seeds_source(seeds) if seeds else None
     source = documents or sets.get("seeds.source") or _value([file], "seeds.source")
     tested = suite or file.values.get("suite")
     aims = _of_own(_target_layers(aim, size, tested, source), source, other_suite=tested not in (None, aim.suite))
-    layers += [_for_driver(_for_route(layer, named_route or info.route), chosen_driver, info.driver) for layer in aims]
-    if file.values:
-        layers.append(file)
+    aims = [_for_route(layer, named_route or info.route) for layer in aims]
+    layers += [_for_driver(layer, named_driver or info.driver, info.driver) for layer in aims]
+    layers += [file] if file.values else []
     flags = {
         # What a file names too, the flags name anew, as they did in choosing the layers.
         **{key: value for key, value in names.items() if key in file.values},
