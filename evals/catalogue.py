@@ -105,6 +105,7 @@ _TYPE_AT: dict[str, type[Any]] = {
     "sources": Source,
     "template": Template,
     "validation": ValidationSet,
+    "training": ValidationSet,
 }
 
 

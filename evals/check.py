@@ -19,7 +19,7 @@ def check_suite(suite: Suite, path: Path) -> None:
     ids = [b.id for b in suite.benchmarks]
     if not ids:
         raise ConfigError(f"{path}: 'benchmarks' is empty; declare at least one.")
-    for what, names in (("benchmark", ids), ("validation set", [v.name for v in suite.validation])):
+    for what, names in _named(suite):
         for name in names:
             if names.count(name) > 1:
                 raise ConfigError(f"{path}: two entries declare the {what} '{name}'; give each its own name.")
@@ -27,6 +27,14 @@ def check_suite(suite: Suite, path: Path) -> None:
         _check_benchmark(benchmark, f"{path}: benchmark '{benchmark.id}'")
     for validation in suite.validation:
         _check_validation(validation, suite, f"{path}: validation set '{validation.name}'")
+    for training in suite.training:
+        _check_validation(training, suite, f"{path}: training set '{training.name}'")
+
+
+def _named(suite: Suite) -> list[tuple[str, list[str]]]:
+    """What a suite declares under names, by kind."""
+    sets = [("validation set", suite.validation), ("training set", suite.training)]
+    return [("benchmark", [b.id for b in suite.benchmarks]), *((what, [v.name for v in own]) for what, own in sets)]
 
 
 def _fields(rows: Rows) -> set[str]:

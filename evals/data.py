@@ -17,7 +17,7 @@ from decontam.items import TestItem
 from evals.choices import Choices, as_index, read_choices, right_choice
 from evals.read import DataContext, Raw, find_source, read_source
 from evals.render import letters, render_template
-from evals.suite import Benchmark, Rendering, Rows, Source, Suite
+from evals.suite import Benchmark, Rendering, Rows, Source, Suite, ValidationSet
 from harness.errors import ConfigError, InputError
 from harness.synthesis.parsing import is_unicode
 from harness.synthesis.seeds import is_given
@@ -133,9 +133,20 @@ def load_validation_pool(
 ) -> list[ValidationItem]:
     """All items of a validation set, in source order."""
     declared = suite.validation_set(set_name)
+    return _labelled(suite, declared, f"Validation set '{declared.name}'", context, rendering or declared.rendering)
+
+
+def load_training(suite: Suite, set_name: str, context: DataContext) -> list[ValidationItem]:
+    """All items of a training set, in source order. Raises as loading a validation set."""
+    declared = suite.training_set(set_name)
+    return _labelled(suite, declared, f"Training set '{declared.name}'", context, declared.rendering)
+
+
+def _labelled(
+    suite: Suite, declared: ValidationSet, what: str, context: DataContext, form: Rendering
+) -> list[ValidationItem]:
+    """The items of a labelled set as chats, in the form that `form` names."""
     like = suite.benchmark(declared.like)
-    form = rendering or declared.rendering
-    what = f"Validation set '{declared.name}'"
     if form == "reasoning" and any("reasoning" not in s.fields for s in declared.rows.sources):
         raise ConfigError(f"{what} has no 'reasoning' field, so it cannot be rendered as reasoning; use 'answer'.")
     out: list[ValidationItem] = []

@@ -16,6 +16,7 @@ from evals.data import Chooser, Item, ValidationItem, draw, load_items, load_val
 from evals.read import DataContext
 from evals.suite import Rendering, Suite
 from harness.errors import InputError
+from harness.synthesis.route import reference_of
 from harness.types import Seed
 
 
@@ -53,25 +54,33 @@ T = TypeVar("T", bound=Keyed)
 Leaks = Callable[[Sequence[ValidationItem], Sequence[str]], Mapping[str, str]]
 
 
-def drop_overlaps(rows: Sequence[T], others: Iterable[Keyed], what: str, other: str) -> tuple[list[T], list[Overlap]]:
+def drop_overlaps(
+    rows: Sequence[T],
+    others: Iterable[Keyed],
+    what: str,
+    other: str,
+    *,
+    text: Callable[[T], str | None] = lambda row: row.text,
+) -> tuple[list[T], list[Overlap]]:
     """`rows` without those that share a key or a text with one of `others`, and what was dropped, in order.
 
-    Raises `InputError`, naming `what` and `other`, if rows were given and none is left.
+    `text` is what of a row is compared. Raises `InputError`, naming `what` and `other`, if rows were given and none is
+    left.
     """
     by_key: dict[tuple[str, str], str] = {}
     by_text: dict[str, str] = {}
     for row in others:
         for pair in row.keys.items():
             by_key.setdefault(pair, row.id)
-        if row.text and (text := normalise(row.text)):
-            by_text.setdefault(text, row.id)
+        if row.text and (theirs := normalise(row.text)):
+            by_text.setdefault(theirs, row.id)
     kept: list[T] = []
     dropped: list[Overlap] = []
     for mine in rows:
         shared = next((pair for pair in mine.keys.items() if pair in by_key), None)
         if shared is not None:
             dropped.append(Overlap(mine.id, by_key[shared], f"key:{shared[0]}"))
-        elif mine.text and (found := by_text.get(normalise(mine.text))) is not None:
+        elif (own := text(mine)) and (found := by_text.get(normalise(own))) is not None:
             dropped.append(Overlap(mine.id, found, "text"))
         else:
             kept.append(mine)
@@ -81,6 +90,12 @@ def drop_overlaps(rows: Sequence[T], others: Iterable[Keyed], what: str, other: 
             f"'{dropped[0].other_id}', {dropped[0].reason}); use data that the other side does not contain."
         )
     return kept, dropped
+
+
+def _asked(seed: Seed) -> str | None:
+    """A document's text, or the question of a labelled seed, which is what a test item would share with it."""
+    reference = reference_of(seed)
+    return reference[0] if reference else seed.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,5 +158,5 @@ def split_without_overlaps(
         texts = {normalise(item.text) for item in tests.get(name, ())}
         shared[name] = sum(normalise(item.text) in texts for item in drawn)
     guarded: list[Keyed] = [*drawn, *(item for items in tests.values() for item in items)]
-    kept, dropped_seeds = drop_overlaps(list(seeds), guarded, "the seeds", "validation or test")
+    kept, dropped_seeds = drop_overlaps(list(seeds), guarded, "the seeds", "validation or test", text=_asked)
     return Splits(tuple(kept), tuple(drawn), tests, tuple(dropped_seeds), tuple(dropped), shared)

@@ -154,7 +154,10 @@ class ValidationSet:
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """A set of columns, and the validation sets that may guide a method towards them."""
+    """A set of columns, the validation sets that may guide a method towards them, and labelled sets to write after.
+
+    `training` are declared as validation sets are; a run takes one as its seeds with `--seeds suite:NAME`.
+    """
 
     __pydantic_config__ = _CLOSED
 
@@ -163,6 +166,7 @@ class Suite:
     benchmarks: tuple[Benchmark, ...]
     domain: str = ""
     validation: tuple[ValidationSet, ...] = ()
+    training: tuple[ValidationSet, ...] = ()
     folder: Path = SUITE_FOLDER
 
     def benchmark(self, name: str) -> Benchmark:
@@ -176,6 +180,14 @@ class Suite:
         if name is None:
             return self.validation[0]
         return _by_name(name, {v.name: v for v in self.validation}, f"Suite '{self.name}' has no validation set")
+
+    def training_set(self, name: str) -> ValidationSet:
+        """The training set called `name`; `ConfigError` if there is none."""
+        if not self.training:
+            raise ConfigError(
+                f"Suite '{self.name}' declares no training set; give seeds from elsewhere (--seeds FILE)."
+            )
+        return _by_name(name, {v.name: v for v in self.training}, f"Suite '{self.name}' has no training set")
 
     def guided_columns(self, set_name: str) -> tuple[str, ...]:
         """The columns whose items, of any split, the validation set `set_name` contains."""

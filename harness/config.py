@@ -45,13 +45,22 @@ class LabConfig(Section):
     """Validation items of the world."""
 
 
+SUITE = "suite:"
+"""What a source of seeds begins with that names a training set of the run's suite."""
+
+
 class SeedsConfig(Section):
-    """The documents that pairs are written from."""
+    """The documents that pairs are written from, or labelled questions that they are written after."""
 
     source: str | tuple[str, ...]
-    """The documents: `lab`, or files, folders, globs and hub data sets, one or several."""
+    """The seeds: `lab`, files, folders, globs and hub data sets, one or several, or a suite's training set
+    (`suite:NAME`)."""
     text_field: str | None = None
     """The column that holds the text; by default the first known one, such as `text`."""
+    question_field: str | None = None
+    """The column with the question of labelled rows; by default the first known one, where a row has no text."""
+    answer_field: str | None = None
+    """The column with their reference answer."""
     limit: int | None = Field(None, ge=1)
     """Most documents read, from the first on; by default all."""
     domain: str = ""
@@ -67,6 +76,17 @@ class SeedsConfig(Section):
     def sources(self) -> tuple[str, ...]:
         """`source` as it is read, in order."""
         return (self.source,) if isinstance(self.source, str) else self.source
+
+    @property
+    def training_set(self) -> str | None:
+        """The suite's training set that is meant, from `suite:NAME`; None for seeds from elsewhere."""
+        name = self.source if isinstance(self.source, str) else ""
+        return name.removeprefix(SUITE) if name.startswith(SUITE) else None
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The files and data sets that are read; none for the lab's seeds and for a suite's."""
+        return () if self.source == "lab" or self.training_set is not None else self.sources
 
 
 class GuideConfig(Section):

@@ -66,6 +66,12 @@ class Plan:
         """What identifies the items of the suite that guides and guards."""
         return self.identity_of(self.suite)
 
+    def training_identity(self, name: str) -> Json:
+        """What identifies the items of a training set of the suite: its declaration and the local copies in use."""
+        declared = self.suite.training_set(name)
+        files = [self._local(self.suite, source.file) for source in declared.rows.sources]
+        return [name, stable_hash(repr(declared)), [file_hash(path) for path in files if path is not None]]
+
     def identity_of(self, suite: Suite) -> Json:
         """What identifies a suite's items: its declaration, the local copies in use, and the lab's sizes."""
         rows = [b.rows for b in suite.benchmarks] + [v.rows for v in suite.validation]
@@ -81,7 +87,7 @@ class Plan:
         candidates = [suite.folder / name]
         folder = self.data.folder()
         if folder is not None:
-            candidates += [folder / Path(name).name]
+            candidates += [folder / Path(name).name, folder / "eval" / Path(name).name]
         return next((path for path in candidates if path.is_file()), None)
 
     @cached_property

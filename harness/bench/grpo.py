@@ -182,7 +182,9 @@ def _bare(stage: Stage, plan: Plan, folder: Path) -> Rewards:
         scores = {s.item_id: s.value for s in signal.score([a.sample for a in attempts if a.sample], Archive())}
         values = [scores[a.sample.id] if a.sample else None for a in attempts]
         groups = [i // g.group_size for i in range(len(attempts))]
-        rewards = shape(values, [a.sample is not None for a in attempts], groups, g.reward)
+        rewards = shape(
+            values, [a.sample is not None for a in attempts], groups, g.reward, [draft.text for draft in drafts]
+        )
         kept.extend(rewards)
         return rewards
 

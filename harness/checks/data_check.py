@@ -56,10 +56,10 @@ def check_data(config: RunConfig) -> int | None:
 def _documents(plan: Plan) -> tuple[Seed, ...] | None:
     """The documents, where they are all here."""
     from harness.synthesis.tables import find_tables
-    from methods.stages.sources import read_documents
+    from methods.stages.sources import local_training, read_documents
 
     source = plan.config.seeds
-    if source.source != "lab" and not all(Path(table).exists() for table in find_tables(source.sources)):
+    if not all(Path(table).exists() for table in find_tables(source.tables)) or not local_training(plan):
         return None
     report = read_documents(plan)
     if not report.seeds:

@@ -79,13 +79,14 @@ def _missing_data(config: RunConfig) -> list[Problem]:
     from harness.synthesis.tables import find_tables
 
     names: list[tuple[str, str]] = []
-    if config.seeds.source != "lab":
-        found = find_tables(config.seeds.sources)  # looks at names alone, and whether files are there
-        names += [("seeds", table.split(":")[0]) for table in found if not Path(table).exists()]
+    found = find_tables(config.seeds.tables)  # looks at names alone, and whether files are there
+    names += [("seeds", table.split(":")[0]) for table in found if not Path(table).exists()]
     suite = load_suite(config.suite)
     guide = suite.validation_set(config.guide.set)
     tables = [(b.id, b.rows) for b in suite.benchmarks if b.scorer == "lm_eval"]
     tables += [(b.id, b.pool) for b in suite.benchmarks if b.scorer == "lm_eval" and b.pool]
+    if (name := config.seeds.training_set) is not None:
+        tables.append(("seeds", suite.training_set(name).rows))
     for what, rows in [*tables, (f"guide {guide.name}", guide.rows)]:
         source, _ = find_source(rows, what, DataContext(), suite.folder)
         if source.hub:

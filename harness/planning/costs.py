@@ -44,11 +44,24 @@ def count_seeds(config: RunConfig) -> tuple[int | None, str]:
     if config.seeds.source == "lab":
         count = config.lab.seeds if config.lab else None
         return count, f"{count:,} documents" if count else "any number of documents"
-    if not all(Path(table).exists() for table in find_tables(config.seeds.sources)):
+    if config.seeds.training_set is not None:
+        count = _training_items(config)
+        return count, f"{count:,} labelled questions" if count else "labelled questions of the suite, not here yet"
+    if not all(Path(table).exists() for table in find_tables(config.seeds.tables)):
         return limit, f"at most {limit:,} documents" if limit else "any number of documents"
     report = read_seeds(config.seeds)
     dropped = "".join(f", {count:,} {reason}" for reason, count in report.dropped.items())
     return report.kept, f"{report.kept:,} documents" + (f" of {report.read:,} read{dropped}" if dropped else "")
+
+
+def _training_items(config: RunConfig) -> int | None:
+    """The number of usable items of the suite's training set; None where the hub has to send them."""
+    from evals.catalogue import load_suite
+    from methods.plan import Plan
+    from methods.stages.sources import local_training, read_documents
+
+    plan = Plan(config, load_suite(config.suite))
+    return read_documents(plan).kept if local_training(plan) else None
 
 
 def estimates(stages: Sequence[Stage], estimator: Estimator) -> Mapping[str, Cost | None]:

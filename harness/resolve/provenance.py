@@ -46,7 +46,7 @@ def origins(config: RunConfig, writer: tuple[Path, Path] | None) -> tuple[Origin
     roles = [("target", config.models.target.id), ("writer", config.models.writer.id)]
     roles += [("generator", config.models.generator.id), ("embedder", config.models.embedder.id)]
     roles += [("warm-up adapter", folder) for folder in config.warmup.adapter]
-    documents = () if config.seeds.source == "lab" else find_tables(config.seeds.sources)
+    documents = find_tables(config.seeds.tables)
     for what, name in (*roles, *(("seed documents", table) for table in documents)):
         found += _named(what, _at(Path(name))) if not name.startswith("lab:") and Path(name).exists() else []
     return tuple(dict.fromkeys(replace(o, guided_columns=tuple(o.guided_columns)) for o in found))

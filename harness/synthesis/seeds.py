@@ -15,6 +15,7 @@ from typing import Any
 from harness.config import SeedsConfig
 from harness.errors import InputError
 from harness.synthesis.duplicates import normalise_text
+from harness.synthesis.labelled import ANSWER_FIELDS, QUESTION_FIELDS, find_labelled
 from harness.synthesis.parsing import is_unicode
 from harness.synthesis.tables import read_all
 from harness.synthesis.turns import CONVERSATION_FIELDS, find_messages
@@ -24,7 +25,7 @@ TEXT_FIELDS = ("clean_text", "text", "raw_text", "content", *CONVERSATION_FIELDS
 """Fields looked up for the document, in this order; the first three in the order of the released OptimSyn code."""
 
 SEED_REASONS: Mapping[str, str] = {
-    "seed_missing_field": "the row has no text field",
+    "seed_missing_field": "the row has no text field, and no question with its answer",
     "seed_bad_type": "the text is neither a string nor a conversation",
     "seed_bad_encoding": "the text holds unpaired surrogates, NUL characters or many replacement characters",
     "seed_empty": "the text is empty",
@@ -80,6 +81,8 @@ def load_seeds(
     source: str | Sequence[str],
     *,
     text_field: str | None = None,
+    question_field: str | None = None,
+    answer_field: str | None = None,
     limit: int | None = None,
     limits: SeedLimits | None = None,
     domain: str = "",
@@ -88,14 +91,19 @@ def load_seeds(
 ) -> SeedReport:
     """Read and check documents from one or several sources: files, folders, globs, data sets `org/name[:split]`.
 
-    `text_field` names the field to read (default: the first of `TEXT_FIELDS` that a row has); `limit` stops after
+    `text_field` names the field to read (default: the first of `TEXT_FIELDS` that a row has). A row without one that
+    has question and answer is a labelled seed (`harness.synthesis.labelled`); so is every row where `question_field` or
+    `answer_field` names a column. `limit` stops after
     that many usable documents. `domain` and `licence` replace what the rows say; `keys` are the fields copied to
     `Seed.keys`. The default `max_words` keeps documents under about 8k tokens, as the paper does.
     Raises `InputError` for a file that is missing, unreadable or malformed (with the line), and where no usable
     document is left; `PrerequisiteError` where a data set cannot be reached.
     """
     fields: tuple[str, ...] = TEXT_FIELDS if text_field is None else (text_field,)
-    reader = _Reader(fields, limits or SeedLimits(), domain, licence, tuple(keys))
+    # Where a field is named for the text, a row without it is not looked at for anything else.
+    looked_up = () if text_field is None else None
+    labels = (question_field, answer_field) if question_field or answer_field else looked_up
+    reader = _Reader(fields, labels, limits or SeedLimits(), domain, licence, tuple(keys))
     sources = (source,) if isinstance(source, str) else tuple(source)
     if limit is not None and limit < 1:
         raise InputError(f"a limit of {limit} documents from {', '.join(sources)} leaves none; give 1 or more")
@@ -105,7 +113,7 @@ def load_seeds(
     seeds, read, label = tuple(reader.seeds), reader.read, ", ".join(sources)
     dropped = dict(sorted(Counter(reject.reason for reject in reader.rejects).items()))
     if not seeds:
-        raise InputError(_nothing_left(label, read, dropped, fields, reader.present))
+        raise InputError(_nothing_left(label, read, dropped, fields, reader.present, labels is not None))
     return SeedReport(label, seeds, read, dropped, tuple(reader.rejects))
 
 
@@ -114,6 +122,8 @@ def read_seeds(settings: SeedsConfig, *, domain: str = "", keys: Sequence[str] =
     return load_seeds(
         settings.sources,
         text_field=settings.text_field,
+        question_field=settings.question_field,
+        answer_field=settings.answer_field,
         limit=settings.limit,
         limits=SeedLimits(min_words=settings.min_words, max_words=settings.max_words),
         domain=settings.domain or domain,
@@ -126,9 +136,16 @@ class _Reader:
     """Turns rows into seeds, remembering what it saw: earlier texts, rejects, the fields of the first row."""
 
     def __init__(
-        self, fields: tuple[str, ...], limits: SeedLimits, domain: str, licence: str, keys: tuple[str, ...]
+        self,
+        fields: tuple[str, ...],
+        labels: tuple[str | None, ...] | None,
+        limits: SeedLimits,
+        domain: str,
+        licence: str,
+        keys: tuple[str, ...],
     ) -> None:
-        self.fields, self.limits, self.domain, self.licence, self.keys = fields, limits, domain, licence, keys
+        self.fields, self.labels = fields, labels
+        self.limits, self.domain, self.licence, self.keys = limits, domain, licence, keys
         self.seeds: list[Seed] = []
         self.read = 0
         self.rejects: list[Reject] = []
@@ -152,6 +169,8 @@ class _Reader:
     def _seed(self, name: str, number: int, row: Mapping[str, Any]) -> Seed | Reject:
         place = well_formed(f"{name}#{row.get('doc_id') or row.get('id') or number}")
         present = next((f for f in self.fields if is_given(row.get(f)) and row[f] != []), None)
+        if (labelled := self._labelled(row, present)) is not None:
+            return self._made(place, row, "\n".join(m.content for m in labelled), labelled, least=1)
         if present is None:
             fields = well_formed(f"fields present: {', '.join(map(str, row))}")[:300]
             return Reject(place, "seed_missing_field", "", fields)
@@ -160,7 +179,19 @@ class _Reader:
         if text is None:
             what = "text that is no conversation" if isinstance(value, str) else f"a {type(value).__name__}"
             return Reject(place, "seed_bad_type", well_formed(str(value))[:_RAW_CHARS], f"'{present}' is {what}")
-        problem = self._problem(text, place)
+        return self._made(place, row, text, messages, self.limits.min_words)
+
+    def _labelled(self, row: Mapping[str, Any], present: str | None) -> tuple[Message, ...] | None:
+        """Question and answer of a row that has them and no text, or whose columns for them are named; else None."""
+        if self.labels is None or (present is not None and not self.labels):
+            return None
+        return find_labelled(row, *self.labels)
+
+    def _made(
+        self, place: str, row: Mapping[str, Any], text: str, messages: tuple[Message, ...] | None, least: int
+    ) -> Seed | Reject:
+        """The seed of a row with this text, or why it is not usable. A labelled one may be shorter than a document."""
+        problem = self._problem(text, place, least)
         if problem is not None:
             return Reject(place, problem[0], well_formed(text[:_RAW_CHARS]), problem[1])
         content: Json = text if messages is None else chat(messages)
@@ -174,7 +205,7 @@ class _Reader:
             keys={key: well_formed(str(row[key])) for key in self.keys if row.get(key) not in (None, "")},
         )
 
-    def _problem(self, text: str, place: str) -> tuple[str, str] | None:
+    def _problem(self, text: str, place: str, least: int) -> tuple[str, str] | None:
         """The reason and detail for dropping `text`, or None; a text without a problem is remembered."""
         words, limits = len(text.split()), self.limits
         if not is_unicode(text) or "\0" in text:
@@ -183,8 +214,8 @@ class _Reader:
             return "seed_bad_encoding", f"{text.count('�')} replacement characters"
         if not words:
             return "seed_empty", "no words"
-        if words < limits.min_words:
-            return "seed_too_short", f"{words} words, minimum {limits.min_words}"
+        if words < least:
+            return "seed_too_short", f"{words} words, minimum {least}"
         if words > limits.max_words:
             return "seed_too_long", f"{words} words, maximum {limits.max_words}"
         if len(text) > limits.max_chars:
@@ -214,13 +245,19 @@ def _document(value: Any, talks: bool) -> tuple[str | None, tuple[Message, ...] 
 
 
 def _nothing_left(
-    source: str, read: int, dropped: Mapping[str, int], fields: Sequence[str], present: Sequence[str]
+    source: str,
+    read: int,
+    dropped: Mapping[str, int],
+    fields: Sequence[str],
+    present: Sequence[str],
+    labelled: bool,
 ) -> str:
     if not read:
         return f"{source} has no rows, so no usable documents are left; give a file with documents"
     if dropped.get("seed_missing_field") == read:
+        pair = f", or a question with its answer ({'|'.join(QUESTION_FIELDS)}, {'|'.join(ANSWER_FIELDS)})"
         return (
-            f"{source}: none of its {read} rows has the field {' or '.join(fields)} "
+            f"{source}: none of its {read} rows has the field {' or '.join(fields)}{pair if labelled else ''} "
             f"(fields present: {', '.join(present) or 'none'}); name the one that holds the text"
         )
     counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items())

@@ -7,7 +7,9 @@ another scale at every step and shows no progress.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any, ClassVar
 
 from pydantic import model_validator
 
@@ -65,6 +67,31 @@ class Grpo(Driver[GrpoSettings]):
         "train the drafting model (the rubric writer, on its route) with GRPO on the score of the pair it leads to"
     )
     Settings = GrpoSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        # OptimSyn, arXiv 2604.00536, App. D; what it does not state is at the class's defaults.
+        "optimsyn": {
+            "prompts_per_step": 256,
+            "group_size": 5,
+            "epochs": 1.0,
+            "learning_rate": 1e-6,
+            "schedule": "constant",
+            "temperature": 1.5,
+            "max_tokens": 8192,
+        },
+        # AcquisitionSynthesis' released scripts (verl): one pass over 500 prompts is 41 steps.
+        "acquisition_synthesis": {
+            "prompts_per_step": 12,
+            "mini_batch_prompts": 2,
+            "group_size": 4,
+            "epochs": 1.0,
+            "learning_rate": 1e-6,
+            "schedule": "constant",
+            "kl_coefficient": 0.0,
+            "temperature": 1.0,
+            "max_tokens": 1024,
+            "reward": {"scope": "none", "invalid": "zero", "penalty": 0.0},
+        },
+    }
 
     @classmethod
     def trains(cls, settings: GrpoSettings) -> PolicyTraining:
@@ -87,6 +114,11 @@ class Grpo(Driver[GrpoSettings]):
     def _check(self, plan: Plan) -> None:
         """Refuse rollouts without what they need."""
         role, policy = plan.route.drafts, plan.config.drafter
+        if self.settings.reward.format_term != "none" and plan.route.name != "direct":
+            raise ConfigError(
+                f"driver.reward.format_term reads the tags of route 'direct', and route '{plan.route.name}' asks for "
+                "none; leave it out, or take --route direct"
+            )
         if policy.backend == "extractive":
             raise ConfigError(
                 f"driver 'grpo' trains the model that drafts, on route '{plan.route.name}' the {role}, and that is the "

@@ -26,7 +26,7 @@ from harness.training.grpo import PolicyPrompt, RolloutBatch, train_policy
 from harness.training.trainer import checkpoint_step, last_checkpoint
 from harness.types import Reject, Sample, Score, Seed, Usage, derive_seed, stable_hash
 from methods.drivers.accepted import accepted
-from methods.drivers.shaping import shape
+from methods.drivers.shaping import shape, without_spread
 from methods.plan import Plan
 from methods.signals.base import Archive, Signal
 from methods.signals.catalogue import sign
@@ -83,7 +83,7 @@ class PolicyRun:
         self.accepted: list[Sample] = []
         self.usage: list[Usage] = []
         self.cut: set[str] = set()
-        self.shortened = self.mended = 0
+        self.shortened = self.mended = self.flat = 0
         self.diagnostics: Sequence[Fact] = ()
         self.started = time.perf_counter()
 
@@ -201,7 +201,8 @@ class PolicyRun:
         values = [self._value(a, scores) for a in attempts]
         valid = [a.sample is not None for a in attempts]
         group = [i // self.grpo.group_size for i in range(len(attempts))]
-        rewards = shape(values, valid, group, self.grpo.reward)
+        rewards = shape(values, valid, group, self.grpo.reward, [r.text for r in batch.rollouts])
+        self.flat = without_spread(rewards, group)
         self.shortened += counter.shortened
         self.mended += counter.mended
         usage = [*counter.usage, *self.signal.usage(), *batch.usage(self.role)]
@@ -293,12 +294,21 @@ class PolicyRun:
             # What scores were taken against: its size, and a hash of its ids in order.
             ids = [s.id for s in self.accepted]
             archive = {"archive": {"size": len(ids), "hash": stable_hash(ids)}}
-        self.run.event("grpo_step", step=step, **self.last, **archive, question_types=dict(types), diagnostics=figures)
+        self.run.event(
+            "grpo_step",
+            step=step,
+            **self.last,
+            groups_without_spread=self.flat,
+            **archive,
+            question_types=dict(types),
+            diagnostics=figures,
+        )
 
     def _note(self, step: int) -> str:
         value = self.last["mean_value"]
         shown = "not measured" if value is None else f"{value:.4f}"
-        return f"mean {self.name} {shown}, valid {self.last['valid']:.0%}"
+        flat = f", {self.flat} groups without spread" if self.flat else ""
+        return f"mean {self.name} {shown}, valid {self.last['valid']:.0%}{flat}"
 
     def _log(self, step: int, logs: Mapping[str, float]) -> None:
         wanted = ("loss", "entropy", "kl", "grad_norm", "frac_reward_zero_std", "step_time")

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from evals.data import load_training
 from evals.overlap import split_without_overlaps
+from evals.read import find_source
 from harness.costs.estimator import Estimator
 from harness.costs.records import Cost, Load
 from harness.costs.sizer import Sizer
@@ -16,7 +18,7 @@ from harness.shards import ShardOutput
 from harness.stage import Stage, StageRun
 from harness.synthesis.seeds import SeedReport, read_seeds
 from harness.synthesis.tables import fingerprint
-from harness.types import Message, Reject
+from harness.types import Message, Reject, Seed, chat, stable_hash
 from methods.plan import Plan
 from methods.signals.base import ValidationExample
 from methods.stages.gate import gate_settings, leaks
@@ -46,6 +48,8 @@ def sources(plan: Plan) -> Stage:
         origin = {"lab": plan.world, "n": c.lab.seeds if c.lab else 0}
         if c.lab is not None and c.lab.labelled:
             origin["labelled"] = True
+    elif c.seeds.training_set is not None:
+        origin = {**origin, "source": plan.training_identity(c.seeds.training_set)}
     else:
         origin = {**origin, "source": fingerprint(c.seeds.sources)}
     settings: dict[str, Any] = {
@@ -58,7 +62,7 @@ def sources(plan: Plan) -> Stage:
         settings["embedder"] = embedder_identity(c.models.embedder)
     inputs = (guide_answers(plan),) if c.guide.strategy == "capability_tree" else ()
     # The lab's documents are read from no file, so what is read of files does not change them.
-    version = 3 if c.seeds.source == "lab" else 4
+    version = 3 if c.seeds.source == "lab" else 5
     return Stage(
         "sources",
         version,
@@ -93,7 +97,38 @@ def read_documents(plan: Plan) -> SeedReport:
         world, count = World(plan.world or 0), c.lab.seeds if c.lab else 0
         seeds = world.questions(count) if c.lab is not None and c.lab.labelled else world.seeds(count)
         return SeedReport("lab", tuple(seeds), len(seeds))
+    if c.seeds.training_set is not None:
+        return _training_seeds(plan, c.seeds.training_set)
     return read_seeds(c.seeds, domain=plan.suite.domain, keys=_key_names(plan))
+
+
+def local_training(plan: Plan) -> bool:
+    """Whether the suite's training set, where it gives the seeds, is on this machine; True for other seeds."""
+    name = plan.config.seeds.training_set
+    if name is None:
+        return True
+    rows = plan.suite.training_set(name).rows
+    return find_source(rows, f"training set '{name}'", plan.data, plan.suite.folder)[0].hub is None
+
+
+def _training_seeds(plan: Plan, name: str) -> SeedReport:
+    """The items of a training set of the suite as labelled seeds, in order, as many as `seeds.limit` allows."""
+    settings = plan.config.seeds
+    items = load_training(plan.suite, name, plan.data)[: settings.limit]
+    source = f"suite:{plan.suite.name}:{name}"
+    seeds = tuple(
+        Seed(
+            id=stable_hash(source, item.id, chat(item.messages)),
+            text=None,
+            messages=item.messages,
+            domain=settings.domain or plan.suite.domain,
+            source=f"{source}#{item.id}",
+            licence=settings.licence or plan.suite.benchmark(plan.suite.training_set(name).like).licence,
+            keys=dict(item.keys),
+        )
+        for item in items
+    )
+    return SeedReport(source, seeds, len(seeds))
 
 
 def _key_names(plan: Plan) -> tuple[str, ...]:

@@ -222,3 +222,27 @@ def test_real_collections(name: str, kept: int) -> None:
     report = load_seeds(f"{folder}/seeds/{name}.jsonl.gz")
     assert (report.read, report.kept) == (kept, kept)
     assert len({seed.id for seed in report.seeds}) == kept
+
+
+def test_rows_of_question_and_answer_are_labelled_seeds(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": "Name the organ.", "input": "It makes bile.", "output": "The liver."},
+        {"problem": "What is 2 + 2?", "answer": 4, "reasoning": "Two and two."},
+        {"text": TEXT, "question": "Why?", "answer": "So."},
+        {"question": "Why?", "answer": " "},
+    ]
+    report = load_seeds(jsonl(tmp_path / "a.jsonl", rows))
+    assert [s.messages and [m.content for m in s.messages] for s in report.seeds] == [
+        ["Name the organ.\n\nIt makes bile.", "The liver."],
+        ["What is 2 + 2?", "Two and two.\n\n4"],
+        None,
+    ]
+    assert report.dropped == {"seed_missing_field": 1} and report.seeds[2].text == TEXT
+
+
+def test_named_columns_make_every_row_a_labelled_seed(tmp_path: Path) -> None:
+    rows = [{"text": TEXT, "asked": "Why?", "gold": "So.", "reasoning": "Hm."}, {"text": TEXT, "asked": "Why?"}]
+    report = load_seeds(jsonl(tmp_path / "a.jsonl", rows), question_field="asked", answer_field="gold")
+    assert report.seeds[0].messages == (Message("user", "Why?"), Message("assistant", "So."))
+    assert [s.text for s in report.seeds[1:]] == [TEXT]
+    assert "or a question with its answer" in fails(jsonl(tmp_path / "b.jsonl", [{"x": 1}]))

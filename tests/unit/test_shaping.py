@@ -8,11 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from methods.drivers.shaping import RewardConfig, shape
+from methods.drivers import shaping
+from methods.drivers.shaping import TAGS, RewardConfig, format_term, without_spread
 
 VALUES = [0.1, 0.3, None, 0.2, 0.7, None]
 VALID = [True, True, True, True, True, False]
 GROUP = [0, 0, 0, 1, 1, 1]
+
+
+def shape(*given: Any) -> list[float | None]:
+    """The rewards of drafts whose form is not looked at."""
+    return shaping.shape(*given, [""] * len(given[0]))
 
 
 def test_a_batch_is_scaled_over_its_valid_scored_samples() -> None:
@@ -68,3 +74,35 @@ def test_order_range_and_none_hold_for_any_scores(rows: Any, scope: Any, invalid
             same = scope != "group" or group[i] == group[j]
             if ok and valid[j] and same and value is not None and values[j] is not None and value > values[j]:
                 assert reward is not None and rewards[j] is not None and reward >= rewards[j]
+
+
+def test_scores_are_cut_before_they_are_scaled() -> None:
+    plain = RewardConfig(scope="none", clip=(0.2, 0.5))
+    assert shape(VALUES, VALID, GROUP, plain) == [0.2, 0.3, None, 0.2, 0.5, -0.1]
+    assert shape([-5.0, 1.0, 9.0], [True] * 3, [0] * 3, RewardConfig(clip=(0.0, 2.0))) == [0.0, 0.5, 1.0]
+    with pytest.raises(ValueError, match="a lower and a higher"):
+        RewardConfig(clip=(1.0, 1.0))
+
+
+def test_the_format_term_is_added_to_valid_scored_samples_alone() -> None:
+    draft = "\n".join((TAGS[0], "Why?", TAGS[1], TAGS[2], "x" * 50, TAGS[3], TAGS[4], "So.", TAGS[5]))
+    config = RewardConfig(scope="none", format_term="tags")
+    values, valid = [0.5, None, 0.5, 0.5], [True, True, False, True]
+    got = shaping.shape(values, valid, [0] * 4, config, [draft, draft, draft, draft + "\nmore"])
+    assert got == [1.25, None, -0.1, pytest.approx(1.25 - 0.004)]
+    assert format_term(draft.replace(TAGS[2], ""), "tags") == 0.0 and format_term(draft, "none") == 0.0
+
+
+def test_the_released_format_term_charges_the_reasoning() -> None:
+    """Six tags on lines of their own give 0.75; 800 characters of reasoning make it negative (measured upstream)."""
+    short, long = (
+        "\n".join((TAGS[0], "Q?", TAGS[1], TAGS[2], "r" * size, TAGS[3], TAGS[4], "A", TAGS[5])) for size in (50, 800)
+    )
+    after = len(short.partition(TAGS[1])[2].strip())
+    assert format_term(short, "upstream") == pytest.approx(0.75 - 0.001 * after)
+    assert format_term(long, "upstream") == pytest.approx(format_term(short, "upstream") - 0.75)
+    assert format_term(short.replace("\n", " "), "upstream") < 0
+
+
+def test_groups_that_teach_nothing_are_counted() -> None:
+    assert without_spread([0.1, 0.1, 0.2, 0.3, None, 0.4, None, None], [0, 0, 1, 1, 2, 2, 3, 3]) == 3

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from evals.catalogue import list_suites, load_suite
-from evals.data import contamination_items, load_items, load_validation, load_validation_pool
+from evals.data import contamination_items, load_items, load_training, load_validation, load_validation_pool
 from evals.overlap import drop_overlaps, split_without_overlaps
 from evals.read import DataContext, read_file
 from evals.suite import Suite
 from harness.errors import ConfigError, InputError, PrerequisiteError
 from harness.lab.world import World
-from harness.types import Seed
+from harness.types import Message, Seed
 
 DOCS = Path(__file__).parents[2] / "docs" / "suites.md"
 
@@ -318,3 +318,15 @@ def test_real_medical_counts(real: DataContext) -> None:
     }
     assert counts == {"medqa": 1273, "mmlu_pro_health": 818, "pubmedqa": 500}
     assert len(load_validation_pool(suite, "clean", real)) == 1272
+
+
+def test_a_training_set_gives_labelled_seeds_that_no_test_or_guide_holds(real: DataContext) -> None:
+    suite = load_suite("pubmedqa")
+    items = load_training(suite, "cv_questions", real)
+    assert len(items) == 500 and items[0].messages[1].content.endswith(("yes.", "no.", "maybe."))
+    with pytest.raises(ConfigError, match="did you mean 'cv_questions'"):
+        suite.training_set("cv_question")
+    seeds = [Seed(i.id, None, (Message("user", i.text), Message("assistant", "x"))) for i in items]
+    split = split_without_overlaps(suite, "cv", 100, 0, seeds, real)
+    asked = {i.text for i in split.validation}
+    assert len(split.seeds) == 400 and not asked & {s.messages[0].content for s in split.seeds if s.messages}
