@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 import typing
 from pathlib import Path
 
@@ -26,16 +25,14 @@ def run_cli(*arguments: str, **options: typing.Any) -> subprocess.CompletedProce
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["lab", "build", "--help"]])
-def test_help_is_quick_and_imports_nothing_heavy(arguments: list[str]) -> None:
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys\n"
         "from harness.cli.main import main\n"
         "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
         f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
     )
-    started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
-    assert time.perf_counter() - started < 1.5
     assert done.stderr.strip() == "[]"
     assert "usage: harness" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100

@@ -46,11 +46,11 @@ def wait_for(condition: Any, seconds: float = 60.0) -> None:
 
 
 def test_killed_while_writing_shards_then_resumed_gives_the_same_rows(tmp_path: Path) -> None:
-    """Five kills at random moments; afterwards rows, rejects and account are those of an uninterrupted run."""
+    """Three kills at random moments; afterwards rows, rejects and account are those of an uninterrupted run."""
     rng = random.Random(3)
     events, store = tmp_path / "events.jsonl", tmp_path / "store"
     folder = stage_folder(store, slow_stage())
-    kills = 5
+    kills = 3
     for _ in range(kills):
         before = len(parts(folder))
         worker = start_worker(store, events, 0.004)
