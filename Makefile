@@ -76,7 +76,7 @@ lint: setup
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n $(JOBS) --durations=10
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/e2e -n $(JOBS) --dist loadfile --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/e2e -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=10
 
 clean:
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -27,6 +27,15 @@ in all: the first checkpoint, at 40, lies within an epoch.
 """
 
 
+LONGEST = ("test_pretrained.py", "test_vllm.py")
+"""Files that take minutes each."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files: processes take whole files, and the others would wait for one that began last."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The lab's models in the machine's cache."""
