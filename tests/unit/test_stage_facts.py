@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from harness.checks.needs import loads, make_sizer
 from harness.config import SignalChoice
-from harness.costs.records import Load
+from harness.costs.records import Cost, Load
 from harness.costs.sizer import no_models
 from harness.planning.costs import estimates, make_estimator
 from harness.planning.plan import make_plan
@@ -22,12 +23,23 @@ from methods.signals.catalogue import signal_classes, signal_needs
 EMBEDDER = "Qwen/Qwen3-Embedding-0.6B"
 SIGNALS = {found.name: found for found in signal_classes()[0]}
 DRIVERS = {found.name: found for found in driver_classes()[0]}
+LIMITS: dict[str, dict[str, Any]] = {"nano": {}, "qwen3-8b": {"seeds.limit": 2000}}
 PAIRINGS = [(d.name, s) for d in DRIVERS.values() if d.uses_signal for s in SIGNALS]
 
 
 def laid_out(tmp_path: Path, **options: Any) -> Assembly:
     sets = {"runtime.runs": str(tmp_path / "runs"), "models.embedder.id": EMBEDDER, **options.pop("sets", {})}
     return assemble(resolve_run(**{"method": "optimsyn", "sets": sets, **options}).config)
+
+
+@cache
+def unscored(driver: str, target: str) -> Cost:
+    """What scoring costs under a driver with the signal that computes nothing."""
+    free = laid_out(Path("none"), driver=driver, signal="constant", target=target, sets=LIMITS[target])
+    (stage,) = [stage for stage in free.stages if stage.signal == "constant"]
+    cost = estimates(free.stages, make_estimator(free.plan.config))[stage.identity]
+    assert cost is not None
+    return cost
 
 
 def scorers(signal: SignalChoice) -> set[str]:
@@ -39,17 +51,15 @@ def scorers(signal: SignalChoice) -> set[str]:
 @pytest.mark.parametrize("driver, signal", PAIRINGS)
 def test_the_scorer_is_in_memory_tokens_and_time(tmp_path: Path, driver: str, signal: str) -> None:
     target = "nano" if SIGNALS[signal].lab_only else "qwen3-8b"
-    sets = {"seeds.limit": 2000} if target != "nano" else {}
+    sets = LIMITS[target]
     # It has no pool under a driver that trains.
     own = {"signal.covers": "seeds"} if (driver, signal) == ("grpo", "facility_location") else {}
     assembly = laid_out(tmp_path, driver=driver, signal=signal, target=target, sets={**sets, **own})
     config = assembly.plan.config
     (scoring,) = [stage for stage in assembly.stages if stage.signal == signal]
     cost = estimates(assembly.stages, make_estimator(config))[scoring.identity]
-    free = laid_out(tmp_path, driver=driver, signal="constant", target=target, sets=sets)
-    (unscored,) = [stage for stage in free.stages if stage.signal == "constant"]
-    nothing = estimates(free.stages, make_estimator(free.plan.config))[unscored.identity]
-    assert cost is not None and cost.seconds is not None and nothing is not None and nothing.seconds is not None
+    nothing = unscored(driver, target)
+    assert cost is not None and cost.seconds is not None and nothing.seconds is not None
     held = {part.role for part in scoring.loads(make_sizer(config)).parts}
     for role in scorers(config.signal):
         assert role in held
