@@ -100,15 +100,15 @@ def check_conversations(check: ContaminationCheck, rows: Sequence[Conversation],
         score = float(shown_score(kind, pairs.score[k : k + 1], check.settings)[0])
         hits.append(
             Hit(
-                rows[row_of[document]].id,
-                PARTS[part_of[document]],
-                kind,
-                round(score, 6),
-                item.benchmark,
-                item.id,
-                bool(pairs.removes[k]),
-                _excerpt([shown]),
-                _excerpt(fields),
+                id=rows[row_of[document]].id,
+                part=PARTS[part_of[document]],
+                mode=kind,
+                score=round(score, 6),
+                benchmark=item.benchmark,
+                item_id=item.id,
+                removes=bool(pairs.removes[k]),
+                excerpt=_excerpt([shown]),
+                item_excerpt=_excerpt(fields),
             )
         )
     every = verdicts.pairs

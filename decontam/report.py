@@ -185,14 +185,14 @@ def benchmark_rates(check: ContaminationCheck, verdicts: Verdicts) -> list[Bench
         mine = side.benchmark_of == number
         rates.append(
             BenchmarkRate(
-                clean(name),
-                int(mine.sum()),
-                int((mine & side.empty).sum()),
-                int((mine & side.short).sum()),
-                {kind: int(mine[items].sum()) for kind, items in found.items()},
-                int((mine & touched).sum()),
-                int((mine & touched & side.short).sum()),
-                int((mine & side.partial).sum()),
+                benchmark=clean(name),
+                items=int(mine.sum()),
+                empty=int((mine & side.empty).sum()),
+                short=int((mine & side.short).sum()),
+                found={kind: int(mine[items].sum()) for kind, items in found.items()},
+                touched=int((mine & touched).sum()),
+                short_touched=int((mine & touched & side.short).sum()),
+                partial=int((mine & side.partial).sum()),
             )
         )
     return rates

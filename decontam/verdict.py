@@ -103,7 +103,16 @@ def decide(check: ContaminationCheck, results: Results, documents: int) -> Verdi
     pairs = _pairs(check, parts)
     removed = np.zeros(documents, np.bool_)
     removed[pairs.document[pairs.removes]] = True
-    return Verdicts(documents, pairs, removed, best, frequency, evidence, rare < 0.5, limit)
+    return Verdicts(
+        documents=documents,
+        pairs=pairs,
+        removed=removed,
+        best=best,
+        frequency=frequency,
+        evidence=evidence,
+        common=rare < 0.5,
+        common_limit=limit,
+    )
 
 
 def common_limit(settings: DecontamConfig, documents: int) -> int | None:

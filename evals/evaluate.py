@@ -190,10 +190,21 @@ def _check_references(b: Benchmark, items: Sequence[Item]) -> None:
 
 def _unmeasured(b: Benchmark) -> ColumnResult:
     if b.scorer == "none":
-        return ColumnResult(b.id, b.metric, 0, 0, None, None, "not measured", "declared as test text alone")
+        return ColumnResult(
+            column=b.id,
+            metric=b.metric,
+            n=0,
+            n_scored=0,
+            score=None,
+            stderr=None,
+            status="not measured",
+            reason="declared as test text alone",
+        )
     access = ", and its data are gated" if b.gated else ""
     reason = f"answers are scored by a judge model, which evaluation does not run{access}"
-    return ColumnResult(b.id, b.metric, 0, 0, None, None, "not measured", reason)
+    return ColumnResult(
+        column=b.id, metric=b.metric, n=0, n_scored=0, score=None, stderr=None, status="not measured", reason=reason
+    )
 
 
 @contextmanager
@@ -287,16 +298,16 @@ def _row(model: Any, b: Benchmark, item: Item, sample: Mapping[str, Any]) -> tup
         response, answer = sample["arguments"][best][1], sample["doc"]["continuations"][best]
         response_tokens, needed = lengths[best], prompt_tokens + max(lengths)
     row = ItemResult(
-        b.id,
-        item.id,
-        item.item_hash,
-        sample["prompt_hash"],
-        response,
-        answer,
-        None if b.metric == "loss" else value == 1.0,
-        value,
-        prompt_tokens + response_tokens,
-        item.cluster,
+        task=b.id,
+        item_id=item.id,
+        item_hash=item.item_hash,
+        prompt_hash=sample["prompt_hash"],
+        response=response,
+        answer=answer,
+        correct=None if b.metric == "loss" else value == 1.0,
+        value=value,
+        tokens=prompt_tokens + response_tokens,
+        cluster=item.cluster,
     )
     return row, needed
 

@@ -177,16 +177,16 @@ def bench_decontam(
     counted = TokenIds({}).of(texts)[0]
     server = _time_server(corpus, check) if os.environ.get("HARNESS_ES_URL") else None
     return DecontamBench(
-        ", ".join(train) if train else "made-up texts",
-        corpus.size,
-        len(counted) - corpus.size - 1,
-        len(asked),
-        ngrams,
-        prepared - started,
-        done - prepared,
-        int(verdicts.removed.sum()),
-        server,
-        tuple(_time_size(size, asked, settings, seed) for size in sizes),
+        where=", ".join(train) if train else "made-up texts",
+        documents=corpus.size,
+        tokens=len(counted) - corpus.size - 1,
+        items=len(asked),
+        ngrams=ngrams,
+        prepare=prepared - started,
+        check=done - prepared,
+        removed=int(verdicts.removed.sum()),
+        server=server,
+        sizes=tuple(_time_size(size, asked, settings, seed) for size in sizes),
     )
 
 

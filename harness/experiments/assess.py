@@ -193,7 +193,17 @@ def _world(
         return rankings, []
     strata = length_strata(samples, {w.item_id: w.question_type for w in worth})
     exam = load_exam(base, base.suite.guided_columns(base.config.guide.set)[0])
-    return rankings, _Tilting(world, scored, strata, samples, worth, pool, exam, store, shown).subsets(base, sizes)
+    return rankings, _Tilting(
+        world=world,
+        scored=scored,
+        strata=strata,
+        samples=samples,
+        worth=worth,
+        pool=pool,
+        exam=exam,
+        store=store,
+        shown=shown,
+    ).subsets(base, sizes)
 
 
 def _plan(world: int, arm: AssessArm, sets: Mapping[str, Any], sizes: AssessSizes, runs: str) -> Plan:
@@ -279,7 +289,18 @@ class _Tilting:
             means = {arm: m for arm, own in z.items() if (m := mean_of_scored(own, ids)) is not None}
             drop = before.loss - after.loss
             pairs, useful = stable_hash(ids), self._useful(ids)
-            found.append(Subset(self.world, name, tilt, pairs, useful, after.accuracy, drop, means))
+            found.append(
+                Subset(
+                    world=self.world,
+                    arm=name,
+                    tilt=tilt,
+                    pairs=pairs,
+                    useful=useful,
+                    accuracy=after.accuracy,
+                    loss_drop=drop,
+                    means=means,
+                )
+            )
         return found
 
     def _draw(self, values: Mapping[str, float], size: int, tilt: float, name: str) -> list[str]:

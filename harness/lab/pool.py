@@ -98,4 +98,13 @@ def first_pairs(world: World, count: int, seed: int) -> list[Sample]:
 def _sample(world: World, origin: str, index: int, messages: tuple[Message, ...]) -> Sample:
     source = f"lab:world-{world.number}:{origin}:{index}"
     identity = stable_hash(source, [m.content for m in messages])
-    return Sample(identity, (source,), None, stable_hash(source), messages, "", "lab wording", "stop")
+    return Sample(
+        id=identity,
+        seed_ids=(source,),
+        rubric_id=None,
+        prompt_hash=stable_hash(source),
+        messages=messages,
+        raw="",
+        generator="lab wording",
+        finish_reason="stop",
+    )

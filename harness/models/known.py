@@ -67,15 +67,15 @@ def known_models() -> dict[str, KnownModel]:
     shapes = known_shapes()
     return {
         name: KnownModel(
-            name,
-            entry["id"],
-            entry["licence"],
-            bool(entry.get("gated", False)),
-            entry["template"],
-            entry["context"],
-            entry["track"],
-            shapes[entry["shape"]],
-            PackagedFile(**entry["package"]) if "package" in entry else None,
+            name=name,
+            id=entry["id"],
+            licence=entry["licence"],
+            gated=bool(entry.get("gated", False)),
+            template=entry["template"],
+            context=entry["context"],
+            track=entry["track"],
+            shape=shapes[entry["shape"]],
+            package=PackagedFile(**entry["package"]) if "package" in entry else None,
         )
         for name, entry in _table()["models"].items()
     }

@@ -150,20 +150,24 @@ def make_plan(resolved: Resolved, replicates: int | None = None) -> PlanReport:
     known = [cost for cost in to_do if cost]
     needed = loads(config, stages)
     return PlanReport(
-        config,
-        (*_meaning(config, suite, estimator), *(("made from", origin.line()) for origin in assembly.upstream)),
-        lines,
-        needed,
-        deviations,
-        notes,
-        settings,
-        tuple(check_prerequisites(config, stages)),
-        tokens_by_model(known),
-        dollars(known) if len(known) == len(to_do) else None,
-        here,
-        device_lines(to_do, needed, here),
-        detectable(config, suite, assembly.guided_columns, replicates or find_target(config.target).replicates),
-        tuple(published(_reference(config.method).get("costs", ()), {x.kind: x.cost for x in lines if x.cost})),
+        config=config,
+        meaning=(*_meaning(config, suite, estimator), *(("made from", origin.line()) for origin in assembly.upstream)),
+        stages=lines,
+        loads=needed,
+        deviations=deviations,
+        notes=notes,
+        settings=settings,
+        problems=tuple(check_prerequisites(config, stages)),
+        tokens=tokens_by_model(known),
+        usd=dollars(known) if len(known) == len(to_do) else None,
+        here=here,
+        devices=device_lines(to_do, needed, here),
+        detectable=detectable(
+            config, suite, assembly.guided_columns, replicates or find_target(config.target).replicates
+        ),
+        published=tuple(
+            published(_reference(config.method).get("costs", ()), {x.kind: x.cost for x in lines if x.cost})
+        ),
     )
 
 

@@ -155,7 +155,9 @@ def _method(name: Any, driver: str | None) -> MethodInfo:
     """The method that is named, or a driver's pairing on neutral defaults, which is called by the driver."""
     known = plugins.names(plugins.METHODS)
     if driver is not None and (name is None or (name == driver and name not in known)):
-        return MethodInfo(driver, "", driver, NONE, None, (), None, {})
+        return MethodInfo(
+            name=driver, summary="", driver=driver, signal=NONE, preset=None, presets=(), folder=None, settings={}
+        )
     if name and name not in known and name in plugins.names(plugins.DRIVERS):
         raise ConfigError(f"there is no method '{name}', but a driver: --driver {name}")
     return find_method(_first(None, name, "a method or a driver: --method NAME, or --driver NAME"))

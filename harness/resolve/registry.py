@@ -99,15 +99,15 @@ def targets() -> dict[str, TargetInfo]:
     for path in sorted(_TARGETS.glob("*.yaml")):
         value = _read(path)
         found[path.stem] = TargetInfo(
-            path.stem,
-            value["summary"],
-            value["suite"],
-            value["default_scale"],
-            value["scales"],
-            value["settings"],
-            value.get("lab"),
-            value.get("rehearsal"),
-            value["replicates"],
+            name=path.stem,
+            summary=value["summary"],
+            suite=value["suite"],
+            default_scale=value["default_scale"],
+            scales=value["scales"],
+            settings=value["settings"],
+            lab=value.get("lab"),
+            rehearsal=value.get("rehearsal"),
+            replicates=value["replicates"],
         )
     return found
 

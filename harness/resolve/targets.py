@@ -129,9 +129,16 @@ def _on_tracks(name: str, model: Mapping[str, Any], default: str, tracks: Mappin
     scales = {t.name: _without_target(t) for t in real.values()}
     home = real[default]
     return TargetInfo(
-        name, f"{model['id']}, on track {default}", home.suite, default, scales, {"models": {"target": dict(model)}},
-        None, None, home.replicates,
-    )  # fmt: skip
+        name=name,
+        summary=f"{model['id']}, on track {default}",
+        suite=home.suite,
+        default_scale=default,
+        scales=scales,
+        settings={"models": {"target": dict(model)}},
+        lab=None,
+        rehearsal=None,
+        replicates=home.replicates,
+    )
 
 
 def _without_target(track: TargetInfo) -> dict[str, Any]:

@@ -53,14 +53,14 @@ def _columns(assembly: Assembly, summary: Summary) -> list[ColumnScore]:
     guided = set(assembly.guided_columns)
     return [
         ColumnScore(
-            c["column"],
-            c["metric"],
-            c["n"],
-            c["score"],
-            c["stderr"],
-            c["status"],
-            c["reason"],
-            c["column"] in guided,
+            column=c["column"],
+            metric=c["metric"],
+            n=c["n"],
+            score=c["score"],
+            stderr=c["stderr"],
+            status=c["status"],
+            reason=c["reason"],
+            guided=c["column"] in guided,
         )
         for c in summary.notes["columns"]
     ]
@@ -81,20 +81,44 @@ def _notes(assembly: Assembly, summaries: Mapping[str, Summary], kind: Kind) -> 
     return summaries[assembly.only(kind).identity].notes
 
 
+def _costs(assembly: Assembly, summaries: Mapping[str, Summary]) -> list[StageCost]:
+    return [
+        StageCost(
+            stage=stage.name,
+            role=u.role,
+            model=u.model,
+            prompt_tokens=u.prompt_tokens,
+            completion_tokens=u.completion_tokens,
+            calls=u.calls,
+            seconds=u.seconds,
+            flops=u.flops,
+        )
+        for stage in assembly.stages
+        for u in summaries[stage.identity].usage
+    ]
+
+
+def _counts(assembly: Assembly, summaries: Mapping[str, Summary]) -> list[StageCount]:
+    return [
+        StageCount(
+            stage=stage.name,
+            identity=stage.identity,
+            rows_in=s.rows_in,
+            kept=s.kept,
+            rejected=s.rejected,
+            seconds=s.seconds,
+            shortened=s.shortened,
+            mended=s.mended,
+        )
+        for stage in assembly.stages
+        for s in (summaries[stage.identity],)
+    ]
+
+
 def _record(
     assembly: Assembly, store: Path, folder: Path, summaries: Mapping[str, Summary], samples: Sequence[Sample]
 ) -> RunRecord:
     c = assembly.plan.config
-    cost = [
-        StageCost(stage.name, u.role, u.model, u.prompt_tokens, u.completion_tokens, u.calls, u.seconds, u.flops)
-        for stage in assembly.stages
-        for u in summaries[stage.identity].usage
-    ]
-    counts = [
-        StageCount(stage.name, stage.identity, s.rows_in, s.kept, s.rejected, s.seconds, s.shortened, s.mended)
-        for stage in assembly.stages
-        for s in (summaries[stage.identity],)
-    ]
     columns = _scores(assembly, store, summaries, "tuned_answers")
     base_columns = _scores(assembly, store, summaries, "base_answers")
     return RunRecord(
@@ -114,8 +138,8 @@ def _record(
         guided_columns=assembly.guided_columns,
         columns=columns,
         base_columns=base_columns,
-        cost=cost,
-        counts=counts,
+        cost=_costs(assembly, summaries),
+        counts=_counts(assembly, summaries),
         validity_flags=_flags(assembly, summaries),
         data_metrics=_data_metrics(samples),
         contamination=_notes(assembly, summaries, "gated")["contamination"],

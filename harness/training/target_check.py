@@ -75,7 +75,20 @@ def _check_trainer(model: Any, tokenizer: Any, recipe: Recipe, path: str, dtype:
     from harness.training.sft import make_trainer
 
     with tempfile.TemporaryDirectory() as folder:
-        job = Job(path, (), recipe, 0, folder, "checked", dtype, None, 1, False, False, TrainingConfig())
+        job = Job(
+            model_path=path,
+            samples=(),
+            recipe=recipe,
+            seed=0,
+            folder=folder,
+            output="checked",
+            dtype=dtype,
+            revision=None,
+            save_every=1,
+            save_adam=False,
+            keep_epochs=False,
+            training=TrainingConfig(),
+        )
         trainer = make_trainer(job, model, tokenizer, [Encoded((0, 1, 2), 1)] * recipe.batch_size)
         trainer.create_optimizer()
         return check_master(trainer)

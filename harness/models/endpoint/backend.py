@@ -190,12 +190,14 @@ def _after_repair(first: Completion, second: Completion) -> Completion:
     """The repaired answer; where the repair brought nothing, the first one. Both are paid for."""
     kept, other = (first, second) if second.failure else (second, first)
     return Completion(
-        kept.text,
-        kept.finish_reason,
-        kept.prompt_tokens,
-        kept.completion_tokens,
-        kept.failure,
-        first.calls + second.calls,
-        first.extra_prompt_tokens + second.extra_prompt_tokens + other.prompt_tokens,
-        first.extra_completion_tokens + second.extra_completion_tokens + other.completion_tokens,
+        text=kept.text,
+        finish_reason=kept.finish_reason,
+        prompt_tokens=kept.prompt_tokens,
+        completion_tokens=kept.completion_tokens,
+        failure=kept.failure,
+        calls=first.calls + second.calls,
+        extra_prompt_tokens=first.extra_prompt_tokens + second.extra_prompt_tokens + other.prompt_tokens,
+        extra_completion_tokens=first.extra_completion_tokens
+        + second.extra_completion_tokens
+        + other.completion_tokens,
     )

@@ -201,7 +201,16 @@ class Endpoint:
             exhausted = (failures >= self._service.attempts and healthy) or paid >= PAID_TRIES
             if not outcome.retry or exhausted:
                 self._give_up(outcome)
-                return Reply({}, 0, 0, extra_prompt, extra_completion, calls, outcome.reason, outcome.detail)
+                return Reply(
+                    value={},
+                    prompt_tokens=0,
+                    completion_tokens=0,
+                    extra_prompt_tokens=extra_prompt,
+                    extra_completion_tokens=extra_completion,
+                    calls=calls,
+                    reason=outcome.reason,
+                    detail=outcome.detail,
+                )
             await self._pause(outcome, failures, started)
 
     def _spent(self, request: Request, outcome: Outcome) -> tuple[int, int]:
