@@ -93,7 +93,7 @@ def test_what_cannot_be_asked_is_said_and_is_no_pair(generator: ExtractiveGenera
         (request(ASPIRIN, "short answer", "medieval bridges"), "no sentence with medieval bridges"),
         (request(ASPIRIN, "good", "a number"), "names no question type"),
         (request("???", "essay", "a finding"), "no sentence that can stand alone"),
-        (PromptRequest((), {}), "names no question type"),
+        (PromptRequest((), {}), "no sentence that can stand alone"),
     ]
     for (asked, says), completion in zip(cases, generator.generate([c[0] for c in cases], SAMPLING, 0), strict=True):
         assert says in json.loads(completion.text)["error"], asked
