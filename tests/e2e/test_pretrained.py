@@ -9,8 +9,8 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ from harness.errors import PrerequisiteError
 from harness.models.backend import PromptRequest, Sampling
 from harness.models.dequantise import ensure_converted
 from harness.models.tokenizers import load_tokenizer
-from harness.models.transformers_backend import TransformersBackend, load_causal_lm
+from harness.models.transformers_backend import TransformersBackend, decode, load_causal_lm
 from harness.models.vllm.command import MODEL as SERVED
 from harness.models.vllm.command import Weights, find_python
 from harness.models.vllm.server import VllmServer
+from harness.training.adam_state import load_adam_state
 from harness.training.batches import Layout, collate
 from harness.training.chat import Encoded, encode, prompt_ids
 from harness.training.recipe import LoraSettings, Recipe
@@ -35,7 +36,7 @@ from harness.training.sft import finetune
 from harness.types import Message, Sample, stable_hash
 from methods.signals.base import Archive, SignalContext, TargetState, ValidationExample, WarmCheckpoint
 from methods.signals.local_influence.signal import LocalInfluenceSettings, LocalInfluenceSignal
-from methods.signals.target.warm import open_warm
+from methods.signals.target.warm import open_warm, read_adapter
 from support.commands import Harness, finished, rows, run_folders, stage_folder
 
 pytestmark = pytest.mark.slow
@@ -44,9 +45,22 @@ MODEL = "package:smollm2-135m-instruct"
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 """What the model's template says where a conversation has no system turn."""
 LENGTH = 256
-LORA = LoraSettings(8, 16, 0.0, ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
-RECIPE = Recipe(5e-4, 1, 8, 8, "linear", 0.03, 0.0, 0.95, LENGTH, LORA)
-TRAINED, HELD_OUT, ASKED, SCORED, GUIDES = 48, 16, 20, 64, 2
+MATRICES = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
+ADAPTED = tuple(f"{layer}.{matrix}" for layer in range(22, 30) for matrix in MATRICES)
+"""The matrices of the last 8 of 30 layers: what lies below them needs no gradient, which halves the time."""
+LORA = LoraSettings(8, 16, 0.0, ADAPTED)
+RECIPE = Recipe(2e-3, 1, 4, 4, "linear", 0.03, 0.0, 0.95, LENGTH, LORA)
+STEP = 2e-4
+"""Rate of the step that influence is about, the track's: of one as large as this training's, first order tells less."""
+TRAINED, HELD_OUT, ASKED, SCORED, GUIDES = 24, 8, 20, 64, 1
 """Pairs that are trained on, whose loss is compared, that are asked, that are scored, and that guide."""
 
 
@@ -77,52 +91,75 @@ def sample(question: str, answer: str) -> Sample:
     return Sample(stable_hash(question), ("d",), None, "", turns, answer, "people", "stop")
 
 
+def fine_tune(base: Path, pairs: Sequence[Sample], folder: Path, dtype: str) -> WarmCheckpoint:
+    """An adapter that was trained on `pairs`, with Adam's moments."""
+    finetune(base, pairs, RECIPE, seed=0, folder=folder, output="adapter", dtype=dtype, save_adam=True)
+    return WarmCheckpoint(folder / "adapter", folder / "adapter" / "adam.safetensors")
+
+
 @pytest.fixture(scope="module")
-def tuned(base: Path, pairs: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter that was trained on real pairs in float32, with Adam's moments beside it."""
-    folder = tmp_path_factory.mktemp("tuned")
-    finetune(base, pairs[:TRAINED], RECIPE, seed=0, folder=folder, output="adapter", save_adam=True)
-    return folder / "adapter"
+def tuned(base: Path, pairs: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> TargetState:
+    """The model after a fine-tuning on real pairs in float32, as signals see it."""
+    checkpoint = fine_tune(base, pairs[:TRAINED], tmp_path_factory.mktemp("tuned"), "float32")
+    return TargetState(base, "rev", LENGTH, "float32", checkpoints=(checkpoint,))
 
 
-def state(base: Path, adapter: Path, dtype: str = "float32") -> TargetState:
-    """The tuned model as signals see it."""
-    return TargetState(base, "rev", LENGTH, dtype, checkpoints=(WarmCheckpoint(adapter, adapter / "adam.safetensors"),))
+@pytest.fixture(scope="module")
+def warm(tuned: TargetState) -> tuple[Any, Any]:
+    """That model, loaded once for all that read it, with nothing but its adapter trainable, and its tokenizer."""
+    return open_warm(tuned, "float32")
 
 
-def codes(base: Path, pairs: Sequence[Sample]) -> list[Encoded]:
+@pytest.fixture(scope="module")
+def chosen(pairs: list[Sample]) -> list[Sample]:
+    """The shortest pairs that were not trained on: the first guide, the others are scored."""
+    short = sorted(pairs[TRAINED:], key=lambda pair: sum(len(turn.content) for turn in pair.messages))
+    return short[: GUIDES + SCORED]
+
+
+def influence(chosen: Sequence[Sample], tuned: TargetState, form: str) -> tuple[list[float], list[Encoded]]:
+    """A form of local influence on the scored pairs, and the conversations that it took gradients of for that."""
+    signal = LocalInfluenceSignal(LocalInfluenceSettings.model_validate({"form": form, "learning_rate": STEP}))
+    guides = [ValidationExample(pair.id, pair.messages) for pair in chosen[:GUIDES]]
+    signal.prepare(SignalContext(seed=0, validation=guides, batch_size=8), tuned)
+    seen: list[Encoded] = []
+    plain = signal._gradients.stream
+    signal._gradients.stream = lambda items, *rest: (seen.extend(items), plain(items, *rest))[1]  # type: ignore
+    return [score.value for score in signal.score(chosen[GUIDES:], Archive())], seen
+
+
+@pytest.fixture(scope="module")
+def first_order(chosen: list[Sample], tuned: TargetState) -> tuple[list[float], list[Encoded]]:
+    """The first-order form's scores, and what they were taken of."""
+    return influence(chosen, tuned, "first_order")
+
+
+def codes(tokenizer: Any, pairs: Sequence[Sample]) -> list[Encoded]:
     """Pairs as training sees them."""
-    tokenizer = load_tokenizer(base)
     return [encode(tokenizer, pair.messages, LENGTH) for pair in pairs]
 
 
 def losses(model: Any, items: Sequence[Encoded], layout: Layout = "right") -> torch.Tensor:
     """Mean loss of every item's completion, [N], all of them in one batch."""
     batch = collate(items, [1.0] * len(items), 0, layout, "cpu")
-    read = model(input_ids=batch.ids, position_ids=batch.positions, attention_mask=batch.attention, use_cache=False)
-    logits = read.logits.flatten(0, 1)[batch.predicting].float()
+    whole = model.get_base_model()
+    read = whole.model(
+        input_ids=batch.ids, position_ids=batch.positions, attention_mask=batch.attention, use_cache=False
+    )
+    # A fifth of the model's work is its head: only what predicts a completion goes through it.
+    logits = whole.lm_head(read.last_hidden_state.flatten(0, 1)[batch.predicting])
     each = torch.nn.functional.cross_entropy(logits, batch.labels, reduction="none") * batch.shares
     sizes = [item.completion_length for item in items]
     return torch.stack([part.sum() for part in each.split(sizes)])
 
 
-def held_out(base: Path, adapter: Path, pairs: Sequence[Sample]) -> float:
-    """Mean loss in float32 of pairs that were not trained on."""
-    model, _ = open_warm(state(base, adapter), "float32")
-    with torch.no_grad():
-        return float(losses(model, codes(base, pairs)).mean())
-
-
-def test_trained_scored_tested_and_prompted_tokens_are_the_same(base: Path, pairs: list[Sample], tuned: Path) -> None:
+def test_trained_scored_tested_and_prompted_tokens_are_the_same(
+    base: Path, chosen: list[Sample], first_order: tuple[list[float], list[Encoded]]
+) -> None:
     """The template writes a system turn of its own, once, in every stage."""
     tokenizer = load_tokenizer(base)
     tested = load_model(str(base), 2, True, "float32")
-    signal, _ = prepared(base, tuned, pairs, "first_order")
-    seen: list[Encoded] = []
-    plain = signal._gradients.stream
-    signal._gradients.stream = lambda items, *rest: (seen.extend(items), plain(items, *rest))[1]  # type: ignore
-    signal.score(pairs[:4], Archive())
-    for pair, scored in zip(pairs[:4], seen, strict=True):
+    for pair, scored in zip(chosen[GUIDES:], first_order[1], strict=True):
         question, answer = pair.messages
         trained = encode(tokenizer, pair.messages, LENGTH)
         begin, end = trained.ids[: trained.prompt_length], trained.ids[trained.prompt_length :]
@@ -136,17 +173,14 @@ def test_trained_scored_tested_and_prompted_tokens_are_the_same(base: Path, pair
         assert scored == trained
 
 
-def test_a_fine_tuned_model_stops_by_itself(base: Path, pairs: list[Sample], tuned: Path, tmp_path: Path) -> None:
+def test_a_fine_tuned_model_stops_by_itself(pairs: list[Sample], warm: tuple[Any, Any]) -> None:
     """Though the token that ends an answer also pads: were it masked, nothing would teach to stop."""
-    model, tokenizer = open_warm(state(base, tuned), "float32")
-    merged = model.merge_and_unload()
-    merged.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    backend = TransformersBackend(tmp_path, name="tuned")
-    asked = [PromptRequest((pair.messages[0],)) for pair in pairs[-ASKED:]]
-    done = backend.generate(asked, Sampling(0, 1, 60), 0)
-    assert sum(c.finish_reason == "stop" for c in done) >= 0.9 * ASKED, [c.text for c in done]
-    assert all(c.text.strip() for c in done)
+    model, tokenizer = warm
+    asked = [prompt_ids(tokenizer, [pair.messages[0]]) for pair in pairs[-ASKED:]]
+    done = decode(model, tokenizer, asked, 60, do_sample=False)
+    texts = [tokenizer.decode(answer.ids, skip_special_tokens=True).strip() for answer in done]
+    assert sum(answer.ended for answer in done) >= 0.9 * ASKED, texts
+    assert all(texts)
 
 
 def gradients(model: Any, items: Sequence[Encoded], layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:
@@ -158,14 +192,15 @@ def gradients(model: Any, items: Sequence[Encoded], layout: Layout) -> tuple[tor
     return found.detach(), torch.cat(trained)
 
 
-def test_layouts_and_types_give_the_same_losses_and_gradients(base: Path, pairs: list[Sample], tuned: Path) -> None:
+def test_layouts_and_types_give_the_same_losses_and_gradients(pairs: list[Sample], warm: tuple[Any, Any]) -> None:
     """Padded and packed batches against items one by one to 1e-4.
 
-    Under bfloat16 autocast the items' mean loss keeps to 10 % and the gradient's cosine to 0.8 (seen: 4 % and
-    0.90): this model's large activations cost bits, and answers of twenty tokens average little out.
+    Under bfloat16 autocast the items' mean loss keeps to 5 % and the gradient's cosine to 0.95 (seen: 0.3 % and 0.999).
+    With an adapter in all layers 9 % and 0.90 were seen: this model's large activations cost bits, and answers of
+    twenty tokens average little out.
     """
-    model, _ = open_warm(state(base, tuned), "float32")
-    items = sorted(codes(base, pairs[:5]), key=lambda item: len(item.ids))
+    model, tokenizer = warm
+    items = sorted(codes(tokenizer, pairs[:3]), key=lambda item: len(item.ids))
     alone = [gradients(model, [item], "right") for item in items]
     loss, gradient = torch.cat([one for one, _ in alone]), torch.stack([g for _, g in alone]).mean(dim=0)
 
@@ -184,76 +219,79 @@ def test_layouts_and_types_give_the_same_losses_and_gradients(base: Path, pairs:
     cosine = float(torch.nn.functional.cosine_similarity(narrow[1], gradient, dim=0))
     mean = float(narrow[0].mean() / loss.mean())
     print(f"bfloat16 autocast: mean loss by a factor of {mean:.4f}, cosine of the gradients {cosine:.4f}")
-    assert abs(mean - 1) < 0.1 and cosine > 0.8
+    assert abs(mean - 1) < 0.05 and cosine > 0.95
 
 
-def test_bfloat16_learns_what_float32_learns(base: Path, pairs: list[Sample], tmp_path: Path) -> None:
-    """At the learning rate of the track `laptop`; at two and a half times of it the two are 1.9 % apart."""
-    recipe = replace(RECIPE, learning_rate=2e-4)
-    for name, dtype in (("wide", "float32"), ("narrow", "bfloat16")):
-        options = {"seed": 0, "folder": tmp_path / name, "output": "adapter", "dtype": dtype, "save_adam": True}
-        finetune(base, pairs[:TRAINED], recipe, **options)
-    rest = pairs[TRAINED : TRAINED + HELD_OUT]
-    model, _ = load_causal_lm(base)
+def weights(model: Any) -> dict[str, torch.nn.Parameter]:
+    """The adapter's weights by name."""
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+@contextmanager
+def restored(model: Any) -> Iterator[dict[str, torch.Tensor]]:
+    """A copy of the adapter's weights, which are put back at the end."""
+    kept = {name: weight.detach().clone() for name, weight in weights(model).items()}
+    yield kept
     with torch.no_grad():
-        untrained = float(losses(model, codes(base, rest)).mean())
-    wide, narrow = (held_out(base, tmp_path / name / "adapter", rest) for name in ("wide", "narrow"))
+        for name, weight in weights(model).items():
+            weight.copy_(kept[name])
+
+
+def test_bfloat16_learns_what_float32_learns(
+    base: Path, pairs: list[Sample], warm: tuple[Any, Any], tmp_path: Path
+) -> None:
+    """The held-out loss in float32 of what was trained in either type."""
+    narrow_adapter = fine_tune(base, pairs[:TRAINED], tmp_path, "bfloat16")
+    model, tokenizer = warm
+    rest = codes(tokenizer, pairs[TRAINED : TRAINED + HELD_OUT])
+    with torch.no_grad(), restored(model):
+        wide = float(losses(model, rest).mean())
+        with model.disable_adapter():
+            untrained = float(losses(model, rest).mean())
+        read_adapter(model, narrow_adapter, weights(model))
+        narrow = float(losses(model, rest).mean())
     print(f"held-out loss: {untrained:.3f} untrained, {wide:.3f} in float32, {narrow:.3f} in bfloat16")
     assert wide < 0.9 * untrained
-    # 0.03 % were seen on a processor without bfloat16 arithmetic.
+    assert narrow != wide
     assert narrow == pytest.approx(wide, rel=0.02)
 
 
-def guides(pairs: Sequence[Sample]) -> list[ValidationExample]:
-    """Pairs that guide: the first ones."""
-    return [ValidationExample(pair.id, pair.messages) for pair in pairs[:GUIDES]]
-
-
-def prepared(base: Path, adapter: Path, pairs: Sequence[Sample], form: str) -> tuple[LocalInfluenceSignal, Any]:
-    """The signal at the tuned model, ready to score, and its facts."""
-    signal = LocalInfluenceSignal(LocalInfluenceSettings.model_validate({"form": form}))
-    context = SignalContext(seed=0, validation=guides(pairs), batch_size=8)
-    return signal, signal.prepare(context, state(base, adapter))
-
-
-def real_steps(base: Path, adapter: Path, pairs: Sequence[Sample], signal: LocalInfluenceSignal) -> list[float]:
+def real_steps(warm: tuple[Any, Any], checkpoint: WarmCheckpoint, chosen: Sequence[Sample]) -> list[float]:
     """By how much one step of torch's AdamW on each pair lowers the loss of the guides, from the adapter as it was."""
-    model, _ = open_warm(state(base, adapter), "float32")
-    (point,) = signal._points
-    named = dict(model.named_parameters())
-    weights = {name: named[name] for name in point.adapter}
-    for name, parameter in named.items():
-        parameter.requires_grad_(name in weights)
-    items, guiding = codes(base, pairs[GUIDES:]), codes(base, pairs[:GUIDES])
-    found = []
-    with torch.no_grad():
-        before = float(losses(model, guiding).double().mean())
-    for item in items:
-        betas = (point.state.beta1, point.state.beta2)
-        optimizer = torch.optim.AdamW(
-            weights.values(), lr=point.learning_rate, betas=betas, eps=point.state.eps, weight_decay=0.0
-        )
-        for name, weight in weights.items():
-            moments = {"exp_avg": point.state.first[name].clone(), "exp_avg_sq": point.state.second[name].clone()}
-            optimizer.state[weight] = {"step": torch.tensor(float(point.state.step)), **moments}
-        optimizer.zero_grad()
-        losses(model, [item]).sum().backward()
-        optimizer.step()
+    model, tokenizer = warm
+    items, guiding = codes(tokenizer, chosen[GUIDES:]), codes(tokenizer, chosen[:GUIDES])
+    trained = weights(model)
+    state = load_adam_state(checkpoint.adam, trained, checkpoint.adapter)
+    betas = (state.beta1, state.beta2)
+
+    def guide_loss() -> float:
         with torch.no_grad():
-            found.append(before - float(losses(model, guiding).double().mean()))
-            for name, weight in weights.items():
-                weight.copy_(point.adapter[name])
+            return float(losses(model, guiding).double().mean())
+
+    found, before = [], guide_loss()
+    for item in items:
+        with restored(model):
+            optimizer = torch.optim.AdamW(trained.values(), lr=STEP, betas=betas, eps=state.eps, weight_decay=0.0)
+            for name, weight in trained.items():
+                moments = {"exp_avg": state.first[name].clone(), "exp_avg_sq": state.second[name].clone()}
+                optimizer.state[weight] = {"step": torch.tensor(float(state.step)), **moments}
+            optimizer.zero_grad()
+            losses(model, [item]).sum().backward()
+            optimizer.step()
+            found.append(before - guide_loss())
     return found
 
 
-def test_influence_is_what_a_real_step_does(base: Path, pairs: list[Sample], tuned: Path) -> None:
+def test_influence_is_what_a_real_step_does(
+    chosen: list[Sample],
+    tuned: TargetState,
+    warm: tuple[Any, Any],
+    first_order: tuple[list[float], list[Encoded]],
+) -> None:
     """Over real pairs: both forms of local influence against the loss after a real optimizer step."""
-    short = sorted(pairs[TRAINED:], key=lambda pair: sum(len(turn.content) for turn in pair.messages))
-    chosen, values = short[: GUIDES + SCORED], {}
-    for form in ("exact", "first_order"):
-        signal, _ = prepared(base, tuned, chosen, form)
-        values[form] = [score.value for score in signal.score(chosen[GUIDES:], Archive())]
-    stepped = real_steps(base, tuned, chosen, signal)
+    values = {"exact": influence(chosen, tuned, "exact")[0], "first_order": first_order[0]}
+    stepped = real_steps(warm, tuned.checkpoints[0], chosen)
+    assert len(stepped) == SCORED
     agreement = {form: float(spearmanr(found, stepped).statistic) for form, found in values.items()}
     print(f"rank correlation with real steps over {SCORED} pairs: {agreement}")
     assert agreement["exact"] >= 0.99
@@ -263,18 +301,19 @@ def test_influence_is_what_a_real_step_does(base: Path, pairs: list[Sample], tun
 def options(runs: Path, documents: Path) -> list[str]:
     """A whole run of the track at its smallest: the model writes, is fine-tuned and is tested."""
     sets = {
-        "seeds.limit": 8,
-        "synthesis.shard_size": 4,
+        "seeds.limit": 6,
+        "synthesis.shard_size": 3,
         "models.writer.max_length": 384,
         "models.generator.max_length": 512,
         "sft.epochs": 1,
-        "eval.limit": 2,
+        "sft.batch_size": 2,
+        "eval.limit": 1,
         "runtime.threads": 1,
         "runtime.runs": runs,
     }
     return [
         *("run", "--method", "static", "--target", "smollm2-135m-instruct", "--suite", "pubmedqa", "--quiet"),
-        *("--seeds", str(documents), "--budget", "4"),
+        *("--seeds", str(documents), "--budget", "2"),
         *(word for key, value in sets.items() for word in ("--set", f"{key}={value}")),
     ]
 
@@ -285,14 +324,14 @@ def test_from_the_package_to_a_tuned_model_killed_once(
     monkeypatch.setenv("HARNESS_DATA", str(test_data))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     process = Harness(options(tmp_path / "runs", test_data / "seeds" / "pubmed_ncbi_disease.jsonl.gz"), tmp_path)
-    process.until(lambda: bool(list((tmp_path / "runs" / ".stages").glob("*/part-*.parquet"))[1:]))
+    process.until(lambda: bool(list((tmp_path / "runs" / ".stages").glob("*/part-*.parquet"))))
     process.kill()
     (run,) = run_folders(tmp_path / "runs")
     assert not (run / "record.json").exists()
     finished(["resume", str(run), "--quiet"], tmp_path)
     record = json.loads((run / "record.json").read_text(encoding="utf-8"))
     counts = {count["stage"]: count for count in record["counts"]}
-    assert counts["dataset"]["kept"] == 4
+    assert counts["dataset"]["kept"] == 2
     made = counts["regenerate"]
     assert made["rows_in"] == made["kept"] + sum(made["rejected"].values())
     # What the weights are is said wherever somebody may meet them.
@@ -300,11 +339,10 @@ def test_from_the_package_to_a_tuned_model_killed_once(
         text = (run / place).read_text(encoding="utf-8")
         assert re.search("dequantised.from.Q4_1", text), place
     model, tokenizer = load_causal_lm(run / "model")
-    assert SYSTEM in tokenizer.decode(prompt_ids(tokenizer, [Message("user", "What causes gout?")]))
-    (done,) = TransformersBackend(run / "model", name="tuned").generate(
-        [PromptRequest((Message("user", "What causes gout?"),))], Sampling(0, 1, 40), 0
-    )
-    assert done.text.strip()
+    asked = prompt_ids(tokenizer, [Message("user", "What causes gout?")])
+    assert SYSTEM in tokenizer.decode(asked)
+    (done,) = decode(model, tokenizer, [asked], 10, do_sample=False)
+    assert tokenizer.decode(done.ids, skip_special_tokens=True).strip()
     columns = {column["task"] for column in rows(stage_folder(run, "evaluate"))}
     assert columns == {"pubmedqa"}
     assert model.dtype == torch.float32
@@ -319,8 +357,8 @@ def test_a_server_answers_to_the_token_as_the_process_does(base: Path, pairs: li
     except PrerequisiteError as error:
         pytest.skip(str(error))
     backend = TransformersBackend(base, name="model")
-    asked = [pair.messages[0] for pair in pairs[:6]]
-    own = backend.generate([PromptRequest((question,)) for question in asked], Sampling(0, 1, 24), 0)
+    asked = [pair.messages[0] for pair in pairs[:4]]
+    own = backend.generate([PromptRequest((question,)) for question in asked], Sampling(0, 1, 16), 0)
     server = VllmServer(Weights(str(base), "float32", None, 1024, 8), small, tmp_path)
     tokenizer = load_tokenizer(base)
     try:
@@ -329,7 +367,7 @@ def test_a_server_answers_to_the_token_as_the_process_does(base: Path, pairs: li
             body = {
                 "model": SERVED,
                 "prompt": prompt_ids(tokenizer, [question]),
-                "max_tokens": 24,
+                "max_tokens": 16,
                 "temperature": 0,
                 "return_token_ids": True,
             }
