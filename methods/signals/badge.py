@@ -23,8 +23,9 @@ from pydantic import Field
 from harness.errors import StageError
 from harness.facts import Fact
 from harness.training.checks import Check
-from harness.types import Sample, Score, derive_seed, stable_hash
+from harness.types import Score, Seed, derive_seed, stable_hash
 from methods.signals.base import Item, ModelUse
+from methods.signals.items import UNLABELLED, unlabelled
 from methods.signals.loss import LossSettings
 from methods.signals.sets import SetItem, SetSignal
 from methods.signals.target.base import Passes, TargetReader
@@ -57,6 +58,7 @@ class BadgeSignal(SetSignal[BadgeSettings], TargetReader[BadgeSettings]):
     name = "badge"
     summary = "chooses sets: head gradients that are large and unlike each other, by k-means++ (BADGE)"
     range = (0.0, None)
+    items = frozenset({"sample", "seed"})
     Settings = BadgeSettings
 
     @classmethod
@@ -68,6 +70,11 @@ class BadgeSignal(SetSignal[BadgeSettings], TargetReader[BadgeSettings]):
     def uses(cls, settings: BadgeSettings) -> tuple[ModelUse, ...]:
         """One forward pass."""
         return (ModelUse("target"),)
+
+    @classmethod
+    def unscorable(cls, seed: Seed) -> str:
+        """It reads the target after the reference answer."""
+        return unlabelled(seed)
 
     def checks(self) -> list[Check]:
         """Whether padding changes no score, and the closed form holds of this model's head."""
@@ -96,16 +103,17 @@ class BadgeSignal(SetSignal[BadgeSettings], TargetReader[BadgeSettings]):
             Fact("checkpoint", self.settings.checkpoint, "checkpoint that is read"),
         ]
 
-    def represent(self, samples: Sequence[Sample]) -> list[SetItem | str]:
+    def represent(self, items: Sequence[Item]) -> list[SetItem | str]:
         """Gradients, projected or by their factors."""
         from methods.signals.target.head import head_gradients
 
         started = time.perf_counter()
-        codes = [self.encode(s.messages) for s in samples]
-        usable = [i for i, code in enumerate(codes) if code.completion_length]
-        found: list[SetItem | str] = ["no completion token left"] * len(samples)
+        turns = [self.conversation(item) for item in items]
+        codes = [self.encode(messages) if messages else None for messages in turns]
+        usable = [i for i, code in enumerate(codes) if code is not None and code.completion_length]
+        found: list[SetItem | str] = ["no completion token left" if m else UNLABELLED for m in turns]
         if usable:
-            own = [codes[i] for i in usable]
+            own = [code for code in codes if code is not None and code.completion_length]
             pad, tokens = self.tokenizer.pad_token_id, self.context.scoring.batch_tokens
             for at, g in head_gradients(self.model, pad, tokens, own, self.settings.label):
                 found[usable[at]] = SetItem(self._kept(g), own[at].counts)

@@ -26,8 +26,8 @@ from methods.signals.diagnostics import score_facts
 
 Item: TypeAlias = Sample | Seed
 
-Use: TypeAlias = Literal["selection", "reward"]
-"""What becomes of scores: pairs are chosen by them out of a pool, or a model is trained on them."""
+Use: TypeAlias = Literal["selection", "reward", "seeds"]
+"""What becomes of scores: pairs are chosen by them out of a pool, a model is trained on them, or seeds are chosen."""
 
 
 NEEDS: Mapping[str, str] = MappingProxyType(
@@ -171,10 +171,10 @@ class Signal(Plugin, ABC, Generic[S]):
 
     Declared on the class, beside what every plug-in declares (`harness.choice.Plugin`): `direction` says which values
     are better, `range` bounds them where they are bounded, `items` which items can be scored. `unit` is `set` for a
-    signal that chooses sets (`methods.signals.sets.SetSignal`). `reads_validation`: it sees
-    labelled validation items. `reads_seeds`: it compares with the run's documents. `student_aware`: it reads the
-    target. `stateful`: a score depends on what was accepted before. `lab_only`: it reads the lab's truth, and is never
-    ranked.
+    signal that chooses sets (`methods.signals.sets.SetSignal`). `reads_validation`: it sees labelled validation items.
+    `reads_seeds`: it compares with the run's documents. `student_aware`: it reads the target. `drawn`: a score is a
+    random draw, which a loop draws anew in every round. `stateful`: a score depends on what was accepted before.
+    `lab_only`: it reads the lab's truth, and is never ranked.
     """
 
     group = plugins.SIGNALS
@@ -186,6 +186,7 @@ class Signal(Plugin, ABC, Generic[S]):
     reads_validation: ClassVar[bool] = False
     reads_seeds: ClassVar[bool] = False
     student_aware: ClassVar[bool] = False
+    drawn: ClassVar[bool] = False
     stateful: ClassVar[bool] = False
     lab_only: ClassVar[bool] = False
 
@@ -205,6 +206,11 @@ class Signal(Plugin, ABC, Generic[S]):
     @classmethod
     def unfit(cls, settings: S, use: Use) -> str:
         """Why it cannot be used so under these settings, as the rest of a sentence that begins with it; else empty."""
+        return ""
+
+    @classmethod
+    def unscorable(cls, seed: Seed) -> str:
+        """Why it cannot score a seed, by what the seed is, where it scores seeds at all; else empty."""
         return ""
 
     def prepare(self, context: SignalContext, target: TargetState | None) -> Preparation:

@@ -46,7 +46,12 @@ def signal_needs(choice: SignalChoice) -> frozenset[str]:
 
 def check_use(choice: SignalChoice, use: Use) -> None:
     """Raise `ConfigError` where the chosen signal, under its settings, cannot be used so."""
-    if why := signal_class(choice.name).unfit(choice.settings, use):
+    signal = signal_class(choice.name)
+    if use == "seeds" and "seed" not in signal.items:
+        raise ConfigError(
+            f"signal '{choice.name}' scores pairs and no seeds; 'harness signals --json' lists what each scores"
+        )
+    if why := signal.unfit(choice.settings, use):
         raise ConfigError(f"signal '{choice.name}' {why}")
 
 
@@ -68,6 +73,7 @@ def describe_signal(signal: type[Signal[Any]]) -> dict[str, Any]:
         "reads_validation": signal.reads_validation,
         "reads_seeds": signal.reads_seeds,
         "student_aware": signal.student_aware,
+        "drawn": signal.drawn,
         "stateful": signal.stateful,
         "lab_only": signal.lab_only,
         "version": signal.version,

@@ -9,8 +9,9 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 from harness.choice import NoSettings
-from harness.types import Sample, Score, stable_hash
+from harness.types import Score, stable_hash
 from methods.signals.base import Archive, Item, Preparation, Signal, SignalContext, TargetState
+from methods.signals.similarity import compared_text
 
 
 class _Control(Signal[NoSettings]):
@@ -37,6 +38,7 @@ class RandomSignal(_Control):
     name = "random"
     summary = "control: uniform noise, a hash of seed and item"
     range = (0.0, 1.0)
+    drawn = True
 
     def _value(self, item: Item) -> float:
         return int(stable_hash(self._seed, item.id, length=13), 16) / 16**13
@@ -54,13 +56,11 @@ class ConstantSignal(_Control):
 
 
 class LengthSignal(_Control):
-    """Number of whitespace-separated words of question and answer (of a seed: of its text)."""
+    """Number of whitespace-separated words of question and answer (of a seed: of its text or turns)."""
 
     name = "length"
     summary = "control: number of words of question and answer"
     range = (0.0, None)
 
     def _value(self, item: Item) -> float:
-        if isinstance(item, Sample):
-            return float(len(item.question.split()) + len(item.answer.split()))
-        return float(len((item.text or "").split()))
+        return float(len(compared_text(item).split()))

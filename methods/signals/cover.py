@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from harness.config_models import Section
 from harness.errors import StageError
 from harness.facts import Fact
-from harness.types import Sample
-from methods.signals.base import Preparation, SignalContext, TargetState, Use
+from methods.signals.base import Item, Preparation, SignalContext, TargetState, Use
 from methods.signals.item_vectors import EMPTY, Embeds, ItemVectors, What
 from methods.signals.sets import SetItem, SetSignal
 
@@ -44,14 +43,16 @@ T = TypeVar("T", bound=CoresetSettings)
 class _Cover(Embeds[T], SetSignal[T]):
     """Set signals by cosines between embeddings."""
 
+    items = frozenset({"sample", "seed"})
+
     def prepare(self, context: SignalContext, target: TargetState | None) -> Preparation:
         """Set up the embedder."""
         self.vectors = ItemVectors(context.embedder, self.settings.text)
         return Preparation(self.vectors.facts())
 
-    def represent(self, samples: Sequence[Sample]) -> list[SetItem | str]:
+    def represent(self, items: Sequence[Item]) -> list[SetItem | str]:
         """Unit vectors."""
-        return [SetItem(row) if row.any() else EMPTY for row in self.vectors.of(samples)]
+        return [SetItem(row) if row.any() else EMPTY for row in self.vectors.of(items)]
 
 
 class CoresetSignal(_Cover[CoresetSettings]):

@@ -36,6 +36,7 @@ class DensitySignal(LossSignal):
     name = "density"
     summary = "loss of the answer times the mean cosine of the question to the run's documents (information density)"
     reads_seeds = True
+    items = frozenset({"sample"})
     Settings = DensitySettings
     settings: DensitySettings
 

@@ -14,7 +14,9 @@ from typing import Literal
 from harness.config_models import Section
 from harness.facts import Fact
 from harness.training.chat import Encoded
+from harness.types import Seed
 from methods.signals.base import ModelUse
+from methods.signals.items import unlabelled
 from methods.signals.target.base import TargetSignal
 
 
@@ -26,11 +28,15 @@ class LossSettings(Section):
 
 
 class LossSignal(TargetSignal[LossSettings]):
-    """Mean cross-entropy of the completion tokens, in nats, by one forward pass; higher is better."""
+    """Mean cross-entropy of the completion tokens, in nats, by one forward pass; higher is better.
+
+    Of a labelled seed it is that of the reference answer.
+    """
 
     name = "loss"
     summary = "control: mean loss of the pair's answer under the target, warmed up or base"
     range = (0.0, None)
+    items = frozenset({"sample", "seed"})
     unmeasured = "loss is not finite"
     Settings = LossSettings
 
@@ -43,6 +49,11 @@ class LossSignal(TargetSignal[LossSettings]):
     def uses(cls, settings: LossSettings) -> tuple[ModelUse, ...]:
         """One forward pass."""
         return (ModelUse("target"),)
+
+    @classmethod
+    def unscorable(cls, seed: Seed) -> str:
+        """It reads the reference answer."""
+        return unlabelled(seed)
 
     def ready(self) -> list[Fact]:
         """What losses are taken with; nothing is measured beforehand."""

@@ -10,16 +10,18 @@ from collections.abc import Sequence
 from harness.choice import NoSettings
 from harness.errors import ConfigError
 from harness.facts import Fact
-from harness.types import Sample, Score
+from harness.types import Score, Seed
 from methods.signals.base import Archive, Item, Preparation, Signal, SignalContext, TargetState
+from methods.signals.items import UNLABELLED, answered, unlabelled
 
 
 class OracleSignal(Signal[NoSettings]):
-    """1 for a useful pair (asked, unknown to the target, true), else 0."""
+    """1 for a useful pair or labelled seed (asked, unknown to the target, true), else 0."""
 
     name = "oracle"
     summary = "lab only: the planted utility of a pair; calibrates the bench, never ranked"
     range = (0.0, 1.0)
+    items = frozenset({"sample", "seed"})
     lab_only = True
     sign = 1.0
 
@@ -27,6 +29,11 @@ class OracleSignal(Signal[NoSettings]):
     def needs(cls, settings: NoSettings) -> frozenset[str]:
         """The truth of the world that the run lives in."""
         return frozenset({"planted"})
+
+    @classmethod
+    def unscorable(cls, seed: Seed) -> str:
+        """Worth is that of a question with its answer."""
+        return unlabelled(seed)
 
     def prepare(self, context: SignalContext, target: TargetState | None) -> Preparation:
         """Open the lab world whose truth is read."""
@@ -45,10 +52,11 @@ class OracleSignal(Signal[NoSettings]):
 
         scores = []
         for item in items:
-            if not isinstance(item, Sample):
-                scores.append(Score(item.id, self.name, None, "unscorable", "only samples have a planted utility"))
-                continue
-            scores.append(Score(item.id, self.name, self.sign * label(item.messages, self._world).utility))
+            turns = answered(item)
+            if turns:
+                scores.append(Score(item.id, self.name, self.sign * label(turns, self._world).utility))
+            else:
+                scores.append(Score(item.id, self.name, None, "unscorable", UNLABELLED))
         return scores
 
 

@@ -40,7 +40,7 @@ class SetSignal(Signal[S]):
     stateful = True
 
     @abstractmethod
-    def represent(self, samples: Sequence[Sample]) -> list[SetItem | str]:
+    def represent(self, items: Sequence[Item]) -> list[SetItem | str]:
         """Each item's row, or why it has none."""
 
     @abstractmethod
@@ -78,8 +78,8 @@ class SetSignal(Signal[S]):
 
     def _rows(self, items: Sequence[Item]) -> tuple[dict[str, SetItem], dict[str, str]]:
         """The items that have a row, and why the others have none."""
-        samples = [item for item in items if isinstance(item, Sample)]
-        found = dict(zip((s.id for s in samples), self.represent(samples) if samples else (), strict=True))
+        own = [item for item in items if isinstance(item, Sample) or "seed" in self.items]
+        found = dict(zip((item.id for item in own), self.represent(own) if own else (), strict=True))
         rows = {key: row for key, row in found.items() if isinstance(row, SetItem)}
         return rows, {key: row for key, row in found.items() if isinstance(row, str)}
 

@@ -141,7 +141,7 @@ def test_marginal_gains_depend_on_no_batch_and_choices_on_no_order(target: Targe
 
 def test_what_has_no_row_is_left_out_and_said(target: TargetState) -> None:
     scores = ready("badge", target).choose([TOO_LONG, PAIRS[0], Seed("d", "text")], 3, Archive())
-    assert [s.reason for s in scores] == ["no completion token left", "", "only samples can be scored"]
+    assert [s.reason for s in scores] == ["no completion token left", "", "no reference answer"]
     assert picked(scores) == [PAIRS[0].id]
     (blank,) = ready("coreset").choose([pair(1, " ", "yes")], 1, Archive())
     assert (blank.value, blank.reason) == (None, "no words to compare")

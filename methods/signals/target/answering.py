@@ -22,7 +22,7 @@ from harness.training import literal
 from harness.training.chat import Encoded, prompt_ids
 from harness.training.checks import Check, judge
 from harness.training.template import control_tokens, template_hash
-from harness.types import Message, Score, derive_seed
+from harness.types import Message, Score, Seed, derive_seed
 from methods.signals.base import Archive, Item, ModelUse
 from methods.signals.diagnostics import follows, mean_of, score_facts
 from methods.signals.target.base import TargetReader
@@ -73,6 +73,11 @@ class AnswerSignal(TargetReader[A]):
     def count(cls, settings: A) -> int:
         """How many answers are drawn of an item."""
         return 1
+
+    @classmethod
+    def unscorable(cls, seed: Seed) -> str:
+        """It puts a question."""
+        return "" if asked(seed) else "it asks no question"
 
     @abstractmethod
     def measure_answers(self, item: Item, answers: Sequence[Answer]) -> Mapping[str, float]:

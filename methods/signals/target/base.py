@@ -32,6 +32,7 @@ from methods.signals.base import (
     ValidationExample,
 )
 from methods.signals.diagnostics import cut_items, follows, score_facts
+from methods.signals.items import UNLABELLED, answered
 
 REMEDY = (
     "Scores would be wrong; try runtime.scoring.layout=right, activation_checkpointing=false, "
@@ -164,6 +165,14 @@ class TargetReader(Signal[S]):
         """A conversation's tokens, cut at the target's `max_length`."""
         return encode(self.tokenizer, messages, self.target.max_length)
 
+    def conversation(self, item: Item) -> tuple[Message, ...]:
+        """What is encoded of an item; nothing of a kind that is not scored, or without an answer."""
+        return answered(item) if isinstance(item, Sample) or "seed" in self.items else ()
+
+    def no_conversation(self, item: Item) -> str:
+        """Why nothing is encoded of an item."""
+        return UNLABELLED if "seed" in self.items else "only samples can be scored"
+
     def _declared(self, codes: Sequence[Encoded]) -> list[Passes]:
         """What scoring `codes` takes by the class's own declaration."""
         use = self.use(self.settings)
@@ -213,9 +222,10 @@ class TargetSignal(TargetReader[S]):
         """Of every item its `value`, and under other names what is kept beside it; empty where there is none."""
 
     def score(self, items: Sequence[Item], archive: Archive) -> list[Score]:
-        """One score per item; what is no sample, or has no answer token left, is unscorable."""
+        """One score per item; what is not of the kinds that it scores, or has no answer token left, is unscorable."""
         started = time.perf_counter()
-        codes = {item.id: self.encode(item.messages) for item in items if isinstance(item, Sample)}
+        conversations = {item.id: self.conversation(item) for item in items}
+        codes = {key: self.encode(messages) for key, messages in conversations.items() if messages}
         scorable = {key: code for key, code in codes.items() if code.completion_length}
         found: dict[str, Mapping[str, float]] = {}
         if scorable:
@@ -228,6 +238,6 @@ class TargetSignal(TargetReader[S]):
         if code is not None and found is not None and abs(value) < float("inf"):
             parts = {**code.counts, **{name: part for name, part in found.items() if name != "value"}}
             return Score(item.id, self.name, value, "ok", "", parts, self.target.revision)
-        reason = "only samples can be scored" if code is None else "no completion token left"
+        reason = self.no_conversation(item) if code is None else "no completion token left"
         reason = self.unmeasured if found is not None else reason
         return Score(item.id, self.name, None, "unscorable", reason, {}, self.target.revision)
