@@ -152,6 +152,39 @@ class Forgetting:
     worst_column: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundResult:
+    """A round of a loop: how many `seeds` it chose, the `samples` of all rounds by its end, and what these came to.
+
+    `scores` are the fine-tuned target's by column (None: not measured), `tokens` those read and written by role,
+    `seconds` those of the round's own stages. `seed_score` and `pair_score` are medians over its pairs: of the scores
+    of the seed that each was made after, and of its own under the same target; None where pairs were not scored.
+    """
+
+    number: int
+    seeds: int
+    samples: int
+    scores: Mapping[str, float | None]
+    seconds: float
+    tokens: Mapping[str, int]
+    seed_score: float | None = None
+    pair_score: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inheritance:
+    """Rank correlations (Spearman's) of pairs' scores with those of the seeds that they were made after.
+
+    `of_pairs` is over all `pairs`, `of_medians` over the medians of the `rounds`; None where values are equal or fewer
+    than 3.
+    """
+
+    pairs: int
+    of_pairs: float | None
+    rounds: int
+    of_medians: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class RunRecord:
     """A run in numbers. `columns` are of the fine-tuned target, `base_columns` of the target before it.
@@ -160,7 +193,8 @@ class RunRecord:
     runs among that, nearest first, and `reads_itself` is of the run's own feedback (None in records from before there
     was `upstream`, where `reads_validation` is that). `contamination` holds the reports of the contamination check
     (`decontam/report.py`), one for every pair. `retention` and `forgetting` say what the fine-tuning kept; empty and
-    None where no column has verdicts, or the record is older than they are.
+    None where no column has verdicts, or the record is older than they are. `rounds` are those of a loop, and
+    `inheritance` says whether its pairs score as their seeds did.
     """
 
     run: str
@@ -188,6 +222,8 @@ class RunRecord:
     reads_itself: bool | None = None
     retention: Sequence[Retention] = ()
     forgetting: Forgetting | None = None
+    rounds: Sequence[RoundResult] = ()
+    inheritance: Inheritance | None = None
     schema: int = SCHEMA_VERSION
 
     def write(self, path: Path) -> None:
@@ -224,6 +260,8 @@ def read_record(path: Path) -> RunRecord:
         value["upstream"] = [Origin(**o) for o in value.get("upstream", ())]
         value["retention"] = [Retention(**r) for r in value.get("retention", ())]
         value["forgetting"] = Forgetting(**value["forgetting"]) if value.get("forgetting") else None
+        value["rounds"] = [RoundResult(**r) for r in value.get("rounds", ())]
+        value["inheritance"] = Inheritance(**value["inheritance"]) if value.get("inheritance") else None
         return RunRecord(**value)
     except _NotFinite as error:
         raise InputError(f"{path}: {error}; run 'harness resume' on the run to write it again") from None

@@ -80,6 +80,7 @@ def render_show(run_folder: Path) -> str:
     lines += _unmeasured(run) + [line for flag in run.record.validity_flags for line in wrapped(f"Caution: {flag}")]
     lines += mark_notes([run.record])
     lines.append(ONE_DRAW)
+    lines += _rounds(run.record)
     lines += _retention(run.record)
     lines += ["", "Rows in, kept, rejected by reason", *aligned(_counts(run))]
     lines += _shortened(run)
@@ -147,6 +148,36 @@ def _unmeasured(run: Run) -> list[str]:
     return [f"{c.column} was not measured" + (f": {c.reason}" if c.reason else "") for c in columns if c.score is None]
 
 
+def _rounds(record: RunRecord) -> list[str]:
+    """The learning curve of a loop, what its rounds cost, and whether pairs score as their seeds did."""
+    if not record.rounds:
+        return []
+    columns = {c.column: c for c in record.columns}
+    base = {c.column: c.score for c in record.base_columns}
+    rows = [["round", "seeds", "samples", *columns, "seconds", "tokens"]]
+    rows.append(["", "", "0", *(formatted(columns[name])(base.get(name)) for name in columns), "", ""])
+    for r in record.rounds:
+        scores = [formatted(columns[name])(r.scores.get(name)) for name in columns]
+        numbers = [str(r.number), count(r.seeds), count(r.samples)]
+        rows.append([*numbers, *scores, f"{r.seconds:,.1f}", count(sum(r.tokens.values()))])
+    lines = [
+        "",
+        "Round by round: all samples by its end, the target's scores; what its own stages took",
+        *aligned(rows),
+    ]
+    if (i := record.inheritance) is not None:
+        said = [
+            f"{_rho(i.of_pairs)} over {i.pairs} pairs",
+            f"{_rho(i.of_medians)} over the medians of {i.rounds} rounds",
+        ]
+        lines += wrapped(f"Rank correlation of pairs' scores with those of their seeds: {'; '.join(said)}")
+    return lines
+
+
+def _rho(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:+.2f}"
+
+
 def _retention(record: RunRecord) -> list[str]:
     """What the fine-tuning kept of what the target could do before, item by item and beside the guided columns."""
     if not record.retention:
@@ -195,9 +226,13 @@ def _contamination(run: Run) -> list[str]:
 def _signal(run: Run) -> list[str]:
     """What the signals' preparations and their last scorings say of how far the scores can be believed."""
     lines = []
+    before: list[str] = []
     for stage, entry in run.manifest.get("signals", {}).items():
         facts = [*facts_from_rows(entry.get("facts")), *facts_from_rows(entry.get("diagnostics"))]
-        said = [f"{fact.meaning}: {fact.shown}" for fact in facts if fact.shown]
+        found = [f"{fact.meaning}: {fact.shown}" for fact in facts if fact.shown]
+        # A loop's later rounds say what is other than in the round before.
+        said = [fact for fact in found if fact not in before]
+        before = found
         checks = entry.get("checks", ())
         passed = sum(check["status"] == "passed" for check in checks)
         said += [f"self-check: {passed} of {len(checks)} passed"] if checks else []

@@ -84,7 +84,7 @@ def resolve_run(
     # A driver that is named beside a file takes the file's signal or leaves it, as the driver needs.
     given = chosen_name([layers[-1], *([] if driver else [file])][::-1], "signal")
     _check_pairing(layers, given or next((key for key in sets if key.startswith("signal.")), None))
-    return _within_context(layers)
+    return _within_context(_with_signal_of_driver(layers))
 
 
 def _within_context(layers: list[Layer]) -> Resolved:
@@ -164,10 +164,15 @@ def _method(name: Any, driver: str | None) -> MethodInfo:
 
 
 def _for_driver(layer: Layer, driver: str, methods_own: str) -> Layer:
-    """A target's layer with what it says of the driver in use, and nothing of others (its section `drivers`)."""
-    from harness.settings import Layer
+    """A target's layer with what it says of the driver in use, and nothing of others.
+
+    Its section `drivers` has a driver's own settings, `with_driver` those of the run beside them.
+    """
+    from harness.settings import Layer, flatten, nest
 
     values = dict(layer.values)
+    beside = dict(values.pop("with_driver", {})).get(driver)
+    values = nest({**dict(flatten(values)), **dict(flatten(beside))}) if beside else values
     own = dict(values.pop("drivers", {}).get(driver, {}))
     if own and driver != methods_own:
         # Named here, so that the settings of the method's own driver go and these stay.
@@ -294,6 +299,21 @@ def _check_pairing(layers: list[Layer], given: str | None) -> None:
         raise ConfigError(
             f"signal '{name}' reads the lab's planted truth; it needs lab seeds (--target nano, suite lab)"
         )
+
+
+def _with_signal_of_driver(layers: list[Layer]) -> list[Layer]:
+    """The layers with the settings that the driver gives its signal by default: under those that come with its name."""
+    from harness.settings import Layer, chosen_name
+
+    driver, name = driver_class(str(chosen_name(layers, "driver"))), chosen_name(layers, "signal")
+    if name in (None, NONE):
+        return layers
+    known = signal_class(str(name)).Settings.model_fields
+    own = {f"signal.{key}": value for key, value in driver.signal_settings.items() if key in known}
+    if not own:
+        return layers
+    last = max(at for at, layer in enumerate(layers) if chosen_name([layer], "signal") is not None)
+    return [*layers[:last], Layer(f"driver {driver.name}", {"signal.name": name, **own}), *layers[last:]]
 
 
 def seeds_source(names: str | Sequence[str]) -> str | list[str]:

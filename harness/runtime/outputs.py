@@ -16,6 +16,7 @@ from harness.resolve.assemble import Assembly
 from harness.resolve.provenance import note_model
 from harness.runtime.clean import with_clean_scores
 from harness.runtime.retention import forgetting, retention
+from harness.runtime.rounds import round_results, write_seeds
 from harness.shards import Summary, read_records, read_shards, write_table, write_text
 from harness.stage import Kind, stage_folder
 from harness.types import Sample, Seed, chat
@@ -35,6 +36,7 @@ def write_outputs(assembly: Assembly, store: Path, folder: Path, summaries: Mapp
     write_text(folder / "dataset.jsonl", "\n".join(lines) + "\n")
     write_text(folder / "README.md", _card(assembly, record, samples, seeds, summaries))
     _write_items(store, folder, assembly)
+    write_seeds(assembly, store, folder)
     tuned = stage_folder(store, assembly.only("model"))
     note_model(tuned / MODEL, tuned, folder.name, assembly.plan.config, folder / "dataset.jsonl")
     _link_model(folder, tuned / MODEL)
@@ -119,6 +121,7 @@ def _record(
     assembly: Assembly, store: Path, folder: Path, summaries: Mapping[str, Summary], samples: Sequence[Sample]
 ) -> RunRecord:
     c = assembly.plan.config
+    rounds, inheritance = round_results(assembly, store, summaries)
     columns = _scores(assembly, store, summaries, "tuned_answers")
     base_columns = _scores(assembly, store, summaries, "base_answers")
     return RunRecord(
@@ -147,6 +150,8 @@ def _record(
         reads_itself=assembly.reads_itself,
         retention=retention(*(_answers(assembly, store, kind) for kind, _ in MODELS)),
         forgetting=forgetting(base_columns, columns),
+        rounds=rounds,
+        inheritance=inheritance,
     )
 
 
@@ -280,7 +285,7 @@ def _card(
         "## Filters",
         "",
     ]
-    filters = ("seeds", "pairs", "gated", "dataset")
+    filters = ("seeds", "chosen", "pairs", "gated", "dataset")
     lines += [f"- {s.name}: {summaries[s.identity].line()}" for s in assembly.stages if s.kind in filters]
     lines += [
         "",

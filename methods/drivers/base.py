@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from types import MappingProxyType
+from typing import Any, ClassVar, Generic, TypeVar
 
 from harness import plugins
 from harness.choice import Plugin
@@ -31,12 +33,14 @@ class Driver(Plugin, ABC, Generic[S]):
     """A driver: what it declares, and the stages it lays out. A subclass is the whole driver, settings included.
 
     Declared on the class, beside what every plug-in declares (`harness.choice.Plugin`): `uses_signal`, whether it reads
-    scores. It is registered in the entry-point group `harness.drivers`.
+    scores; `signal_settings`, settings that its signal has by default where it knows them. It is registered in the
+    entry-point group `harness.drivers`.
     """
 
     group = plugins.DRIVERS
 
     uses_signal: ClassVar[bool] = True
+    signal_settings: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     def __init__(self, settings: S) -> None:
         self.settings = settings

@@ -20,13 +20,17 @@ from harness.types import Sample
 from methods.plan import Plan
 from methods.stages.gate import Gate, gate_settings, prompt_gate
 from methods.stages.sources import GuideRow
+from methods.stages.synthesis import ALONE, Round
 
 
-def decontaminate(plan: Plan, samples: Stage, source: Stage) -> Stage:
-    """The generated pairs that passed the gate as main table, what matched as side table `evidence`."""
+def decontaminate(plan: Plan, samples: Stage, source: Stage, round_: Round = ALONE) -> Stage:
+    """The generated pairs that passed the gate as main table, what matched as side table `evidence`.
+
+    In a round of a loop those of the rounds before come first, so that a repeat of them goes.
+    """
 
     def work(run: StageRun) -> Mapping[str, Any]:
-        pool = run.records(samples.name, Sample)
+        pool = [*round_.earlier(run), *run.records(samples.name, Sample)]
         guides = run.records(source.name, GuideRow, "validation")
         backend = open_engine(plan.config.decontam, scratch=run.folder)
         try:
@@ -49,7 +53,7 @@ def decontaminate(plan: Plan, samples: Stage, source: Stage) -> Stage:
         }
 
     def estimate(e: Estimator, before: Before) -> Cost | None:
-        made = before[samples.name]
+        made = _both(before[samples.name], before[round_.prior.name]) if round_.prior else before[samples.name]
         if made is None:
             return None
         note = f"duplicates and test text ({', '.join(plan.config.decontam.modes)}) go"
@@ -63,9 +67,16 @@ def decontaminate(plan: Plan, samples: Stage, source: Stage) -> Stage:
         "decontaminate",
         1,
         gate_settings(plan),
-        (samples, source),
+        (samples, source, *([round_.prior] if round_.prior else [])),
         work,
         kind="gated",
         estimate=estimate,
         loads=lambda sizer: Load("decontamination", tuple(sizer.gates())),
     )
+
+
+def _both(made: Cost | None, earlier: Cost | None) -> Cost | None:
+    """The pairs of a round with those before it; None where either number is not known."""
+    if made is None or earlier is None or made.out is None or earlier.out is None:
+        return None
+    return Cost(rows=None, out=made.out + earlier.out)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from harness.config import SignalChoice
 from harness.costs.estimator import Estimator
 from harness.costs.records import Before, Cost, Load
 from harness.errors import ConfigError
 from harness.executor import Work
-from harness.facts import facts_to_rows
+from harness.facts import Fact, facts_to_rows
 from harness.models.embedder import embedder_identity
 from harness.models.open import model_path
 from harness.shards import ShardOutput, read_records
 from harness.stage import Stage, StageInputs, StageRun
-from harness.types import Sample, Score, Seed
+from harness.types import Sample, Score, Seed, derive_seed
 from methods.plan import Plan
 from methods.signals.base import Archive, Preparation, Signal, SignalContext, TargetState
 from methods.signals.catalogue import check_use, make_signal, signal_class, signal_needs
@@ -41,7 +41,25 @@ def signal_settings(plan: Plan, signal: SignalChoice) -> dict[str, Any]:
     return settings
 
 
-def prepare_signal(inputs: StageInputs, plan: Plan, choice: SignalChoice) -> tuple[Signal[Any], Preparation]:
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a round of a loop has a signal read: the stage whose fine-tuned target is its `student`, and which `draw`.
+
+    The stage is one of the scoring stage's inputs, by its name, and its folder's name is the weights' revision. Without
+    a student it is the target as it is; draw 0 is that of a run without rounds.
+    """
+
+    student: str = ""
+    revision: str = ""
+    draw: int = 0
+
+
+ONCE = Reading()
+
+
+def prepare_signal(
+    inputs: StageInputs, plan: Plan, choice: SignalChoice, reading: Reading = ONCE
+) -> tuple[Signal[Any], Preparation]:
     """A signal ready to score, and what its preparation found.
 
     What preparation cost is the signal's first `usage()`, for the caller to account for.
@@ -58,9 +76,12 @@ def prepare_signal(inputs: StageInputs, plan: Plan, choice: SignalChoice) -> tup
             hub_revision=c.models.target.revision,
             checkpoints=read_checkpoints(inputs.input("warmup")) if "warm_target" in needs else (),
         )
+        if reading.student:
+            own = inputs.input(reading.student) / "model"
+            target = replace(target, model=own, revision=reading.revision, hub_revision=None)
     guide = inputs.records("sources", GuideRow, "validation") if signal.reads_validation else []
     context = SignalContext(
-        seed=c.synthesis_seed,
+        seed=derive_seed(c.synthesis_seed, "draw", reading.draw) if reading.draw else c.synthesis_seed,
         validation=[row.example() for row in guide],
         seeds=inputs.records("sources", Seed) if signal.reads_seeds else [],
         lab_world=plan.world,
@@ -68,7 +89,18 @@ def prepare_signal(inputs: StageInputs, plan: Plan, choice: SignalChoice) -> tup
         scoring=c.runtime.scoring,
         embedder=c.models.embedder,
     )
-    return signal, signal.prepare(context, target)
+    prepared = signal.prepare(context, target)
+    if reading.student:
+        student = Fact("student", reading.student, "stage whose model is read as the target")
+        prepared = replace(prepared, facts=[student, *prepared.facts])
+    return signal, prepared
+
+
+class Wanted(Protocol):
+    """What a signal that chooses sets is asked for."""
+
+    def wanted(self, items: Sequence[Any]) -> tuple[int, Sequence[Any] | None]:
+        """How many of `items`, and of what groups one each."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +113,12 @@ class SignalWorker:
     plan: Plan
     signal: SignalChoice
     inputs: StageInputs
-    selection: Selection | None = None
+    selection: Wanted | None = None
+    reading: Reading = ONCE
 
     def open(self) -> Work:
         """Prepare the signal."""
-        signal, prepared = prepare_signal(self.inputs, self.plan, self.signal)
+        signal, prepared = prepare_signal(self.inputs, self.plan, self.signal, self.reading)
         news = [prepared.to_json()]
 
         def shard(items: Sequence[Any], index: int, seed: int) -> ShardOutput:
@@ -98,6 +131,34 @@ class SignalWorker:
             return ShardOutput(scores, usage=signal.usage(), notes=notes)
 
         return shard
+
+
+def scored_cost(e: Estimator, plan: Plan, signal: SignalChoice, count: int) -> Cost:
+    """What a stage costs that scores `count` items by the chosen signal and does nothing else."""
+    own = scoring_cost(e, plan, signal, count)
+    return Cost(
+        rows=count,
+        out=count,
+        tokens_in=sum(tokens for tokens, _ in own.models.values()),
+        tokens_out=sum(tokens for _, tokens in own.models.values()),
+        flops=own.flops + own.drawn,
+        seconds=e.seconds(compute=own.flops, moved=own.moved, known=own.known, lab=own.lab),
+        note=f"scored by {signal.name}",
+        compute=own.flops,
+        moved=own.moved,
+        models=own.models,
+        usd=own.usd,
+    )
+
+
+def diagnosed(run: StageRun, signal: SignalChoice) -> Mapping[str, Any]:
+    """What a scoring stage notes: what preparing its signal found, and what is reported of its scores.
+
+    All is read back, since shards of an earlier process count as well.
+    """
+    found = signal_class(signal.name).diagnose(read_records(run.folder, Score))
+    run.event("signal_diagnostics", signal=signal.name, diagnostics={fact.name: fact.value for fact in found})
+    return {"prepared": dict(run.shard_notes()), "diagnostics": facts_to_rows(found)}
 
 
 def score_stage(
@@ -121,29 +182,11 @@ def score_stage(
         pool = run.records(samples.name, Sample)
         size = max(1, len(pool)) if whole else plan.config.synthesis.shard_size
         run.map_shards(pool, size, SignalWorker(plan, signal, run.inputs, selection if whole else None))
-        # Read back: shards of an earlier process count as well.
-        found = signal_class(signal.name).diagnose(read_records(run.folder, Score))
-        run.event("signal_diagnostics", signal=signal.name, diagnostics={fact.name: fact.value for fact in found})
-        return {"prepared": dict(run.shard_notes()), "diagnostics": facts_to_rows(found)}
+        return diagnosed(run, signal)
 
     def estimate(e: Estimator, before: Before) -> Cost | None:
         made = before[samples.name]
-        if made is None or made.out is None:
-            return None
-        own = scoring_cost(e, plan, signal, made.out)
-        return Cost(
-            rows=made.out,
-            out=made.out,
-            tokens_in=sum(tokens for tokens, _ in own.models.values()),
-            tokens_out=sum(tokens for _, tokens in own.models.values()),
-            flops=own.flops + own.drawn,
-            seconds=e.seconds(compute=own.flops, moved=own.moved, known=own.known, lab=own.lab),
-            note=f"scored by {signal.name}",
-            compute=own.flops,
-            moved=own.moved,
-            models=own.models,
-            usd=own.usd,
-        )
+        return scored_cost(e, plan, signal, made.out) if made is not None and made.out is not None else None
 
     return Stage(
         "score",

@@ -11,10 +11,11 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from harness.config import SynthesisConfig
 from harness.costs.estimator import SURVIVE, Estimator
 from harness.costs.records import Before, Cost, Load
 from harness.errors import BudgetError
@@ -34,11 +35,11 @@ from methods.stages.lengths import line_settings, weigher
 from methods.stages.selection import Selection
 
 
-def draws_of_pass(seeds: Sequence[Seed], per_seed: int, seed: int, number: int) -> list[Draw]:
+def draws_of_pass(seeds: Sequence[Seed], per_seed: int, seed: int, number: int, origin: str = "") -> list[Draw]:
     """Pass `number` over the seeds in its own shuffled order, `per_seed` draws of each in a row."""
     order = list(seeds)
     random.Random(derive_seed(seed, "pass", number)).shuffle(order)
-    return [Draw(s, number * per_seed + j) for s in order for j in range(per_seed)]
+    return [Draw(s, number * per_seed + j, origin) for s in order for j in range(per_seed)]
 
 
 def sampling_of(config: Any) -> Sampling:
@@ -192,8 +193,32 @@ def add_usage(usage: Sequence[Usage], roles: Collection[str]) -> tuple[float, fl
     return tokens, sum(u.flops for u in usage)
 
 
-def regenerate(plan: Plan, source: Stage, policy: Stage | None, selection: Selection) -> Stage:
-    """Pairs for the data set, as many as `selection` needs to be left with the budget."""
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A round of a loop, by whose end the data set has the budget's size: its number, and the data set before it.
+
+    `before` is the line of the round before it; pairs are made after at most `chosen` seeds.
+    """
+
+    number: int
+    chosen: int
+    before: float = 0.0
+    prior: Stage | None = None
+
+    def earlier(self, run: StageRun) -> list[Sample]:
+        """The pairs of the rounds before it."""
+        return run.records(self.prior.name, Sample) if self.prior else []
+
+
+ALONE = Round(0, 0)
+"""Where there are no rounds."""
+
+
+def regenerate(plan: Plan, source: Stage, policy: Stage | None, selection: Selection, round_: Round = ALONE) -> Stage:
+    """Pairs for the data set, as many as `selection` needs to be left with the budget; after the seeds of `source`.
+
+    In a round of a loop those of the rounds before count, too.
+    """
     c = plan.config
     settings = {
         **plan.synthesis_settings(),
@@ -206,40 +231,41 @@ def regenerate(plan: Plan, source: Stage, policy: Stage | None, selection: Selec
         **gate_settings(plan),
         "seed": c.synthesis_seed,
     }
-    inputs = (source, policy) if policy else (source,)
+    inputs = tuple(stage for stage in (source, policy, round_.prior) if stage)
     return Stage(
         "regenerate",
         6,
         settings,
         inputs,
-        lambda run: _regenerate(run, plan, source, policy, selection),
+        lambda run: _regenerate(run, plan, source, policy, selection, round_),
         kind="pairs",
-        estimate=lambda e, before: _estimate(e, before, plan, selection),
+        estimate=lambda e, before: _estimate(e, before, plan, selection, round_),
         loads=lambda sizer: Load("synthesis", (*sizer.makes(trained=policy is not None), *sizer.gates())),
-        lacks=lambda documents: _too_few(plan, selection, documents),
+        lacks=lambda documents: _too_few(plan, selection, min(documents, round_.chosen or documents), round_.before),
     )
 
 
-def _too_few(plan: Plan, selection: Selection, documents: int) -> str:
+def _too_few(plan: Plan, selection: Selection, documents: int, before: float) -> str:
     """Why so many documents cannot give the budget, even if every draw survives; empty where they can."""
     c = plan.config
     most = selection.most(documents * selection.per_seed * c.synthesis.max_passes, documents)
-    if c.match != "samples" or c.allow_shortfall or most >= c.budget:
+    line = c.budget - before
+    if c.match != "samples" or c.allow_shortfall or most >= line:
         return ""
     return (
         f"{documents} documents give at most {most} pairs in {c.synthesis.max_passes} passes (synthesis.max_passes), "
-        f"and the budget is {c.budget:g}; use more documents, a smaller --budget, or set allow_shortfall"
+        f"and the budget is {line:g}; use more documents, a smaller --budget, or set allow_shortfall"
     )
 
 
-def _estimate(e: Estimator, before: Before, plan: Plan, selection: Selection) -> Cost | None:
+def _estimate(e: Estimator, before: Before, plan: Plan, selection: Selection, round_: Round) -> Cost | None:
     """The draws that the declared budget takes, at the assumed surviving share."""
     c, note = plan.config, "until the budget is met"
     share = selection.kept_share(SURVIVE)
     if c.match == "samples":
-        return e.trajectories(round(c.budget / share), note)
+        return e.trajectories(round((c.budget - round_.before) / share), note)
     if c.match == "sft_tokens":
-        return e.trajectories(round(c.budget / e.sizes.pair / share), note)
+        return e.trajectories(round((c.budget - round_.before) / e.sizes.pair / share), note)
     # A line of spending counts what the stages before have spent.
     spent = list(before.values())
     if any(cost is None for cost in spent):
@@ -260,10 +286,11 @@ class _Line:
     reaches the line whatever it takes, and is cut there.
     """
 
-    def __init__(self, run: StageRun, plan: Plan, gate: Gate, selection: Selection) -> None:
+    def __init__(self, run: StageRun, plan: Plan, gate: Gate, selection: Selection, round_: Round) -> None:
         self.run, self.config, self.gate, self.selection = run, plan.config, gate, selection
         self.base = upstream_usage(run, TEACHERS)
         self.weigh = weigher(plan)
+        self.earlier = round_.earlier(run)
 
     def reached(self) -> tuple[float, str]:
         """How far the line is (1.0: reached) and a note.
@@ -272,7 +299,8 @@ class _Line:
         """
         line = self.config.budget
         if self.weigh is not None:
-            size = self.selection.least(self.gate.accept(read_records(self.run.folder, Sample)).kept, self.weigh)
+            made = [*self.earlier, *read_records(self.run.folder, Sample)]
+            size = self.selection.least(self.gate.accept(made).kept, self.weigh)
             what = "samples survive" if self.config.match == "samples" else "fine-tuning tokens"
             return size / line, f"{int(size)} of {int(line)} {what}"
         spent = summarise(self.run.folder)
@@ -291,11 +319,11 @@ class _Line:
 
 
 def _regenerate(
-    run: StageRun, plan: Plan, source: Stage, policy: Stage | None, selection: Selection
+    run: StageRun, plan: Plan, source: Stage, policy: Stage | None, selection: Selection, round_: Round
 ) -> Mapping[str, Any]:
-    c, per_seed = plan.config, selection.per_seed
+    c = plan.config
     seeds = run.records(source.name, Seed)
-    line = _Line(run, plan, Gate(run, plan), selection)
+    line = _Line(run, plan, Gate(run, plan), selection, round_)
     if (line.base[0] >= c.budget and c.match == "teacher_tokens") or (line.base[1] >= c.budget and c.match == "flops"):
         raise BudgetError(
             f"the budget of {c.budget:g} {c.match} is spent before the data set is generated (training used "
@@ -303,15 +331,16 @@ def _regenerate(
         )
     folder = stage_folder(run.store, policy) / "policy" if policy else plan.policy[1] if plan.policy else None
     worker = synthesis_worker(run, plan, seeds, folder, gated=True)
-    size = max(per_seed, c.synthesis.shard_size // per_seed * per_seed)
     done, note = line.reached() if parts(run.folder) else (0.0, "")
     if done < 1.0:
         line.gate.prepare()
         # In order, since the line is counted shard by shard; what workers had begun beyond it is dropped.
-        tasks = _tasks(run, seeds, per_seed, size, c.synthesis.max_passes)
+        tasks = _tasks(run, seeds, selection, c.synthesis, round_)
         with closing(run.compute(worker, tasks, ordered=True)) as made:
             for computed in made:
-                run.write(computed.task.index, computed.output, computed.seconds, computed.place)
+                made_in = [replace(sample, round=round_.number) for sample in computed.output.rows]
+                output = replace(computed.output, rows=made_in)
+                run.write(computed.task.index, output, computed.seconds, computed.place)
                 done, note = line.reached()
                 run.observer.progress(run.stage.name, min(100, int(100 * done)), 100, note)
                 if done >= 1.0:
@@ -327,11 +356,16 @@ def _regenerate(
     return {"line": note, "shortfall": round(1 - done, 4)}
 
 
-def _tasks(run: StageRun, seeds: Sequence[Seed], per_seed: int, size: int, passes: int) -> Iterator[Task]:
+def _tasks(
+    run: StageRun, seeds: Sequence[Seed], selection: Selection, synthesis: SynthesisConfig, round_: Round
+) -> Iterator[Task]:
     """The shards of all passes that are not yet committed."""
-    index = 0
-    for number in range(passes):
-        draws = draws_of_pass(seeds, per_seed, run.seed, number)
+    per_seed, index = selection.per_seed, 0
+    size = max(per_seed, synthesis.shard_size // per_seed * per_seed)
+    # A seed that is chosen again may lead to the same words; they are another pair.
+    origin = f"round {round_.number}" if round_.number else ""
+    for number in range(synthesis.max_passes):
+        draws = draws_of_pass(seeds, per_seed, run.seed, number, origin)
         for start in range(0, len(draws), size):
             if not run.shard_done(index):
                 yield Task(draws[start : start + size], index, derive_seed(run.seed, index))

@@ -37,8 +37,12 @@ def tune(
     output: str,
     adam: bool,
     keep_epochs: bool = False,
+    start: Path | None = None,
 ) -> Tuned:
-    """Train the target into `output` of the stage's folder, and commit the stage's one row."""
+    """Train the target into `output` of the stage's folder, and commit the stage's one row.
+
+    `start` holds weights of it to go on from.
+    """
     c = plan.config
     started = time.perf_counter()
     if adam and (kind := sharding(c.runtime.training)):
@@ -46,14 +50,14 @@ def tune(
         how = f"data-parallel in {count} processes" if count > 1 else "in one process"
         run.event("notice", text=f"trains {how}, since {kind} would divide Adam's moments; {kind} is for finetune")
     tuned = finetune(
-        model_path(c.models.target, plan.world),
+        start or model_path(c.models.target, plan.world),
         samples,
         recipe,
         seed=derive_seed(run.seed, seed),
         folder=run.folder,
         output=output,
         dtype=c.models.target.dtype,
-        revision=c.models.target.revision,
+        revision=None if start else c.models.target.revision,
         save_every=c.runtime.checkpoint_every * 20,
         save_adam=adam,
         training=c.runtime.training,
@@ -93,8 +97,11 @@ def sft_recipe(config: RunConfig) -> Recipe:
     )
 
 
-def finetune_stage(plan: Plan, dataset: Stage) -> Stage:
-    """The base target fine-tuned on the data set, with the one recipe that all arms share."""
+def finetune_stage(plan: Plan, dataset: Stage, student: Stage | None = None, seen: Stage | None = None) -> Stage:
+    """The base target fine-tuned on the data set, with the one recipe that all arms share.
+
+    With a `student` it goes on from that stage's weights, on what is not in the data set `seen` that these come from.
+    """
     c = plan.config
     # A file that is not there is to stop the run before it begins, not at its end.
     accelerate_settings(c.runtime.training)
@@ -108,18 +115,25 @@ def finetune_stage(plan: Plan, dataset: Stage) -> Stage:
 
     def work(run: StageRun) -> Mapping[str, Any]:
         samples = run.records(dataset.name, Sample)
-        tuned = tune(run, plan, samples, sft_recipe(c), seed=c.tuning_seed, output="model", adam=False)
+        start = run.input(student.name) / "model" if student else None
+        if seen is not None:
+            known = {s.id for s in run.records(seen.name, Sample)}
+            samples = [s for s in samples if s.id not in known]
+        tuned = tune(run, plan, samples, sft_recipe(c), seed=c.tuning_seed, output="model", adam=False, start=start)
         return training_notes(tuned)
 
     def estimate(e: Estimator, before: Before) -> Cost | None:
-        made = before[dataset.name]
-        return e.trained(made.out, c.sft.epochs, f"{c.sft.tune}, {times(c.sft.epochs)}") if made and made.out else None
+        made, known = before[dataset.name], before[seen.name] if seen else None
+        if made is None or not made.out:
+            return None
+        count = made.out - (known.out or 0) if known else made.out
+        return e.trained(count, c.sft.epochs, f"{c.sft.tune}, {times(c.sft.epochs)}")
 
     return Stage(
         "finetune",
         4,
         settings,
-        (dataset,),
+        (dataset, *(stage for stage in (student, seen) if stage)),
         work,
         kind="model",
         estimate=estimate,

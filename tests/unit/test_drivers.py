@@ -112,7 +112,7 @@ class TestSettings:
         assert {"static", "best_of_n", "grpo"} <= {found.name for found in usable} and faults == []
         assert plugins.names(plugins.DRIVERS) == sorted(found.name for found in usable)
         assert cli.main(["drivers"]) == 0
-        assert "grpo       yes            the drafting model" in capsys.readouterr().out
+        assert "grpo         yes            the drafting model" in capsys.readouterr().out
 
 
 class TestAddedSettings:
