@@ -13,9 +13,11 @@ from pydantic import Field, model_validator
 from harness import plugins
 from harness.choice import Choice
 from harness.config_decontam import DecontamConfig as DecontamConfig
+from harness.config_labels import LabelsConfig
 from harness.config_models import EmbedderConfig as EmbedderConfig
 from harness.config_models import ModelConfig as ModelConfig
-from harness.config_models import ModelsConfig, Section, ServiceConfig, VllmConfig
+from harness.config_models import ModelsConfig, Section
+from harness.config_runtime import RuntimeConfig
 from harness.config_validity import ValiditySettings
 
 
@@ -247,76 +249,6 @@ class EvalConfig(Section):
     """Scores the first items of each column alone, and marks the record as partial."""
 
 
-class ScoringConfig(Section):
-    """How pairs are batched for scoring by a signal that reads the target."""
-
-    batch_tokens: int = Field(8192, ge=1)
-    """Most tokens of a batch, padding included."""
-    layout: Literal["right", "left", "packed"] = "right"
-    """Where rows are padded, or `packed`: all pairs of a batch in one row, for models whose attention keeps them
-    apart."""
-    activation_checkpointing: bool = False
-    """Keeps layer inputs alone and computes the rest again: less memory, more time."""
-
-
-class TrainingConfig(Section):
-    """How the trainers use the machine. None of it changes what is trained on, and sums differ by rounding alone."""
-
-    activation_checkpointing: bool = False
-    """Keeps layer inputs alone and computes the rest again: less memory, more time."""
-    packing: bool = False
-    """Puts the pairs of a micro batch into one row without padding, kept apart by the attention."""
-    attention: Literal["sdpa", "flash_attention_2", "eager"] | None = None
-    """Implementation of attention in transformers; by default its own choice."""
-    processes: int = Field(1, ge=1)
-    """Processes that `accelerate launch` divides warm-up and fine-tuning over."""
-    accelerate_config: str | None = None
-    """A file of `accelerate config`; one that divides the optimizer's state (FSDP, DeepSpeed) is for fine-tuning
-    alone."""
-
-
-class RayConfig(Section):
-    """A Ray cluster for `engine: ray`, and what each worker takes of it."""
-
-    address: str | None = None
-    """Address of a running cluster; by default one is started here."""
-    workers: int = Field(2, ge=1)
-    """Workers that compute shards."""
-    cpus_per_worker: float = Field(1.0, ge=0)
-    """Processor cores that each takes."""
-    gpus_per_worker: float = Field(0.0, ge=0)
-    """GPUs that each takes; parts are allowed."""
-
-
-class RuntimeConfig(Section):
-    """What changes no row: where runs live, checkpoints, batch sizes, threads, servers, limits on spending."""
-
-    runs: str = "runs"
-    """The folder of runs, with the stages that they share."""
-    checkpoint_every: int = Field(10, ge=1)
-    """Steps between checkpoints of GRPO."""
-    batch_size: int = Field(64, ge=1)
-    """Requests that a model in this process answers at once."""
-    threads: int | None = Field(None, ge=1)
-    """Threads of torch; by default its own choice."""
-    engine: Literal["local", "ray"] = "local"
-    """Who computes shards: this process, or workers on a Ray cluster."""
-    ray: RayConfig = RayConfig()
-    """The Ray cluster, with `engine=ray`."""
-    training: TrainingConfig = TrainingConfig()
-    """How the trainers use the machine; sums differ by rounding alone."""
-    scoring: ScoringConfig = ScoringConfig()
-    """How pairs are batched for scoring."""
-    service: ServiceConfig = ServiceConfig()
-    """How endpoints are called."""
-    vllm: VllmConfig = VllmConfig()
-    """vLLM servers that the run starts."""
-    max_usd: float | None = Field(None, gt=0)
-    """Most US dollars that the run may spend on endpoints; it stops before it spends more."""
-    max_tokens: int | None = Field(None, ge=1)
-    """Most tokens that endpoints may read and write for the run; it stops before."""
-
-
 class RunConfig(Section):
     """Everything that defines a run."""
 
@@ -363,6 +295,8 @@ class RunConfig(Section):
     """How pairs are made."""
     warmup: WarmupConfig = WarmupConfig()
     """LoRA warm-up of the target, for signals that read its gradients."""
+    labels: LabelsConfig | None = None
+    """Answers of a labelling model in place of the generator's, in the data set; by default none."""
     select: SelectConfig | None = None
     """Selection among the pairs before fine-tuning; by default none."""
     sft: SftConfig = SftConfig()
@@ -393,8 +327,8 @@ class RunConfig(Section):
     @property
     def model_roles(self) -> tuple[str, ...]:
         """The target, and the roles with models of their own that write on this route."""
-        own = [role for role in self.route_roles if role != "answerer" or self.models.answerer is not None]
-        return ("target", *own)
+        used = [*self.route_roles, *(["labeller"] if self.labels is not None else [])]
+        return ("target", *(role for role in used if getattr(self.models, role) is not None))
 
     @property
     def drafter(self) -> ModelConfig:

@@ -195,13 +195,15 @@ class ModelsConfig(Section):
     """The model that answers the questions of route `question`; by default the generator as it is."""
     judge: str | None = None
     """The model that scores answers of judge-scored columns."""
+    labeller: ModelConfig | None = None
+    """The model that labels pairs, with `labels`; by default the generator as it is."""
     embedder: EmbedderConfig = EmbedderConfig()
     """What turns texts into vectors."""
 
     def of(self, role: str) -> ModelConfig:
-        """The model of a role that writes, or of the target."""
-        model: ModelConfig = self.generator if role == "answerer" and self.answerer is None else getattr(self, role)
-        return model
+        """The model of a role that writes, or of the target; the generator where the role has none of its own."""
+        model: ModelConfig | None = getattr(self, role)
+        return self.generator if model is None else model
 
 
 class ServiceConfig(Section):

@@ -16,7 +16,7 @@ from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 import harness
-from harness.config import RayConfig
+from harness.config_runtime import RayConfig
 from harness.errors import HarnessError, PrerequisiteError, StageError
 from harness.executor import Computed, InProcess, LocalExecutor, ShardWorker, Task
 from harness.shards import ShardOutput

@@ -337,7 +337,7 @@ def _check_services(config: RunConfig) -> None:
     if models.target.served:
         raise ConfigError("models.target.backend must be transformers: the target is trained, its weights must be here")
     if config.runtime.max_usd is not None:
-        for role in config.route_roles:
+        for role in config.model_roles[1:]:
             model = models.of(role)
             if (model.backend == "openai" or model.remote_host) and model.price is None:
                 raise ConfigError(

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from harness.config import ScoringConfig
+from harness.config_runtime import ScoringConfig
 from harness.errors import PrerequisiteError, StageError
 from harness.training.chat import Encoded
 

@@ -25,7 +25,7 @@ from harness.bench.bergson import Bergson, BergsonScores, bergson_scores, find_b
 from harness.bench.less_loop import LessLoop
 from harness.bench.made import BenchSize, make_items, make_model, make_state
 from harness.bench.memory import peak_tensor_bytes
-from harness.config import ScoringConfig
+from harness.config_runtime import ScoringConfig
 from harness.statistics import spearman
 from harness.training.batches import batches, collate
 from harness.training.chat import Encoded

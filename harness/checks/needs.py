@@ -13,7 +13,7 @@ from harness.costs.records import Load
 from harness.costs.sizer import Sizer
 from harness.models.role_model import RoleModel
 from harness.resolve import machine
-from harness.resolve.role_models import embedder_model, role_models, way
+from harness.resolve.role_models import embedder_model, label_call, role_models, way
 
 if TYPE_CHECKING:
     from harness.config import RunConfig
@@ -37,6 +37,7 @@ def make_sizer(config: RunConfig) -> Sizer:
         sizes=sizes,
         target=models["target"],
         way=way(config, sizes, models),
+        labels=label_call(config, sizes, models),
         embedder=embedder_model(config),
         cuda=runs_on_gpu(list(models.values())),
     )

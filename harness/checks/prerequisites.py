@@ -106,7 +106,7 @@ def _missing_services(config: RunConfig) -> list[Problem]:
     from harness.models.vllm.command import find_python
 
     problems = []
-    for role in config.route_roles:
+    for role in config.model_roles[1:]:
         model = config.models.of(role)
         try:
             if model.served:

@@ -16,7 +16,7 @@ def _influence(args: argparse.Namespace) -> int:
     from harness.bench.influence import BenchPlan, bench_influence, gpu_plan
     from harness.bench.influence_text import render_influence
     from harness.bench.made import ALL_LINEARS, BenchSize
-    from harness.config import ScoringConfig
+    from harness.config_runtime import ScoringConfig
     from harness.runtime.progress import Progress
     from methods.signals.influence.signal import InfluenceSignal
 

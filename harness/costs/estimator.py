@@ -61,7 +61,8 @@ class AtOnce:
 class Estimator:
     """The facts from which all stages' costs follow, and the arithmetic that their estimates share.
 
-    `way` are the calls of a draw on the run's route, the drafting one first, each with its model. `seeds` is None where
+    `way` are the calls of a draw on the run's route, the drafting one first, each with its model, and `labels` the
+    call that labels a pair, once for each sample, where pairs are labelled. `seeds` is None where
     their number is not known in advance; `documents` says in words what their source holds.
     `device` is whose time is estimated, and `start` the seconds that a stage takes there to load its model.
     """
@@ -71,6 +72,7 @@ class Estimator:
     sizes: Lengths
     target: RoleModel
     way: tuple[tuple[CallLengths, RoleModel], ...]
+    labels: tuple[CallLengths, RoleModel] | None = None
     embedder: RoleModel | None = None
     documents: str = "any number of documents"
     device: DeviceClass = REFERENCE

@@ -26,6 +26,7 @@ class Sizer:
     sizes: Lengths
     target: RoleModel
     way: tuple[tuple[CallLengths, RoleModel], ...]
+    labels: tuple[CallLengths, RoleModel] | None
     embedder: RoleModel | None
     cuda: bool
 
@@ -46,6 +47,12 @@ class Sizer:
     def answers(self) -> list[Part]:
         """The model that makes pairs of drafts, where the route has one."""
         return [part for call, model in self.way[1:] for part in self._generates(call, model, SERVED)]
+
+    def labels_pairs(self) -> list[Part]:
+        """The labelling model, where pairs are labelled by one of its own, which no call of the route has loaded."""
+        if self.labels is None or self.labels[1].role in [model.role for _, model in self.way]:
+            return []
+        return self._generates(*self.labels, SERVED)
 
     def makes(self, *, trained: bool = False) -> list[Part]:
         """All models of a trajectory, one that has two roles once; a `trained` drafting model is one of its own."""

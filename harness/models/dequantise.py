@@ -40,7 +40,7 @@ def origin(header: Header) -> str:
 def copies(models: ModelsConfig) -> list[str]:
     """A sentence for every model of these settings that comes from a GGUF file, for records, cards and screens."""
     roles: dict[str, list[str]] = {}
-    for role in ("target", "writer", "generator", "answerer"):
+    for role in ("target", "writer", "generator", "answerer", "labeller"):
         model = getattr(models, role)
         if model is not None and is_gguf(model.id) and not model.base_url:
             roles.setdefault(model.id, []).append(role)

@@ -11,7 +11,7 @@ from harness.costs.lengths import lengths
 from harness.costs.records import Cost
 from harness.devices import REFERENCE
 from harness.planning.speed import MachineSpeed
-from harness.resolve.role_models import embedder_model, role_models, way
+from harness.resolve.role_models import embedder_model, label_call, role_models, way
 from harness.stage import Stage, ordered
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def make_estimator(config: RunConfig, here: MachineSpeed | None = None) -> Estim
         sizes=sizes,
         target=models["target"],
         way=way(config, sizes, models),
+        labels=label_call(config, sizes, models),
         embedder=embedder_model(config),
         documents=documents,
         device=here.device if here else REFERENCE,

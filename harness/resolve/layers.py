@@ -22,7 +22,7 @@ from methods.signals.catalogue import signal_class
 if TYPE_CHECKING:
     from harness.settings import Layer, Resolved
 
-_MODEL_IDS = tuple(f"models.{role}.id" for role in ("target", "writer", "generator", "answerer"))
+_MODEL_IDS = tuple(f"models.{role}.id" for role in ("target", "writer", "generator", "answerer", "labeller"))
 
 
 def resolve_run(

@@ -113,6 +113,19 @@ def way(
     return tuple((call, models.get(call.role) or models["generator"]) for call in route.calls(sizes))
 
 
+def label_call(
+    config: RunConfig, sizes: Lengths, models: Mapping[str, RoleModel]
+) -> tuple[CallLengths, RoleModel] | None:
+    """The call that labels a pair, once for each sample, and its model; None where pairs are not labelled."""
+    if config.labels is None:
+        return None
+    question = max(1, sizes.pair // 4)
+    answer = min(config.labels.max_tokens, max(1, sizes.pair - question))
+    model = models.get("labeller") or models.get("generator")
+    own = model or locate("labeller", config.models.of("labeller"), config.lab.world if config.lab else 0)
+    return CallLengths("labeller", question + sizes.template, answer), own
+
+
 def decoding_set_aside(config: RunConfig) -> dict[str, dict[str, Any]]:
     """By role, what a model's own generation settings ask for and no run uses (`harness.models.decoding`)."""
     here = {role: set_aside(model.folder) for role, model in role_models(config).items() if model.folder}
@@ -124,7 +137,8 @@ def embedder_model(config: RunConfig) -> RoleModel | None:
     from harness.config import ModelConfig
 
     chooses, gates = config.guide.strategy != "random", "embedding" in config.decontam.modes
-    if not chooses and not gates and not any("embedder" in needs for needs in needs_of_signals(config)):
+    labels = config.labels is not None and config.labels.group == "embedding"
+    if not chooses and not gates and not labels and not any("embedder" in needs for needs in needs_of_signals(config)):
         return None
     own = config.models.embedder
     if own.kind == "sentence_transformers":

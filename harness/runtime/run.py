@@ -16,7 +16,8 @@ from typing import Any
 
 from harness.checks.prerequisites import require_prerequisites
 from harness.choice import Choice
-from harness.config import RunConfig, RuntimeConfig
+from harness.config import RunConfig
+from harness.config_runtime import RuntimeConfig
 from harness.errors import ConfigError, HarnessError, InputError
 from harness.events import EventLog
 from harness.executor import Executor, LocalExecutor
@@ -118,7 +119,7 @@ def identity_settings(config: RunConfig, *, exclude_defaults: bool = False) -> d
     Where on this machine a server listens is one of them, so that it may have another port when the run is resumed.
     """
     settings = config.model_dump(mode="json", exclude={"runtime"}, exclude_defaults=exclude_defaults)
-    for role in ("writer", "generator", "answerer"):
+    for role in ("writer", "generator", "answerer", "labeller"):
         model = getattr(config.models, role)
         if model is not None and model.base_url and model.remote_host is None:
             settings["models"][role]["base_url"] = "local"

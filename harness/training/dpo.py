@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.config import TrainingConfig
+from harness.config_runtime import TrainingConfig
 from harness.errors import InputError
 from harness.stage import SCRATCH
 from harness.training.chat import encode

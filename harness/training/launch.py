@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness.config import TrainingConfig
+from harness.config_runtime import TrainingConfig
 from harness.errors import ConfigError, StageError
 from harness.shards import write_json
 from harness.stage import SCRATCH

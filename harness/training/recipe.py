@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from harness.config import TrainingConfig
+from harness.config_runtime import TrainingConfig
 from harness.errors import ConfigError
 from harness.training.lora_modules import ATTENTION, adapted
 from harness.training.schedule import Start

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.config import TrainingConfig
+from harness.config_runtime import TrainingConfig
 from harness.errors import ConfigError, StageError
 from harness.models.rope import by_side, rope_switch
 from harness.stage import SCRATCH

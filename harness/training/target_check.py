@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.config import TrainingConfig
+from harness.config_runtime import TrainingConfig
 from harness.training.chat import Encoded
 from harness.training.checks import Check
 from harness.training.layouts import check_layout

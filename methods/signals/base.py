@@ -17,8 +17,9 @@ from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 from harness import plugins
 from harness.choice import Plugin
-from harness.config import EmbedderConfig, ScoringConfig
+from harness.config import EmbedderConfig
 from harness.config_models import Section
+from harness.config_runtime import ScoringConfig
 from harness.facts import Fact, facts_to_rows
 from harness.training.checks import Check, to_rows
 from harness.types import Message, Sample, Score, Seed, Usage

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import SynthesisConfig
+from harness.config_labels import LabelsConfig
 from harness.costs.estimator import SURVIVE, Estimator
 from harness.costs.records import Before, Cost, Load
 from harness.errors import BudgetError
@@ -31,6 +32,7 @@ from harness.types import Sample, Seed, Usage, derive_seed
 from methods.plan import Plan
 from methods.stages.embedding import EmbeddingWorker, embedding_worker, with_vectors
 from methods.stages.gate import Gate, embedded_texts, gate_settings
+from methods.stages.labels import Label, Labeller, label_settings, with_labels
 from methods.stages.lengths import line_settings, weigher
 from methods.stages.selection import Selection
 
@@ -70,17 +72,30 @@ def drafter(
     return open_backend(models.of(role), plan.world, corpus, policy, role=role, access=access)
 
 
-def synthesize_shard(plan: Plan, maker: Synthesizer, drafts: Backend, draws: Sequence[Draw], seed: int) -> ShardOutput:
-    """One shard of trajectories under the settings of synthesis."""
+def synthesize_shard(
+    plan: Plan,
+    maker: Synthesizer,
+    drafts: Backend,
+    draws: Sequence[Draw],
+    seed: int,
+    labeller: Labeller | None = None,
+) -> ShardOutput:
+    """One shard of trajectories under the settings of synthesis, their pairs labelled where there is a labeller."""
     s, counter = plan.config.synthesis, Counter()
     first, last = (getattr(s, role) for role in (plan.config.route_roles[0], plan.config.route_roles[-1]))
     written = maker.write(drafts, draws, sampling_of(first), seed, counter)
     attempts = maker.realise(written, sampling_of(last), seed, counter)
+    labels: list[Label] = []
+    if labeller is not None:
+        attempts, labels = labeller.label(attempts, seed, counter)
     return ShardOutput(
         rows=[a.sample for a in attempts if a.sample is not None],
         rejects=[a.reject for a in attempts if a.reject is not None],
-        usage=counter.usage,
-        tables={"rubrics": [a.rubric for a in attempts if a.rubric is not None]},
+        usage=[*counter.usage, *(labeller.usage() if labeller is not None else [])],
+        tables={
+            "rubrics": [a.rubric for a in attempts if a.rubric is not None],
+            **({"labels": labels} if labeller is not None else {}),
+        },
         rows_in=len(draws),
         shortened=counter.shortened,
         mended=counter.mended,
@@ -91,22 +106,25 @@ def synthesize_shard(plan: Plan, maker: Synthesizer, drafts: Backend, draws: Seq
 class SynthesisWorker:
     """Runs trajectories of one drafting model (`policy`: its trained weights) wherever the models can be loaded.
 
-    `embedding` has it embed what the gate compares, so that counting survivors waits for no worker.
+    `embedding` has it embed what the gate compares, so that counting survivors waits for no worker; `labels` has it
+    label pairs.
     """
 
     plan: Plan
     seeds: tuple[Seed, ...]
     policy: Path | None
     embedding: EmbeddingWorker | None = None
+    labels: LabelsConfig | None = None
 
     def open(self) -> Work:
         """Set up the models; they are loaded at the first trajectory."""
         maker = synthesizer(self.plan, self.seeds)
         drafts = drafter(self.plan, self.seeds, maker, self.policy)
         embed = self.embedding.open() if self.embedding else None
+        labeller = Labeller(self.plan, self.labels) if self.labels else None
 
         def shard(items: Sequence[Any], index: int, seed: int) -> ShardOutput:
-            made = synthesize_shard(self.plan, maker, drafts, items, seed)
+            made = synthesize_shard(self.plan, maker, drafts, items, seed, labeller)
             return with_vectors(made, embedded_texts(self.plan, made.rows), embed) if embed else made
 
         return shard
@@ -118,20 +136,22 @@ def synthesis_worker(
     """Who runs trajectories: anybody, or where a server answers for a model only this process.
 
     It alone has the ledger, the answers that were paid for and the limits; a server is scaled by itself. `gated`: the
-    pairs will be compared with test items.
+    pairs are for the data set, so they are labelled where that is asked for, and will be compared with test items.
     """
     c = plan.config
-    models = [c.models.of(role) for role in c.route_roles]
+    labels = c.labels if gated else None
+    models = [c.models.of(role) for role in (*c.route_roles, *(["labeller"] if labels else []))]
     if not any(model.served for model in models):
         # Only the extractive generator reads other documents than the one at hand.
         corpus = tuple(seeds) if any(model.backend == "extractive" for model in models) else ()
         embedding = embedding_worker(c.models.embedder) if gated and "embedding" in c.decontam.modes else None
         embedding = embedding if isinstance(embedding, EmbeddingWorker) else None
-        return SynthesisWorker(plan, corpus, policy.absolute() if policy else None, embedding)
+        return SynthesisWorker(plan, corpus, policy.absolute() if policy else None, embedding, labels)
     reach = access(c, run)
     maker = synthesizer(plan, seeds, reach)
     drafts = drafter(plan, seeds, maker, policy, reach)
-    return InProcess(lambda items, index, seed: synthesize_shard(plan, maker, drafts, items, seed))
+    labeller = Labeller(plan, labels, reach) if labels else None
+    return InProcess(lambda items, index, seed: synthesize_shard(plan, maker, drafts, items, seed, labeller))
 
 
 def initial(plan: Plan, source: Stage) -> Stage:
@@ -173,7 +193,7 @@ def initial(plan: Plan, source: Stage) -> Stage:
     )
 
 
-TEACHERS = ("generator", "answerer")
+TEACHERS = ("generator", "answerer", "labeller")
 """The roles whose tokens a budget of `teacher_tokens` counts: those that write what the target learns."""
 
 
@@ -229,6 +249,7 @@ def regenerate(plan: Plan, source: Stage, policy: Stage | None, selection: Selec
         "allow_shortfall": c.allow_shortfall,
         "shard": c.synthesis.shard_size,
         **gate_settings(plan),
+        **label_settings(plan),
         "seed": c.synthesis_seed,
     }
     inputs = tuple(stage for stage in (source, policy, round_.prior) if stage)
@@ -239,8 +260,10 @@ def regenerate(plan: Plan, source: Stage, policy: Stage | None, selection: Selec
         inputs,
         lambda run: _regenerate(run, plan, source, policy, selection, round_),
         kind="pairs",
-        estimate=lambda e, before: _estimate(e, before, plan, selection, round_),
-        loads=lambda sizer: Load("synthesis", (*sizer.makes(trained=policy is not None), *sizer.gates())),
+        estimate=lambda e, before: _labelled(e, _estimate(e, before, plan, selection, round_)),
+        loads=lambda sizer: Load(
+            "synthesis", (*sizer.makes(trained=policy is not None), *sizer.labels_pairs(), *sizer.gates())
+        ),
         lacks=lambda documents: _too_few(plan, selection, min(documents, round_.chosen or documents), round_.before),
     )
 
@@ -256,6 +279,10 @@ def _too_few(plan: Plan, selection: Selection, documents: int, before: float) ->
         f"{documents} documents give at most {most} pairs in {c.synthesis.max_passes} passes (synthesis.max_passes), "
         f"and the budget is {line:g}; use more documents, a smaller --budget, or set allow_shortfall"
     )
+
+
+def _labelled(e: Estimator, made: Cost | None) -> Cost | None:
+    return None if made is None else with_labels(e, made)
 
 
 def _estimate(e: Estimator, before: Before, plan: Plan, selection: Selection, round_: Round) -> Cost | None:

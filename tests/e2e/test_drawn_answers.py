@@ -17,8 +17,8 @@ from sklearn.cluster import AgglomerativeClustering
 from harness.config import SignalChoice
 from harness.models.tokenizers import load_tokenizer
 from harness.models.transformers_backend import load_causal_lm
+from harness.synthesis.agreement import CUT, clusters, value_of
 from harness.types import Message, Sample, Score, derive_seed
-from methods.signals.acquisition.drawn import CUT, clusters, value_of
 from methods.signals.base import Archive, SignalContext, TargetState
 from methods.signals.catalogue import make_signal
 from support.tiny import make_tiny_model

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from harness.config import RayConfig
+from harness.config_runtime import RayConfig
 from harness.errors import PrerequisiteError, StageError
 from harness.executor import InProcess, LocalExecutor, ShardWorker, Task, Work
 from harness.shards import ShardOutput, read_records

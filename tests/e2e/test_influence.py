@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig
 
 from harness.bench import oracle
-from harness.config import ScoringConfig
+from harness.config_runtime import ScoringConfig
 from harness.errors import StageError
 from harness.training.adam_state import AdamState
 from harness.training.chat import Encoded

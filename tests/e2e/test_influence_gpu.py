@@ -7,7 +7,7 @@ import torch
 
 from harness.bench.influence import ENGINE, PLAIN, BenchPlan, bench_influence
 from harness.bench.made import BenchSize
-from harness.config import ScoringConfig
+from harness.config_runtime import ScoringConfig
 from methods.signals.influence.settings import InfluenceSettings
 
 pytestmark = [

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.config import ScoringConfig
+from harness.config_runtime import ScoringConfig
 from harness.errors import StageError
 from harness.models.transformers_backend import load_causal_lm
 from harness.training.adam_state import load_adam_state, save_adam_state

@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from harness.config import ScoringConfig
+from harness.config_runtime import ScoringConfig
 from harness.errors import ConfigError
 from harness.estimate import shape_from_folder
 from harness.models.rope import forget_lengths

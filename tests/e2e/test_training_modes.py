@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.config import TrainingConfig
+from harness.config_runtime import TrainingConfig
 from harness.errors import ConfigError, StageError
 from harness.training.launch import job_from_json, job_to_json, launch_command
 from harness.training.recipe import Job, LoraSettings, Recipe, Tuned
@@ -188,7 +188,7 @@ import sys, time
 from pathlib import Path
 sys.path[:0] = [{tests!r}, {unit!r}]
 import test_training_modes as t
-from harness.config import TrainingConfig
+from harness.config_runtime import TrainingConfig
 from harness.training.sft import finetune
 home = Path({home!r})
 finetune(home / "model", t.samples(), t.{recipe}, seed=3, folder=home / {folder!r}, output="out", save_every={every},

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from harness.bench.influence import BenchPlan
 from harness.bench.made import BenchSize
-from harness.config import ScoringConfig
+from harness.config_runtime import ScoringConfig
 from methods.signals.influence.settings import InfluenceSettings
 
 TINY = {

@@ -148,7 +148,7 @@ def _recipe(case: Case) -> Any:
 
 
 def _finetune(home: Path, case: Case, *, adam: bool = False) -> int:
-    from harness.config import TrainingConfig
+    from harness.config_runtime import TrainingConfig
     from harness.training.sft import finetune
 
     # Three optimizer steps: from the second on, Adam's moments are there.

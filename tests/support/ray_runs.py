@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from harness.config import RayConfig
+from harness.config_runtime import RayConfig
 
 
 class SilentObserver:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from evals.catalogue import load_suite
-from harness.config import TrainingConfig
+from harness.config_runtime import TrainingConfig
 from harness.errors import ConfigError
 from harness.settings import parse_assignment, read_config_file
 from harness.training.launch import accelerate_settings

@@ -7,7 +7,6 @@ white space.
 
 from __future__ import annotations
 
-import string
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -15,17 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pydantic import Field
 
 from harness.facts import Fact
-from harness.synthesis.duplicates import normalise_text
+from harness.synthesis.agreement import clusters, value_of
 from harness.types import Usage
 from methods.signals.base import ModelUse
 from methods.signals.target.answering import AnswerSettings, AnswerSignal
 
 if TYPE_CHECKING:
     from methods.signals.target.answers import Answer
-
-CUT = 0.35
-"""Cosine distance at which clusters of answers are cut, as where AcquisitionSynthesis labels (arXiv 2605.13149)."""
-_ENDS = string.whitespace + ".,;:!?\"'`*"
 
 
 class DrawnSettings(AnswerSettings):
@@ -49,11 +44,6 @@ class GroupedSettings(DrawnSettings):
 
 D = TypeVar("D", bound=DrawnSettings)
 G = TypeVar("G", bound=GroupedSettings)
-
-
-def value_of(text: str, marker: str) -> str:
-    """The part of an answer that counts, normalised; empty where nothing stands there."""
-    return normalise_text(text.rpartition(marker)[2] if marker else text).strip(_ENDS)
 
 
 class DrawnSignal(AnswerSignal[D]):
@@ -108,24 +98,3 @@ class GroupedSignal(DrawnSignal[G]):
     def usage(self) -> list[Usage]:
         """The target's, and the embedder's."""
         return [*super().usage(), *(self._embedder.usage() if self._embedder is not None else [])]
-
-
-def clusters(vectors: Any) -> list[int]:
-    """A cluster's number for every row of `vectors` [n, dimension]: average linkage, cut at a cosine distance of `CUT`.
-
-    Rows of length 0 (answers without a word) are alike, and unlike all others.
-    """
-    import numpy as np
-    from scipy.cluster.hierarchy import fcluster, linkage
-    from scipy.spatial.distance import squareform
-
-    rows = np.asarray(vectors, dtype=np.float64)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
-    distance = 1.0 - unit @ unit.T
-    empty = lengths[:, 0] == 0
-    distance[np.ix_(empty, empty)] = 0.0
-    np.fill_diagonal(distance, 0.0)
-    distance = np.clip((distance + distance.T) / 2, 0.0, None)
-    found = fcluster(linkage(squareform(distance, checks=False), method="average"), t=CUT, criterion="distance")
-    return [int(number) for number in found]

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from harness.synthesis.agreement import value_of
 from harness.types import Sample
-from methods.signals.acquisition.drawn import DrawnSettings, DrawnSignal, value_of
+from methods.signals.acquisition.drawn import DrawnSettings, DrawnSignal
 from methods.signals.base import Item
 
 if TYPE_CHECKING:

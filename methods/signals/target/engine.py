@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 import torch
 
-from harness.config import ScoringConfig
+from harness.config_runtime import ScoringConfig
 from harness.errors import StageError
 from harness.models.rope import rope_switch
 from harness.training.batches import Collated, Layout, batches, collate

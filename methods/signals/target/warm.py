@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from harness.config import ScoringConfig
+from harness.config_runtime import ScoringConfig
 from harness.errors import StageError
 from harness.models.transformers_backend import load_causal_lm
 from harness.training.adam_state import AdamState, load_adam_state
