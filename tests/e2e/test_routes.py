@@ -1,4 +1,4 @@
-"""Routes without a rubric, through GRPO on the generator and labels: killed in both, and equal to a run that was not."""
+"""Routes without a rubric, through GRPO on the generator and labels: killed twice, and equal to a run that was not."""
 
 from __future__ import annotations
 
