@@ -22,7 +22,7 @@ from harness.lab.world import Rule, World
 from harness.models.prompts import Prompt, load_prompt
 from harness.types import QUESTION_TYPES, Message, chat, derive_seed, stable_hash
 
-RECIPE = LabRecipe(steps=900, batch=32, lr=5e-3)
+RECIPE = LabRecipe(steps=450, batch=32, lr=5e-3)
 EXAMPLES = 16000
 """Training examples drawn."""
 
