@@ -67,11 +67,18 @@ def _definition(target: TargetState, checkpoint: str) -> list[float]:
 def test_loss_is_the_mean_cross_entropy_of_the_completion(target: TargetState, checkpoint: str) -> None:
     scores, signal = _scores(target, checkpoint, [*SAMPLES, TOO_LONG, Seed("d", "text")])
     assert [s.value for s in scores[:12]] == pytest.approx(_definition(target, checkpoint), rel=1e-5)
-    assert [s.reason for s in scores[12:]] == ["no completion token left", "only samples can be scored"]
+    assert [s.reason for s in scores[12:]] == ["no completion token left", "no reference answer"]
     assert {s.status for s in scores[12:]} == {"unscorable"} and {s.value for s in scores[12:]} == {None}
     (usage,) = signal.usage()
     assert (usage.role, usage.calls, usage.completion_tokens) == ("target", 12, 0)
     assert usage.flops > 0 and signal.usage() == []
+
+
+def test_a_labelled_seed_has_the_loss_of_its_reference_answer(target: TargetState) -> None:
+    thanks = (Message("user", "and now?"),)
+    seeds = [Seed(f"d{i}", None, s.messages + thanks * (i % 2)) for i, s in enumerate(SAMPLES)]
+    scores, _ = _scores(target, "base", [*seeds])
+    assert [s.value for s in scores] == pytest.approx(_definition(target, "base"), rel=1e-5)
 
 
 def test_warm_up_lowers_the_loss_of_what_was_learned(target: TargetState) -> None:

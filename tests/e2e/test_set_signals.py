@@ -55,6 +55,16 @@ def cloud(seed: int, n: int = 14) -> Any:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
+def test_labelled_seeds_are_chosen_as_the_pairs_that_they_hold(target: TargetState) -> None:
+    seeds = [Seed(p.id, None, p.messages) for p in PAIRS]
+    for name in ("badge", "coreset"):
+        of_pairs, of_seeds = (ready(name, target).choose(items, 3, Archive()) for items in (PAIRS, seeds))
+        assert len(picked(of_seeds)) == 3
+        if name == "badge":
+            assert picked(of_seeds) == picked(of_pairs)
+            assert [s.value for s in of_seeds] == pytest.approx([s.value for s in of_pairs])
+
+
 def picked(scores: list[Any]) -> list[str]:
     return [s.item_id for s in sorted((s for s in scores if PICK in s.parts), key=lambda s: s.parts[PICK])]
 
