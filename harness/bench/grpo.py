@@ -33,7 +33,7 @@ from harness.synthesis.synthesize import Counter
 from harness.training.grpo import PolicyPrompt, batch_sizes, prompt_order, trl_arguments
 from harness.training.trainer import common_arguments
 from harness.types import Seed, chat, derive_seed
-from methods.drivers.grpo import GrpoSettings
+from methods.drivers.grpo_settings import GrpoSettings
 from methods.drivers.shaping import shape
 from methods.plan import Plan
 from methods.signals.base import Archive

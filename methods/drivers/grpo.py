@@ -11,10 +11,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from pydantic import model_validator
-
 from harness import memory
-from harness.config import SamplingConfig, SignalChoice
+from harness.config import SignalChoice
 from harness.costs.estimator import LAB_RATES, AtOnce, Estimator
 from harness.costs.records import Cost, Load, Part
 from harness.costs.sizer import Sizer
@@ -27,8 +25,8 @@ from harness.training.lora_modules import plain_names, settled_names
 from harness.training.policy import PolicyTraining
 from harness.training.recipe import LoraSettings, largest_divisor
 from methods.drivers.base import Driver, common, finish, optional_selection
+from methods.drivers.grpo_settings import GrpoSettings
 from methods.drivers.grpo_training import PolicyRun, answered_together
-from methods.drivers.shaping import RewardConfig
 from methods.plan import Plan
 from methods.signals.catalogue import check_use
 from methods.stages.scoring import signal_settings
@@ -39,24 +37,6 @@ VERSION = 5
 
 DIVIDED = "which GRPO does not divide: set driver.tune=lora with driver.rollouts=server"
 """How a writer in training that is too large for a device goes on several."""
-
-
-class GrpoSettings(GrpoConfig):
-    """Settings of the training, the decoding of pairs whose scores reward it, and the shaping of the reward."""
-
-    generator: SamplingConfig = SamplingConfig(temperature=0.0, max_tokens=8192)
-    """Decoding of the pairs that rollouts lead to, on routes where they are not pairs themselves."""
-    reward: RewardConfig = RewardConfig()
-    """From scores to rewards."""
-
-    @model_validator(mode="after")
-    def _scaled(self) -> GrpoSettings:
-        if self.reward.scope == "none" and self.advantage_scale == "none":
-            raise ValueError(
-                "reward.scope and advantage_scale are both 'none': raw scores would reach the learner without a scale; "
-                "set one of them to 'batch' or 'group'"
-            )
-        return self
 
 
 class Grpo(Driver[GrpoSettings]):

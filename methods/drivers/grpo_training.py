@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 from collections import Counter as Tally
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import Any
 
 from harness.config import RunConfig, SignalChoice
 from harness.errors import BudgetError, StageError
@@ -25,7 +25,8 @@ from harness.synthesis.synthesize import Counter, Synthesizer
 from harness.training.grpo import PolicyPrompt, RolloutBatch, train_policy
 from harness.training.trainer import checkpoint_step, last_checkpoint
 from harness.types import Reject, Sample, Score, Seed, Usage, derive_seed, stable_hash
-from methods.drivers.accepted import accepted
+from methods.drivers.grpo_settings import GrpoSettings
+from methods.drivers.rollout_rows import RolloutRow, accepted
 from methods.drivers.shaping import shape, without_spread
 from methods.plan import Plan
 from methods.signals.base import Archive, Signal
@@ -33,33 +34,8 @@ from methods.signals.catalogue import sign
 from methods.stages.scoring import prepare_signal
 from methods.stages.synthesis import TEACHERS, add_usage, sampling_of, synthesizer, upstream_usage
 
-if TYPE_CHECKING:
-    from methods.drivers.grpo import GrpoSettings
-
 COLOCATED_GAP = "sampling/sampling_logp_difference/mean"
 """TRL's name for the difference of log-probabilities between its own vLLM and the trainer."""
-
-
-@dataclass(frozen=True, slots=True)
-class RolloutRow:
-    """One rollout as stored: what was written, what became of it, what it scored, what the learner was given.
-
-    `value` is the signal's raw score and `withheld` its score on withheld validation items; both None where nothing was
-    measured. `reason` is empty for a valid pair.
-    """
-
-    id: str
-    step: int
-    seed_id: str
-    rubric: str
-    question_type: str
-    question: str
-    answer: str
-    reason: str
-    value: float | None
-    withheld: float | None
-    reward: float | None
-    completion_tokens: int
 
 
 def answered_together(config: RunConfig, g: GrpoSettings) -> int:

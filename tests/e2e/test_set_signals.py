@@ -17,8 +17,7 @@ from harness.models.embedder import open_embedder
 from harness.models.transformers_backend import load_causal_lm
 from harness.training.chat import encode
 from harness.types import Sample, Seed
-from methods.drivers.accepted import accepted
-from methods.drivers.grpo_training import RolloutRow
+from methods.drivers.rollout_rows import RolloutRow, accepted
 from methods.signals.badge import PlusPlus, Space
 from methods.signals.base import Archive, SignalContext, TargetState
 from methods.signals.catalogue import make_signal

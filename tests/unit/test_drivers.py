@@ -21,7 +21,8 @@ from harness.resolve.registry import targets
 from harness.runtime.run import create_run, open_run, run_name
 from harness.settings import dump_yaml
 from methods.drivers.catalogue import driver_classes
-from methods.drivers.grpo import Grpo, GrpoSettings
+from methods.drivers.grpo import Grpo
+from methods.drivers.grpo_settings import GrpoSettings
 from support.made_runs import make_run
 
 

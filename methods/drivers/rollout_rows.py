@@ -1,4 +1,4 @@
-"""What a learner has accepted so far: of every group of rollouts the pair with the best reward.
+"""Rollouts as a GRPO stage stores them, and of every group the pair with the best reward: what the learner accepted.
 
 The archive of a step is that of all steps before it, and frozen while the step is scored. It follows from stored rows
 alone, so a resumed stage has the same.
@@ -7,13 +7,32 @@ alone, so a resumed stage has the same.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from harness.types import Message, Sample
 
-if TYPE_CHECKING:
-    from methods.drivers.grpo_training import RolloutRow
+
+@dataclass(frozen=True, slots=True)
+class RolloutRow:
+    """One rollout as stored: what was written, what became of it, what it scored, what the learner was given.
+
+    `value` is the signal's raw score and `withheld` its score on withheld validation items; both None where nothing was
+    measured. `reason` is empty for a valid pair.
+    """
+
+    id: str
+    step: int
+    seed_id: str
+    rubric: str
+    question_type: str
+    question: str
+    answer: str
+    reason: str
+    value: float | None
+    withheld: float | None
+    reward: float | None
+    completion_tokens: int
 
 
 def accepted(rows: Iterable[RolloutRow], group_size: int, system: str) -> list[Sample]:
