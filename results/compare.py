@@ -12,10 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import InputError
+from results.curves import efficiency_rows
 from results.differences import NOT_COMPARED, equal_settings, recorded_rows, setting_rows
 from results.runs import Run, last_event, load_run, read_items
 from results.tables import SCORES_TITLE, Arm, column_names, cost_rows, count_rows, mark_notes, score_rows
 from results.text import blocks, wrapped
+
+EFFICIENCY = "Samples for the first run's accuracy, between rounds by a straight line (x: the first run's over them)"
 
 NOT_REPLICATES = (
     "Each run is a single draw of generation and training. The errors are over test items and leave out\n"
@@ -39,11 +42,12 @@ def render_compare(paths: Sequence[Path]) -> str:
     lines += ["", *_settings(runs, arms)]
     sections = (
         (SCORES_TITLE, score_rows(arms), 2),
+        (EFFICIENCY, efficiency_rows(arms), 1),
         ("Rows in, kept, rejected by reason", count_rows(arms), 2),
         ("Tokens and seconds by role", cost_rows(arms), 2),
     )
     for title, rows, left in sections:
-        for block in blocks(rows, left):
+        for block in blocks(rows, left) if rows else ():
             lines += ["", title, *block]
     return "\n".join([*lines, "", *_notes(runs, arms)])
 
