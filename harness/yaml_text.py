@@ -6,6 +6,8 @@ not exist. Aliases and merge keys (`<<`) work as always; a key beside a merge wi
 
 from __future__ import annotations
 
+import copy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +47,22 @@ class _Loader(yaml.SafeLoader):
             ) from None
 
 
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> Any:
+    """The value of a text, shared by all who ask: one command reads the same declarations several times over."""
+    return yaml.load(text, Loader=_Loader)
+
+
 def parse_yaml(text: str, where: str) -> Any:
     """The value of a YAML text. Raises `ConfigError` in one line that begins with `where` and names the line."""
     try:
-        return yaml.load(text, Loader=_Loader)
+        # A copy, so that what a caller changes stays its own.
+        return copy.deepcopy(_parsed(text))
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), str(getattr(error, "problem", "") or "")
         line = f", line {mark.line + 1}" if mark is not None else ""
         # Only our own problems are sentences about the file; PyYAML's are about its grammar.
-        said = problem if problem.startswith(("names the key", "holds a value")) else "is not valid YAML"
+        said = problem if problem.startswith(("names the key", "holds a date")) else "is not valid YAML"
         raise ConfigError(f"{where}{line} {said}; correct it") from None
     except RecursionError:
         # Raised below: chained here, the error would carry a thousand frames along.

@@ -53,6 +53,17 @@ def test_what_cannot_be_read_is_one_line(text: str) -> None:
     assert refused(text).startswith("the file f.yaml") and len(refused(text)) < 200
 
 
+@pytest.mark.parametrize("text", ["a: 2026-13-45", "a: " + "9" * 5000])
+def test_a_date_or_number_that_does_not_exist_is_called_so(text: str) -> None:
+    assert refused(text) == "the file f.yaml, line 1 holds a date or number that does not exist; correct it"
+
+
+def test_what_a_caller_changes_stays_its_own() -> None:
+    first = parse_yaml("a: {b: [1]}", "f")
+    first["a"]["b"].append(2)
+    assert parse_yaml("a: {b: [1]}", "f") == {"a": {"b": [1]}}
+
+
 def test_a_byte_order_mark_is_no_content() -> None:
     assert parse_yaml("\ufeffa: 1\n", "f") == {"a": 1}
 
