@@ -37,10 +37,10 @@ def bench(lab: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench
         yield Bench(base, files)
 
 
-def test_the_package_is_eight_files(bench: Bench) -> None:
+def test_the_package_is_ten_files(bench: Bench) -> None:
     """One for each thing, and what says where they are; none of the project's files is touched."""
-    code = ("signal.py", "perplexity.py", "best_overall.py")
-    data = ("brief.yaml", "small_exam.yaml", "exam.jsonl", "practice.jsonl")
+    code = ("signal.py", "perplexity.py", "best_overall.py", "true_or_false.py")
+    data = ("brief.yaml", "small_exam.yaml", "exam.jsonl", "practice.jsonl", "statement.txt")
     assert set(bench.files) == {"pyproject.toml", *(f"brevity/{name}" for name in (*code, *data))}
     source = (bench.base / "package" / "brevity" / "signal.py").read_text(encoding="utf-8")
     assert len(source.splitlines()) <= 35
@@ -52,6 +52,7 @@ def test_it_is_listed(bench: Bench) -> None:
     (row,) = (line for line in signals.splitlines() if line.startswith("perplexity"))
     assert row.split()[1:4] == ["higher", "no", "forward"]
     assert "example: the best of all pairs" in finished(["drivers"], bench.base).out
+    assert "whether it is true" in " ".join(finished(["routes"], bench.base).out.split())
     assert "brief" in finished(["methods"], bench.base).out and "small_exam" in finished(["suites"], bench.base).out
     assert "Words from which on an answer is worth nothing." in finished(["explain", "signal.most"], bench.base).out
     seen = json.loads(harness(["doctor", "--json"], bench.base).out)
@@ -64,6 +65,10 @@ def test_it_is_planned_with_its_settings_and_cost(bench: Bench) -> None:
     assert plan["settings"]["signal.most"] == {"value": 12, "layer": "method brief"}
     assert plan["settings"]["driver.n"]["value"] == 3
     assert "brief = best_overall x brevity" in finished(["plan", "--method", "brief", *NANO], bench.base).out
+    asked = json.loads(
+        finished(["plan", "--method", "brief", "--route", "true_or_false", *NANO, "--json"], bench.base).out
+    )
+    assert asked["settings"]["route.name"]["value"] == "true_or_false"
     wrong = harness(["plan", "--method", "brief", *NANO, "--set", "signal.mots=3"], bench.base)
     assert (wrong.status, wrong.err.count("\n")) == (2, 1) and "did you mean 'signal.most'?" in wrong.err
     write_commentary(bench.base / "law.jsonl", commentary(40))

@@ -178,3 +178,30 @@ def test_listings_import_no_library_of_models() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+ROUTE = """
+from harness.costs.lengths import CallLengths
+from methods.routes.direct import DirectRoute
+
+class Twice(DirectRoute):
+    name = "twice"
+    summary = "example: the direct route at twice the length"
+
+    @classmethod
+    def calls(cls, sizes):
+        return (CallLengths("generator", sizes.generator_prompt, 2 * sizes.pair),)
+"""
+
+
+def test_a_foreign_route_is_listed_chosen_and_planned(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    entries = {"twice": "others_twice:Twice", "lost": "others_twice:Lost"}
+    install("others", {plugins.ROUTES: entries}, {"others_twice.py": ROUTE})
+    assert main(["routes"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "twice generator - example: the direct route" in shown and "not usable: route 'lost'" in shown
+    planned = ["plan", "--driver", "static", "--target", "nano", "--route"]
+    assert main([*planned, "twice", "--set", "route.copy_limit=0.5"]) == 0
+    assert "twice: example" in capsys.readouterr().out
+    assert main([*planned, "lost"]) == 2
+    assert "route 'lost'" in capsys.readouterr().err
