@@ -82,12 +82,12 @@ def calibrate_embedder(
     alike = _cosines(embedder.embed([a for a, _ in paraphrases]), embedder.embed([b for _, b in paraphrases]))
     rates = [Rate(t, float(np.mean(random > t)), float(np.mean(alike > t))) for t in THRESHOLDS]
     return ThresholdCalibration(
-        embedder.name,
-        len(distinct),
-        embedder.truncated,
-        _quantiles(random, RANDOM_LEVELS),
-        _quantiles(alike, PARAPHRASE_LEVELS),
-        tuple(rates),
+        embedder=embedder.name,
+        texts=len(distinct),
+        cut=embedder.truncated,
+        random=_quantiles(random, RANDOM_LEVELS),
+        paraphrase=_quantiles(alike, PARAPHRASE_LEVELS),
+        rates=tuple(rates),
     )
 
 

@@ -171,7 +171,7 @@ class ContaminationCheck:
     def _words(self, postings: Postings) -> Words:
         text_document, text_item = self._text(postings)
         nothing = np.zeros(0, np.int64)
-        inside = self._contained.find(postings.shard) if self._contained else (nothing, nothing)
+        inside_document, inside_item = self._contained.find(postings.shard) if self._contained else (nothing, nothing)
         grams = postings.phrase[postings.phrase < self.line.grams]
         counts = np.bincount(grams, minlength=self.line.grams)
         phrase = np.flatnonzero(counts)
@@ -184,21 +184,22 @@ class ContaminationCheck:
         around = self._contexts.of(postings, every) if self._contexts else NOTHING
         pairs = _joined(kept)
         return Words(
-            text_document,
-            text_item,
-            *inside,
-            pairs.document,
-            pairs.item,
-            pairs.score,
-            pairs.first,
-            pairs.positions,
-            phrase,
-            counts[phrase],
-            best,
-            around.left_phrase,
-            around.left,
-            around.right_phrase,
-            around.right,
+            text_document=text_document,
+            text_item=text_item,
+            inside_document=inside_document,
+            inside_item=inside_item,
+            gram_document=pairs.document,
+            gram_item=pairs.item,
+            gram_score=pairs.score,
+            gram_first=pairs.first,
+            gram_position=pairs.positions,
+            phrase=phrase,
+            count=counts[phrase],
+            best=best,
+            left_phrase=around.left_phrase,
+            left=around.left,
+            right_phrase=around.right_phrase,
+            right=around.right,
         )
 
     def _text(self, postings: Postings) -> tuple[Ints, Ints]:
@@ -285,14 +286,14 @@ def _joined(parts: Sequence[Shared]) -> Shared:
     """Pairs of consecutive documents, one after another."""
     none = np.zeros(0, np.int64)
     if not parts:
-        return Shared(none, none, np.zeros(0), np.zeros(1, np.int64), none)
+        return Shared(document=none, item=none, score=np.zeros(0), first=np.zeros(1, np.int64), positions=none)
     counts = np.concatenate([np.diff(p.first) for p in parts])
     return Shared(
-        np.concatenate([p.document for p in parts]),
-        np.concatenate([p.item for p in parts]),
-        np.concatenate([p.score for p in parts]),
-        np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
-        np.concatenate([p.positions for p in parts]),
+        document=np.concatenate([p.document for p in parts]),
+        item=np.concatenate([p.item for p in parts]),
+        score=np.concatenate([p.score for p in parts]),
+        first=np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
+        positions=np.concatenate([p.positions for p in parts]),
     )
 
 

@@ -89,7 +89,13 @@ def check_conversations(check: ContaminationCheck, rows: Sequence[Conversation],
     checked = EmbeddedCorpus(corpus, check.embedder) if embedding and check.embedder is not None else corpus
     verdicts = decide(check, run_check(check, checked), corpus.size)
     rows_of = np.array(row_of, np.int64)
-    origin = CorpusOrigin(rows_of, np.array(part_of, np.int64), np.zeros(len(texts), np.int64), [source], len(rows))
+    origin = CorpusOrigin(
+        row_of=rows_of,
+        part_of=np.array(part_of, np.int64),
+        source_of=np.zeros(len(texts), np.int64),
+        sources=[source],
+        rows=len(rows),
+    )
     removed = frozenset(rows[int(r)].id for r in np.unique(rows_of[verdicts.removed]))
     hits = []
     pairs = strongest(check, verdicts.pairs)

@@ -43,11 +43,11 @@ class Shared:
         """The pairs where `keep` is true."""
         counts = np.diff(self.first)
         return Shared(
-            self.document[keep],
-            self.item[keep],
-            self.score[keep],
-            np.concatenate(([0], np.cumsum(counts[keep]))).astype(np.int64),
-            self.positions[np.repeat(keep, counts)],
+            document=self.document[keep],
+            item=self.item[keep],
+            score=self.score[keep],
+            first=np.concatenate(([0], np.cumsum(counts[keep]))).astype(np.int64),
+            positions=self.positions[np.repeat(keep, counts)],
         )
 
 
@@ -140,7 +140,7 @@ class Line:
         """Scores of all pairs, from covered positions sorted by (document, position), and how much each counts."""
         if not len(position):
             none = np.zeros(0, np.int64)
-            return Shared(none, none, np.zeros(0), np.zeros(1, np.int64), none)
+            return Shared(document=none, item=none, score=np.zeros(0), first=np.zeros(1, np.int64), positions=none)
         field = self.field_at[position]
         item = self.side.item_of[field]
         same_field = (document[1:] == document[:-1]) & (field[1:] == field[:-1])
@@ -156,7 +156,9 @@ class Line:
         begin = np.flatnonzero(new)
         score = np.add.reduceat(share, begin) / self._total[pair_item[begin]]
         first = np.append(edge[begin], len(position)).astype(np.int64)
-        return Shared(pair_document[begin], pair_item[begin], score, first, position)
+        return Shared(
+            document=pair_document[begin], item=pair_item[begin], score=score, first=first, positions=position
+        )
 
     def weighed(self, shared: Shared, rare: Floats) -> Shared:
         """`shared` with every covered token counted by the weight of its run, under the weights `rare` (grams,).
@@ -217,4 +219,4 @@ class Line:
         tokens = grams + self.width - 1
         length = self.side.length[field[begin]]
         whole = (tokens == length) & (length >= self.side.settings.min_tokens)
-        return _Runs(pair[begin], begin, grams, tokens, whole)
+        return _Runs(pair=pair[begin], begin=begin, grams=grams, tokens=tokens, whole=whole)

@@ -130,7 +130,13 @@ def _table(length: int, hashes: Hashes, phrases: Ints) -> _Table:
     distinct, first = np.unique(hashes[order], return_index=True)
     seen = np.zeros(1 << _FILTER_BITS, np.bool_)
     seen[distinct >> np.uint64(64 - _FILTER_BITS)] = True
-    return _Table(length, distinct, np.append(first, len(order)).astype(np.int64), phrases[order], seen)
+    return _Table(
+        length=length,
+        hashes=distinct,
+        first=np.append(first, len(order)).astype(np.int64),
+        phrases=phrases[order],
+        seen=seen,
+    )
 
 
 def _expand(position: Ints, low: Ints, high: Ints, phrases: Ints) -> tuple[Ints, Ints]:

@@ -121,7 +121,9 @@ def _place(above: _Place | None, name: str) -> _Place:
     known = answer or prompt or text or talks or (above is not None and above.known and not describes)
     # Within a list of rows' own records (instances), a field stands by itself.
     joins = prompt and not answer and outer
-    return _Place(path, part, known, joins, describes, talks, answer or prompt)
+    return _Place(
+        path=path, part=part, known=known, joins=joins, describes=describes, talks=talks, counts=answer or prompt
+    )
 
 
 class RowText:
@@ -290,7 +292,7 @@ def _walk_turns(row: RowText, place: _Place, turns: Sequence[Turn]) -> None:
 @lru_cache(maxsize=2000)
 def _turn_place(path: str, part: Part) -> _Place:
     """Where the other fields of a turn stand."""
-    return _Place(path, part, False, False, False, False, False)
+    return _Place(path=path, part=part, known=False, joins=False, describes=False, talks=False, counts=False)
 
 
 def _named(row: RowText, values: Mapping[str, Any], fields: Fields, where: str) -> None:
@@ -314,7 +316,15 @@ def _named(row: RowText, values: Mapping[str, Any], fields: Fields, where: str) 
 
 @lru_cache(maxsize=200)
 def _named_place(name: str, part: Part) -> _Place:
-    return _Place(name, part, True, part == "prompt", False, name.rpartition(".")[2].lower() in _TALKS, True)
+    return _Place(
+        path=name,
+        part=part,
+        known=True,
+        joins=part == "prompt",
+        describes=False,
+        talks=name.rpartition(".")[2].lower() in _TALKS,
+        counts=True,
+    )
 
 
 def _within(field: str, other: str) -> bool:

@@ -92,7 +92,13 @@ def check_files(
     report = make_report(
         check,
         verdicts,
-        CorpusOrigin(corpus.row_of, corpus.part_of, corpus.source_of, corpus.sources, corpus.rows),
+        CorpusOrigin(
+            row_of=corpus.row_of,
+            part_of=corpus.part_of,
+            source_of=corpus.source_of,
+            sources=corpus.sources,
+            rows=corpus.rows,
+        ),
         pair=f"{', '.join(names)} × {', '.join(against)}",
         train=names,
         rows_without_text=corpus.without_text,

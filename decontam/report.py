@@ -247,7 +247,9 @@ def _steps(check: ContaminationCheck, verdicts: Verdicts, origin: CorpusOrigin) 
             counts = np.bincount(side.benchmark_of[items], minlength=len(side.benchmarks))
             by_benchmark = {clean(name): int(n) for name, n in zip(side.benchmarks, counts, strict=True)}
             removed = _rows(origin, pairs.document[above & removable])
-            steps.append(Step(kind, value, len(items), by_benchmark, removed))
+            steps.append(
+                Step(kind=kind, threshold=value, touched=len(items), by_benchmark=by_benchmark, removed=removed)
+            )
     return steps
 
 

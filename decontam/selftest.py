@@ -222,7 +222,14 @@ def _count(
     for number, name in enumerate(ALTERATIONS):
         of_kind = kind_of == number
         recall[name] = float(right[of_kind].mean()) if of_kind.any() else None
-    return ModeRecall(mode, threshold, now, recall, true / (true + false) if true + false else None, false)
+    return ModeRecall(
+        mode=mode,
+        threshold=threshold,
+        in_force=now,
+        recall=recall,
+        precision=true / (true + false) if true + false else None,
+        false_positives=false,
+    )
 
 
 def render_selftest(result: SelfTest) -> str:

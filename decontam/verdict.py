@@ -46,12 +46,12 @@ class Pairs:
     def select(self, keep: NDArray[np.bool_]) -> Pairs:
         """The pairs where `keep` is true."""
         return Pairs(
-            self.document[keep],
-            self.item[keep],
-            self.kind[keep],
-            self.score[keep],
-            self.hit[keep],
-            self.removes[keep],
+            document=self.document[keep],
+            item=self.item[keep],
+            kind=self.kind[keep],
+            score=self.score[keep],
+            hit=self.hit[keep],
+            removes=self.removes[keep],
         )
 
 
@@ -164,7 +164,13 @@ def _word_parts(check: ContaminationCheck, results: Results, rare: Floats) -> di
     for w in results.words():
         text.append(_Part(w.text_document, w.text_item, np.ones(len(w.text_item))))
         inside.append(_Part(w.inside_document, w.inside_item, np.ones(len(w.inside_item))))
-        shared = Shared(w.gram_document, w.gram_item, w.gram_score, w.gram_first, w.gram_position)
+        shared = Shared(
+            document=w.gram_document,
+            item=w.gram_item,
+            score=w.gram_score,
+            first=w.gram_first,
+            positions=w.gram_position,
+        )
         if (rare < 1).any():
             shared = check.line.weighed(shared, rare)
             shared = shared.select(shared.score > check.floor)
@@ -202,4 +208,11 @@ def _pairs(check: ContaminationCheck, parts: Mapping[MatchKind, _Part]) -> Pairs
         hit[mine] = whole.score[mine] > value
     removes = hit & (check.settings.remove_short | ~check.side.short[whole.item])
     order = np.lexsort((whole.item, -whole.score, kind, whole.document))
-    return Pairs(whole.document[order], whole.item[order], kind[order], whole.score[order], hit[order], removes[order])
+    return Pairs(
+        document=whole.document[order],
+        item=whole.item[order],
+        kind=kind[order],
+        score=whole.score[order],
+        hit=hit[order],
+        removes=removes[order],
+    )

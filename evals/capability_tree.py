@@ -173,14 +173,16 @@ def choose(vectors: Vectors, correct: Sequence[bool], n: int) -> tuple[list[int]
             chosen += [rows[i] for i in k_center(vectors[rows], shares[node.number])]
     table = [
         Capability(
-            node.number,
-            node.parent,
-            node.depth,
-            len(node.rows),
-            sum(correct[row] for row in node.rows),
-            *assessed[node.number],
-            shares[node.number],
+            node=node.number,
+            parent=node.parent,
+            depth=node.depth,
+            items=len(node.rows),
+            correct=sum(correct[row] for row in node.rows),
+            low=low,
+            high=high,
+            weakness=weakness,
+            chosen=shares[node.number],
         )
-        for node in nodes
+        for node, (low, high, weakness) in zip(nodes, assessed, strict=True)
     ]
     return chosen, table

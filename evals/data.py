@@ -163,7 +163,7 @@ def _labelled(
         keys = {name: as_text(item.fields[column]) for name, column in declared.keys.items()}
         messages = (Message("user", question), Message("assistant", answer))
         subtask = as_text(item.fields[declared.subtask]) if declared.subtask else ""
-        out.append(ValidationItem(item.id, messages, keys, item.text, subtask))
+        out.append(ValidationItem(id=item.id, messages=messages, keys=keys, text=item.text, subtask=subtask))
     return out
 
 

@@ -269,13 +269,13 @@ def _column(
     if math.isfinite(score):
         error = standard_error([row.value for row in rows], [row.cluster for row in rows])
     column = ColumnResult(
-        b.id,
-        b.metric,
-        len(items),
-        len(rows),
-        score,
-        error,
-        "measured",
+        column=b.id,
+        metric=b.metric,
+        n=len(items),
+        n_scored=len(rows),
+        score=score,
+        stderr=error,
+        status="measured",
         unparsed=unparsed,
         truncated=truncated,
         notes=tuple(notes),

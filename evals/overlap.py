@@ -159,4 +159,11 @@ def split_without_overlaps(
         shared[name] = sum(normalise(item.text) in texts for item in drawn)
     guarded: list[Keyed] = [*drawn, *(item for items in tests.values() for item in items)]
     kept, dropped_seeds = drop_overlaps(list(seeds), guarded, "the seeds", "validation or test", text=_asked)
-    return Splits(tuple(kept), tuple(drawn), tests, tuple(dropped_seeds), tuple(dropped), shared)
+    return Splits(
+        seeds=tuple(kept),
+        validation=tuple(drawn),
+        tests=tests,
+        dropped_seeds=tuple(dropped_seeds),
+        dropped_validation=tuple(dropped),
+        declared_overlaps=shared,
+    )

@@ -51,7 +51,14 @@ def _walk(model: type[BaseModel], prefix: str, defaults: Section | None, owner: 
         value = getattr(defaults, name) if defaults is not None else None if field.is_required() else field.default
         shown = None if defaults is None and field.is_required() else typed(value)
         held = bool(kinds) and not issubclass(kinds[0], Choice)
-        yield SettingDoc(key, meaning(field), "" if held else takes(field), None if held else shown, owner, held)
+        yield SettingDoc(
+            key=key,
+            meaning=meaning(field),
+            takes="" if held else takes(field),
+            default=None if held else shown,
+            owner=owner,
+            section=held,
+        )
         for kind in kinds:
             if issubclass(kind, Choice):
                 # What is chosen elsewhere has the same settings there.

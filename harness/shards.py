@@ -231,13 +231,13 @@ def merge_usage(usage: Iterable[Usage]) -> list[Usage]:
     for u in usage:
         old = total.get((u.role, u.model), Usage(u.role, u.model))
         total[u.role, u.model] = Usage(
-            u.role,
-            u.model,
-            old.prompt_tokens + u.prompt_tokens,
-            old.completion_tokens + u.completion_tokens,
-            old.calls + u.calls,
-            old.seconds + u.seconds,
-            old.flops + u.flops,
+            role=u.role,
+            model=u.model,
+            prompt_tokens=old.prompt_tokens + u.prompt_tokens,
+            completion_tokens=old.completion_tokens + u.completion_tokens,
+            calls=old.calls + u.calls,
+            seconds=old.seconds + u.seconds,
+            flops=old.flops + u.flops,
         )
     return list(total.values())
 

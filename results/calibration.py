@@ -116,7 +116,15 @@ def calibration_table(
     p_values = {arm: d[primary].p for arm, d in differences.items()}
     adjusted = holm({arm: p for arm, p in p_values.items() if p is not None})
     summaries = [_summarise(arm, runs, columns) for arm, runs in by_arm.items()]
-    return Calibration(reference, primary, columns, summaries, differences, adjusted, dict(expected or {}))
+    return Calibration(
+        reference=reference,
+        primary=primary,
+        columns=columns,
+        arms=summaries,
+        differences=differences,
+        holm_p=adjusted,
+        expected=dict(expected or {}),
+    )
 
 
 def _values(runs: Mapping[int, CalibrationRow], column: str) -> dict[int, float]:
@@ -126,11 +134,11 @@ def _values(runs: Mapping[int, CalibrationRow], column: str) -> dict[int, float]
 def _summarise(arm: str, runs: Mapping[int, CalibrationRow], columns: Sequence[str]) -> ArmSummary:
     shares = [row.useful_share for row in runs.values() if row.useful_share is not None]
     return ArmSummary(
-        arm,
-        sorted(runs),
-        {c: mean_sd(list(values.values())) for c in columns if (values := _values(runs, c))},
-        mean_sd(shares) if shares else None,
-        sum(row.seconds for row in runs.values()) / len(runs),
+        arm=arm,
+        worlds=sorted(runs),
+        columns={c: mean_sd(list(values.values())) for c in columns if (values := _values(runs, c))},
+        useful_share=mean_sd(shares) if shares else None,
+        seconds=sum(row.seconds for row in runs.values()) / len(runs),
     )
 
 

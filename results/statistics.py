@@ -102,15 +102,15 @@ def paired_difference(a: Mapping[int, float], b: Mapping[int, float], level: flo
     mean, sd = mean_sd(differences)
     n = len(shared)
     if sd is None:
-        return Difference(mean, None, None, n, None, None)
+        return Difference(mean=mean, low=None, high=None, n=n, sd=None, p=None)
     if sd == 0.0:
-        return Difference(mean, mean, mean, n, 0.0, 1.0 if mean == 0.0 else 0.0)
+        return Difference(mean=mean, low=mean, high=mean, n=n, sd=0.0, p=1.0 if mean == 0.0 else 0.0)
     from scipy.stats import t as student
 
     error = sd / math.sqrt(n)
     half = float(student.ppf(0.5 + level / 2, n - 1)) * error
     p = 2 * float(student.sf(abs(mean) / error, n - 1))
-    return Difference(mean, mean - half, mean + half, n, sd, p, skewness(differences))
+    return Difference(mean=mean, low=mean - half, high=mean + half, n=n, sd=sd, p=p, skew=skewness(differences))
 
 
 def paired_items(

@@ -201,7 +201,13 @@ def _time_server(corpus: MemoryCorpus, check: ContaminationCheck) -> ServerPace:
     backend = open_elastic(os.environ)
     try:
         timed = time_single_requests(backend, corpus, grams, fraction=SHARE)
-        return ServerPace(backend.name, timed.timed, timed.phrases, timed.seconds, timed.extrapolated_seconds)
+        return ServerPace(
+            name=backend.name,
+            timed=timed.timed,
+            of=timed.phrases,
+            seconds=timed.seconds,
+            extrapolated=timed.extrapolated_seconds,
+        )
     finally:
         backend.close()
 

@@ -308,13 +308,13 @@ def _bergson_row(bench: InfluenceBench, bergson: Bergson, found: BergsonScores, 
     middle = statistics.median(found.seconds)
     ratios = [plain / taken for taken in found.seconds]
     return Contestant(
-        f"bergson {bergson.version}",
-        count,
-        count / middle,
-        tokens / middle,
-        plain / middle,
-        min(ratios),
-        max(ratios),
+        name=f"bergson {bergson.version}",
+        samples=count,
+        samples_per_second=count / middle,
+        tokens_per_second=tokens / middle,
+        relative=plain / middle,
+        low=min(ratios),
+        high=max(ratios),
         note=note,
     )
 

@@ -56,7 +56,14 @@ def check_signal(config: RunConfig) -> list[Check]:
     with tempfile.TemporaryDirectory() as folder:
         _adapter(config, path, Path(folder))
         made_up = (WarmCheckpoint(Path(folder), Path(folder)),)
-        state = TargetState(path, "", target.max_length, target.dtype, target.revision, made_up)
+        state = TargetState(
+            model=path,
+            revision="",
+            max_length=target.max_length,
+            dtype=target.dtype,
+            hub_revision=target.revision,
+            checkpoints=made_up,
+        )
         checks = signal.self_check(context, state, texts)
     if not checks:
         raise ConfigError(

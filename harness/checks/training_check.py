@@ -48,7 +48,13 @@ def target_of(config: RunConfig) -> TrainingDemands:
     elif s.tune == "lora":
         adapter = LoraSettings(s.lora_rank, s.lora_alpha, 0.0, w.lora_modules)
     hooked = any(use.hooks for signal in used_signals(config) for use in signal_uses(signal))
-    return TrainingDemands(tuple(layouts), adapter, "warmup.lora_modules", hooked and warms, sft_recipe(config))
+    return TrainingDemands(
+        layouts=tuple(layouts),
+        adapter=adapter,
+        setting="warmup.lora_modules",
+        hooked=hooked and warms,
+        recipe=sft_recipe(config),
+    )
 
 
 def policy_of(config: RunConfig) -> tuple[str, TrainingDemands] | None:

@@ -168,28 +168,28 @@ def _configure(parser: Parser) -> None:
 
 ACTIONS = (
     Command(
-        "grpo",
-        "training of the policy against TRL's trainer alone, with the same rewards",
-        _configure_grpo,
-        _grpo,
-        "harness bench grpo --steps 10 --turns 5",
+        name="grpo",
+        summary="training of the policy against TRL's trainer alone, with the same rewards",
+        configure=_configure_grpo,
+        run=_grpo,
+        examples="harness bench grpo --steps 10 --turns 5",
     ),
     Command(
-        "decontam",
-        "the contamination check against one server request per n-gram (HARNESS_ES_URL), and as documents grow",
-        _configure_decontam,
-        _decontam,
-        """
+        name="decontam",
+        summary="the contamination check against one server request per n-gram (HARNESS_ES_URL), and as documents grow",
+        configure=_configure_decontam,
+        run=_decontam,
+        examples="""
         harness bench decontam
         harness bench decontam --train data.jsonl --against benchmarks:medqa --sizes 10000
         """,
     ),
     Command(
-        "influence",
-        "scoring against a plain training step, the definition and a LESS-style loop",
-        _configure_influence,
-        _influence,
-        """
+        name="influence",
+        summary="scoring against a plain training step, the definition and a LESS-style loop",
+        configure=_configure_influence,
+        run=_influence,
+        examples="""
         harness bench influence
         harness bench influence --full-logits --json
         harness bench influence --model qwen3-8b

@@ -289,11 +289,11 @@ def _selftest(args: argparse.Namespace, settings: DecontamConfig) -> int:
 
 COMMANDS = (
     Command(
-        "decontam",
-        "check training files for test items, and write cleaned files with the evidence",
-        _configure,
-        _run,
-        """\
+        name="decontam",
+        summary="check training files for test items, and write cleaned files with the evidence",
+        configure=_configure,
+        run=_run,
+        examples="""\
         harness decontam --train data.jsonl --against medical
         harness decontam --train data.jsonl --against benchmarks:gsm8k exam.jsonl:question,choices --ngram 8
         harness decontam --train data.jsonl --against medical --modes text,ngram,embedding --embedder MODEL

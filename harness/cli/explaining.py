@@ -102,23 +102,23 @@ def _configure_prompts(parser: Parser) -> None:
 
 COMMANDS = (
     Command(
-        "explain",
-        "what a setting means, takes and is by default; searches, too",
-        _configure_explain,
-        _explain,
-        """
+        name="explain",
+        summary="what a setting means, takes and is by default; searches, too",
+        configure=_configure_explain,
+        run=_explain,
+        examples="""
         harness explain sft.epochs
         harness explain guide
         harness explain learning rate
         """,
-        "[KEY|WORD ...]",
+        usage="[KEY|WORD ...]",
     ),
     Command(
-        "prompts",
-        "what writer and generator are asked, with the variables that are filled in",
-        _configure_prompts,
-        _prompts,
-        """
+        name="prompts",
+        summary="what writer and generator are asked, with the variables that are filled in",
+        configure=_configure_prompts,
+        run=_prompts,
+        examples="""
         harness prompts
         harness prompts --show rubric --seeds my-docs.jsonl
         """,

@@ -161,25 +161,25 @@ def _configure(parser: Parser) -> None:
 
 ACTIONS = (
     Command(
-        "build",
-        "train the lab's models for some worlds and keep them in the cache",
-        _configure_build,
-        _build,
-        "harness lab build --worlds 0-4",
+        name="build",
+        summary="train the lab's models for some worlds and keep them in the cache",
+        configure=_configure_build,
+        run=_build,
+        examples="harness lab build --worlds 0-4",
     ),
     Command(
-        "calibrate",
-        "run arms of known worth in several worlds and tabulate what the bench makes of them",
-        _configure_calibrate,
-        _calibrate,
-        "harness lab calibrate --worlds 100-104 --jobs 2 --out results",
+        name="calibrate",
+        summary="run arms of known worth in several worlds and tabulate what the bench makes of them",
+        configure=_configure_calibrate,
+        run=_calibrate,
+        examples="harness lab calibrate --worlds 100-104 --jobs 2 --out results",
     ),
     Command(
-        "assess",
-        "measure how well signals tell useful pairs from useless ones, and what following them is worth",
-        _configure_assess,
-        _assess,
-        "harness lab assess --worlds 100-109 --out results",
+        name="assess",
+        summary="measure how well signals tell useful pairs from useless ones, and what following them is worth",
+        configure=_configure_assess,
+        run=_assess,
+        examples="harness lab assess --worlds 100-109 --out results",
     ),
 )
 

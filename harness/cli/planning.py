@@ -97,22 +97,22 @@ def _configure_doctor(parser: Parser) -> None:
 
 COMMANDS = (
     Command(
-        "plan",
-        "what a run would do, need and cost, and where each setting comes from; runs nothing",
-        _configure_plan,
-        _plan,
-        """
+        name="plan",
+        summary="what a run would do, need and cost, and where each setting comes from; runs nothing",
+        configure=_configure_plan,
+        run=_plan,
+        examples="""
         harness plan --method static --target nano
         harness plan --driver best_of_n --signal loss --target qwen3-8b
         """,
-        "[options] [CONFIG.yaml]",
+        usage="[options] [CONFIG.yaml]",
     ),
     Command(
-        "doctor",
-        "check this installation and machine, or a signal's numerics, with what to do",
-        _configure_doctor,
-        _doctor,
-        """
+        name="doctor",
+        summary="check this installation and machine, or a signal's numerics, with what to do",
+        configure=_configure_doctor,
+        run=_doctor,
+        examples="""
         harness doctor --numerics
         harness doctor --config runs/NAME/config.yaml --hub
         harness doctor --target nano --set runtime.training.packing=true

@@ -64,11 +64,11 @@ def _add_quiet(parser: Parser) -> None:
 
 COMMANDS = (
     Command(
-        "run",
-        "synthesize data, fine-tune the target on it, test it, record everything",
-        _configure_run,
-        _run,
-        """
+        name="run",
+        summary="synthesize data, fine-tune the target on it, test it, record everything",
+        configure=_configure_run,
+        run=_run,
+        examples="""
         harness run --driver grpo --signal loss --target nano    the whole loop on a laptop CPU
         harness run --driver grpo --signal random --target nano  the same driver, another signal
         harness run --method static --target nano --seed 1       no feedback, to compare with
@@ -76,14 +76,14 @@ COMMANDS = (
         harness run --method static --seeds notes.jsonl.gz --target nano
         harness run runs/NAME/config.yaml                        a run's settings again, from the start
         """,
-        "[options] [CONFIG.yaml]",
+        usage="[options] [CONFIG.yaml]",
     ),
     Command(
-        "resume",
-        "go on with a run that was stopped or killed",
-        _configure_resume,
-        _resume,
-        "harness resume runs/NAME",
-        "RUN [options]",
+        name="resume",
+        summary="go on with a run that was stopped or killed",
+        configure=_configure_resume,
+        run=_resume,
+        examples="harness resume runs/NAME",
+        usage="RUN [options]",
     ),
 )

@@ -257,7 +257,9 @@ def _ranking(name: str, world: int, scored: _Scored, worth: Sequence[Worth]) -> 
     useful = by_kind.pop("useful", [])
     by_kind["all"] = [x for kind, values in by_kind.items() if kind != "repeat" for x in values]
     found = {kind: auc(useful, by_kind.get(kind, [])) for kind in KINDS}
-    return Ranking(name, world, found, len(worth) - len(scored.values), scored.milliseconds)
+    return Ranking(
+        arm=name, world=world, auc=found, unscored=len(worth) - len(scored.values), milliseconds=scored.milliseconds
+    )
 
 
 @dataclass(frozen=True, slots=True)

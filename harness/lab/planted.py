@@ -58,7 +58,13 @@ def label(messages: Sequence[Message], world: World) -> Planted:
         return Planted("off_world", 0.0)
     cls, key = classes.pop(), relations[0]
     kind = _kind(answer, cls, key, world)
-    return Planted(kind, 1.0 if kind == "useful" else 0.0, key, cls, _question_type(question))
+    return Planted(
+        kind=kind,
+        utility=1.0 if kind == "useful" else 0.0,
+        relation=key,
+        cls=cls,
+        question_type=_question_type(question),
+    )
 
 
 def _kind(answer: str, cls: str, key: str, world: World) -> PairKind:

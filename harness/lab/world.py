@@ -165,4 +165,12 @@ class World:
         question = relation.tests[turn % len(relation.tests)].format(x=name)
         right = relation.values.index(self.rules[cls, relation.key])
         identity = stable_hash("lab", self.number, column, question)
-        return LabItem(identity, question, relation.values, right, name, cls, relation.key)
+        return LabItem(
+            id=identity,
+            question=question,
+            choices=relation.values,
+            answer=right,
+            thing=name,
+            cls=cls,
+            relation=relation.key,
+        )

@@ -137,7 +137,14 @@ def _weights(model: ModelConfig, config: RunConfig, path: str, adapter: Path | N
     ranks = [training.lora.rank] if own and training is not None and training.lora is not None else []
     rank = max([*ranks, *([_rank_of(adapter)] if adapter else [])], default=None)
     revision = None if Path(path).is_dir() else model.revision
-    return Weights(path, model.dtype, revision, model.max_length, rank, dateless(_tokenizer(path, revision), path))
+    return Weights(
+        path=path,
+        dtype=model.dtype,
+        revision=revision,
+        max_length=model.max_length,
+        lora_rank=rank,
+        chat_template=dateless(_tokenizer(path, revision), path),
+    )
 
 
 def served_backend(

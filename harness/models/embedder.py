@@ -238,7 +238,17 @@ class SentenceEmbedder(_Base):
 
     def _spend(self, texts: int, seconds: float) -> None:
         flops = 2.0 * sum(p.numel() for p in self._model.parameters()) * self._tokens
-        self._usage.append(Usage("embedder", self.name, self._tokens, 0, texts, seconds, flops))
+        self._usage.append(
+            Usage(
+                role="embedder",
+                model=self.name,
+                prompt_tokens=self._tokens,
+                completion_tokens=0,
+                calls=texts,
+                seconds=seconds,
+                flops=flops,
+            )
+        )
 
 
 class EndpointEmbedder(_Base):
@@ -330,7 +340,16 @@ class EndpointEmbedder(_Base):
             return None
 
     def _spend(self, texts: int, seconds: float) -> None:
-        self._usage.append(Usage("embedder", self.name, self._tokens, 0, self._calls, seconds))
+        self._usage.append(
+            Usage(
+                role="embedder",
+                model=self.name,
+                prompt_tokens=self._tokens,
+                completion_tokens=0,
+                calls=self._calls,
+                seconds=seconds,
+            )
+        )
 
 
 class GivenVectors(_Base):

@@ -147,7 +147,14 @@ class _Reader:
         if not sizes:
             raise _damaged(self.path, "it holds no weights")
         tied = "output.weight" not in names
-        return Header(self.path, architecture, max(sizes, key=sizes.__getitem__), sizes.total(), tied, metadata)
+        return Header(
+            path=self.path,
+            architecture=architecture,
+            quantisation=max(sizes, key=sizes.__getitem__),
+            parameters=sizes.total(),
+            tied=tied,
+            metadata=metadata,
+        )
 
     def scalar(self, form: str) -> Any:
         value = struct.unpack_from(form, self.data, self.at)[0]

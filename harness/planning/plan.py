@@ -133,11 +133,11 @@ def make_plan(resolved: Resolved, replicates: int | None = None) -> PlanReport:
     store = store_of(config.runtime.runs)
     lines = tuple(
         StageLine(
-            stage.name,
-            stage.kind,
-            stage.identity,
-            costs[stage.identity],
-            read_summary(stage_folder(store, stage)) is not None,
+            name=stage.name,
+            kind=stage.kind,
+            identity=stage.identity,
+            cost=costs[stage.identity],
+            stored=read_summary(stage_folder(store, stage)) is not None,
         )
         for stage in stages
     )
@@ -288,7 +288,9 @@ def read_reference(method: str, settings: Sequence[ResolvedSetting]) -> tuple[tu
         paper, code = entry.get("paper"), entry.get("code")
         if any(said is not None and not same(setting.value, said) for said in (paper, code)):
             note = entry.get("note", "")
-            rows.append(Deviation(setting.key, setting.value, paper, code, note, setting.layer))
+            rows.append(
+                Deviation(key=setting.key, here=setting.value, paper=paper, code=code, note=note, layer=setting.layer)
+            )
     return tuple(rows), tuple(content.get("notes", ()))
 
 

@@ -91,7 +91,9 @@ def device_lines(
     for kind in [*([here.device] if here else []), *DEVICES]:
         count = kind.needed(peak)
         hours = kind.seconds(compute, moved) / 3600 if known else None
-        lines.append(DeviceLine(kind.name, hours, count, peak // count, count == 1))
+        lines.append(
+            DeviceLine(name=kind.name, hours=hours, devices=count, per_device=peak // count, fits_one=count == 1)
+        )
     return tuple(lines)
 
 
@@ -114,10 +116,16 @@ def detectable(config: RunConfig, suite: Suite, guided: Sequence[str], replicate
     counts = [n for n in counts if n]
     sd = LAB_RUN_SD if lab else RUN_SD
     if replicates < 2 or not counts:
-        return Detectable(None, replicates, sum(counts), len(counts), sd)
+        return Detectable(points=None, replicates=replicates, items=sum(counts), columns=len(counts), run_sd=sd)
     items = sum(2 * ACCURACY * (1 - ACCURACY) * (1 - CORRELATION) / n for n in counts) / len(counts) ** 2
     error = (2 * sd**2 / replicates + 1e4 * items) ** 0.5
-    return Detectable(error * _noncentral(2 * replicates - 2), replicates, sum(counts), len(counts), sd)
+    return Detectable(
+        points=error * _noncentral(2 * replicates - 2),
+        replicates=replicates,
+        items=sum(counts),
+        columns=len(counts),
+        run_sd=sd,
+    )
 
 
 def _noncentral(df: int, alpha: float = 0.05, power: float = 0.8) -> float:

@@ -55,15 +55,22 @@ def measure(dtype: str, folder: Path | None, shape: ModelShape | None, together:
         source = torch.ones(COPIED, dtype=torch.uint8)
         target = torch.empty_like(source)
         bandwidth = 2 * COPIED / _fastest(lambda: target.copy_(source), 0.3)
-    shares, start = (COMPUTE_SHARE, BANDWIDTH_SHARE), 0.0
+    compute_share, bandwidth_share, start = COMPUTE_SHARE, BANDWIDTH_SHARE, 0.0
     basis = f"{peak / 1e9:,.0f} GFLOP/s in {dtype} products, {bandwidth / 1e9:,.0f} GB/s"
     if folder is not None and shape is not None and _pass(shape) / (COMPUTE_SHARE * peak) <= PATIENCE:
         compute, moved, start = _model(folder, dtype, shape, together, read)
-        shares = compute / peak, moved / bandwidth
+        compute_share, bandwidth_share = compute / peak, moved / bandwidth
         basis += f"; a batch of {folder.name}: {compute / 1e9:,.0f} GFLOP/s, decoding at {moved / 1e9:,.1f} GB/s"
     else:
         basis += f"; assumed {COMPUTE_SHARE:.0%} and {BANDWIDTH_SHARE:.0%} of them"
-    device = DeviceClass(NAME, machine.memory()[0], peak, bandwidth, *shares)
+    device = DeviceClass(
+        name=NAME,
+        memory=machine.memory()[0],
+        peak=peak,
+        bandwidth=bandwidth,
+        compute_share=compute_share,
+        bandwidth_share=bandwidth_share,
+    )
     return MachineSpeed(device, start, f"measured now on {torch.get_num_threads()} threads: {basis}")
 
 

@@ -98,7 +98,9 @@ def _own(run: str, settings: Mapping[str, Any], kind: Kind = "model") -> Origin:
     except HarnessError:
         # The suite's file is gone or changed; that validation items were read still stands.
         pass
-    return Origin("", run, signal, suite, guide, read, guided)
+    return Origin(
+        what="", run=run, signal=signal, suite=suite, guide=guide, reads_validation=read, guided_columns=guided
+    )
 
 
 def _read_by(signals: Iterable[str]) -> bool | None:
@@ -166,7 +168,7 @@ def _of_run(folder: Path) -> Sequence[Origin]:
     try:
         run = load_run(folder) if (folder / MANIFEST).is_file() else _exported(folder)
     except HarnessError:
-        return [Origin("", folder.name, "", "", "", None)]
+        return [Origin(what="", run=folder.name, signal="", suite="", guide="", reads_validation=None)]
     settings = run.manifest.get("settings")
     record = run.record
     if record is not None:
@@ -174,13 +176,21 @@ def _of_run(folder: Path) -> Sequence[Origin]:
         # What the run is made from answers for itself, in an entry of its own.
         reads = record.reads_validation if record.reads_itself is None else record.reads_itself
         guided = record.guided_columns if reads else ()
-        own = Origin("", record.run, record.signal, record.suite, guide, reads, guided)
+        own = Origin(
+            what="",
+            run=record.run,
+            signal=record.signal,
+            suite=record.suite,
+            guide=guide,
+            reads_validation=reads,
+            guided_columns=guided,
+        )
         if record.upstream or not settings:
             return [own, *record.upstream]
     elif settings:
         own = _own(run.name, settings)
     else:
-        return [Origin("", folder.name, "", "", "", None)]
+        return [Origin(what="", run=folder.name, signal="", suite="", guide="", reads_validation=None)]
     return [own, *_before(run, settings)]
 
 
@@ -192,7 +202,7 @@ def _before(run: Run, settings: Mapping[str, Any]) -> Sequence[Origin]:
     try:
         return _named("writer", _of_run(find_run(run.folder.parent, name)))
     except HarnessError:
-        return [Origin("writer", str(name), "", "", "", None)]
+        return [Origin(what="writer", run=str(name), signal="", suite="", guide="", reads_validation=None)]
 
 
 def _exported(folder: Path) -> Run:

@@ -34,21 +34,32 @@ def locate(role: str, model: ModelConfig, world: int, *, trained: bool = False) 
     A model that is `trained` needs its weights here, whoever samples from it.
     """
     if model.backend == "extractive":
-        return RoleModel(role, model.id, model.dtype, "built-in", None, None)
+        return RoleModel(role=role, id=model.id, dtype=model.dtype, kind="built-in", folder=None, shape=None)
     if model.base_url and not trained:
-        return RoleModel(role, model.id, model.dtype, "service", None, known_shape(model.id))
+        return RoleModel(
+            role=role, id=model.id, dtype=model.dtype, kind="service", folder=None, shape=known_shape(model.id)
+        )
     if model.id.startswith("lab:"):
         folder, shape = _lab_model(model.id.removeprefix("lab:"), world)
-        return RoleModel(role, model.id, model.dtype, "lab", folder, shape)
+        return RoleModel(role=role, id=model.id, dtype=model.dtype, kind="lab", folder=folder, shape=shape)
     if is_gguf(model.id):
         return _gguf_model(role, model)
     path = Path(model.id).expanduser()
     if path.is_dir() or model.id.startswith((".", "/", "~")):
         here = path if machine.has_weights(path) else None
-        return RoleModel(role, model.id, model.dtype, "folder", here, estimate.shape_from_folder(path))
+        return RoleModel(
+            role=role,
+            id=model.id,
+            dtype=model.dtype,
+            kind="folder",
+            folder=here,
+            shape=estimate.shape_from_folder(path),
+        )
     folder = machine.cached_model(model.id, model.revision)
     shape = estimate.shape_from_folder(folder) if folder else None
-    return RoleModel(role, model.id, model.dtype, "hub", folder, shape or known_shape(model.id))
+    return RoleModel(
+        role=role, id=model.id, dtype=model.dtype, kind="hub", folder=folder, shape=shape or known_shape(model.id)
+    )
 
 
 def _gguf_model(role: str, model: ModelConfig) -> RoleModel:
@@ -56,8 +67,10 @@ def _gguf_model(role: str, model: ModelConfig) -> RoleModel:
     try:
         path = gguf_path(model.id)
     except PrerequisiteError:
-        return RoleModel(role, model.id, model.dtype, "package", None, entry_of(model.id).shape)
-    return RoleModel(role, model.id, model.dtype, "gguf", path, read_header(path).shape)
+        return RoleModel(
+            role=role, id=model.id, dtype=model.dtype, kind="package", folder=None, shape=entry_of(model.id).shape
+        )
+    return RoleModel(role=role, id=model.id, dtype=model.dtype, kind="gguf", folder=path, shape=read_header(path).shape)
 
 
 def _lab_model(role: str, world: int) -> tuple[Path | None, ModelShape | None]:
@@ -143,7 +156,14 @@ def embedder_model(config: RunConfig) -> RoleModel | None:
     own = config.models.embedder
     if own.kind == "sentence_transformers":
         return locate("embedder", ModelConfig(id=own.id, revision=own.revision, dtype=own.dtype), 0)
-    return RoleModel("embedder", own.id, own.dtype, "built-in" if own.kind == "lexical" else own.kind, None, None)
+    return RoleModel(
+        role="embedder",
+        id=own.id,
+        dtype=own.dtype,
+        kind="built-in" if own.kind == "lexical" else own.kind,
+        folder=None,
+        shape=None,
+    )
 
 
 def trained_role(config: RunConfig) -> str | None:

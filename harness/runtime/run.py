@@ -73,11 +73,11 @@ class RunObserver:
         self.events.add(kind, **fields)
         if kind == "stage_done":
             summary = Summary(
-                fields["rows_in"],
-                fields["kept"],
-                fields["rejected"],
-                (),
-                fields["seconds"],
+                rows_in=fields["rows_in"],
+                kept=fields["kept"],
+                rejected=fields["rejected"],
+                usage=(),
+                seconds=fields["seconds"],
                 shortened=fields["shortened"],
                 mended=fields["mended"],
             )

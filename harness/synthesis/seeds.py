@@ -114,7 +114,7 @@ def load_seeds(
     dropped = dict(sorted(Counter(reject.reason for reject in reader.rejects).items()))
     if not seeds:
         raise InputError(_nothing_left(label, read, dropped, fields, reader.present, labels is not None))
-    return SeedReport(label, seeds, read, dropped, tuple(reader.rejects))
+    return SeedReport(source=label, seeds=seeds, read=read, dropped=dropped, rejects=tuple(reader.rejects))
 
 
 def read_seeds(settings: SeedsConfig, *, domain: str = "", keys: Sequence[str] = ("pmid",)) -> SeedReport:

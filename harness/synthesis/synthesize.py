@@ -40,7 +40,17 @@ class Counter:
         completion = sum(c.completion_tokens + c.extra_completion_tokens for c in completions)
         flops = backend.flops_per_token * (prompt + completion)
         calls = sum(c.calls for c in completions)
-        self.usage.append(Usage(role, backend.name, prompt, completion, calls, seconds, flops))
+        self.usage.append(
+            Usage(
+                role=role,
+                model=backend.name,
+                prompt_tokens=prompt,
+                completion_tokens=completion,
+                calls=calls,
+                seconds=seconds,
+                flops=flops,
+            )
+        )
 
 
 def fit(

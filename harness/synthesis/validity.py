@@ -73,7 +73,13 @@ def check_pair(
     """
     question = next((m.content for m in reversed(messages) if m.role == "user"), "")
     answer = next((m.content for m in reversed(messages) if m.role == "assistant"), "")
-    pair = _Pair(question, answer, document, question_type, settings or ValiditySettings())
+    pair = _Pair(
+        question=question,
+        answer=answer,
+        document=document,
+        question_type=question_type,
+        settings=settings or ValiditySettings(),
+    )
     for reason, check in _CHECKS.items():
         found = check(pair)
         if found:

@@ -111,16 +111,22 @@ def _first_sentences(text: str, *, ended: bool) -> str:
 WORDINGS: Mapping[str, Wording] = MappingProxyType(
     {
         "full": Wording(
-            "full",
-            "rubric",
-            "generator",
-            RUBRIC_PARTS,
-            True,
-            parse_rubric,
-            lambda text, finish, _system: parse_pair(text, finish),
+            name="full",
+            rubric="rubric",
+            generator="generator",
+            parts=RUBRIC_PARTS,
+            json=True,
+            read_rubric=parse_rubric,
+            read_pair=lambda text, finish, _system: parse_pair(text, finish),
         ),
         "compact": Wording(
-            "compact", "rubric_compact", "generator_compact", RUBRIC_PARTS[:1], False, read_line, read_lines
+            name="compact",
+            rubric="rubric_compact",
+            generator="generator_compact",
+            parts=RUBRIC_PARTS[:1],
+            json=False,
+            read_rubric=read_line,
+            read_pair=read_lines,
         ),
     }
 )

@@ -96,13 +96,13 @@ def read_moments(path: Path, trained: Sequence[str]) -> Moments:
         states = {names[key]: entry for key, entry in states.items()}
     group = groups[0]
     return Moments(
-        {name: entry["exp_avg"].float() for name, entry in states.items()},
-        {name: entry["exp_avg_sq"].float() for name, entry in states.items()},
-        _steps(path, [entry.get("step", group.get("step")) for entry in states.values()]),
-        float(group["betas"][0]),
-        float(group["betas"][1]),
-        float(group["eps"]),
-        float(group.get("initial_lr", group["lr"])),
+        first={name: entry["exp_avg"].float() for name, entry in states.items()},
+        second={name: entry["exp_avg_sq"].float() for name, entry in states.items()},
+        step=_steps(path, [entry.get("step", group.get("step")) for entry in states.values()]),
+        beta1=float(group["betas"][0]),
+        beta2=float(group["betas"][1]),
+        eps=float(group["eps"]),
+        learning_rate=float(group.get("initial_lr", group["lr"])),
     )
 
 
@@ -210,11 +210,11 @@ def _from_safetensors(path: Path) -> Moments:
         elif key.startswith("beta"):
             raise InputError(f"{path} does not say Adam's {key}; write beta1, beta2 and step into its metadata")
     return Moments(
-        first,
-        second,
-        _steps(path, [facts["step"]] if "step" in facts else steps or [None]),
-        facts["beta1"],
-        facts["beta2"],
-        facts.get("eps", 1e-8),
-        facts.get("learning_rate"),
+        first=first,
+        second=second,
+        step=_steps(path, [facts["step"]] if "step" in facts else steps or [None]),
+        beta1=facts["beta1"],
+        beta2=facts["beta2"],
+        eps=facts.get("eps", 1e-8),
+        learning_rate=facts.get("learning_rate"),
     )

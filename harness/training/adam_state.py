@@ -50,7 +50,12 @@ def save_adam_state(path: Path, model: Any, optimizer: Any) -> None:
     beta1, beta2 = group["betas"]
     # The peak: a schedule has usually taken the rate itself to zero by the end.
     rate = float(group.get("initial_lr", group["lr"]))
-    write_adam_state(path, AdamState(first, second, steps.pop(), beta1, beta2, group["eps"], rate))
+    write_adam_state(
+        path,
+        AdamState(
+            first=first, second=second, step=steps.pop(), beta1=beta1, beta2=beta2, eps=group["eps"], learning_rate=rate
+        ),
+    )
 
 
 def write_adam_state(path: Path, state: AdamState) -> None:
@@ -96,13 +101,13 @@ def load_adam_state(path: Path, modules: Mapping[str, Any], where: Path) -> Adam
             f"example {min(first)}); they belong to another adapter"
         )
     state = AdamState(
-        {name: pair[0] for name, pair in matched.items()},
-        {name: pair[1] for name, pair in matched.items()},
-        found.step,
-        found.beta1,
-        found.beta2,
-        found.eps,
-        found.learning_rate,
+        first={name: pair[0] for name, pair in matched.items()},
+        second={name: pair[1] for name, pair in matched.items()},
+        step=found.step,
+        beta1=found.beta1,
+        beta2=found.beta2,
+        eps=found.eps,
+        learning_rate=found.learning_rate,
     )
     _check_values(path, state)
     return state

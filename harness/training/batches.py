@@ -96,11 +96,11 @@ def collate(
         labels.append(tokens[first:])
         shares.append(torch.full((length - first,), weight / max(1, length - first)))
     return Collated(
-        ids.to(device),
-        positions.to(device),
-        None if layout == "packed" else attention.to(device),
-        tuple(spans),
-        torch.cat(predicting).to(device),
-        torch.cat(labels).to(device),
-        torch.cat(shares).to(device),
+        ids=ids.to(device),
+        positions=positions.to(device),
+        attention=None if layout == "packed" else attention.to(device),
+        spans=tuple(spans),
+        predicting=torch.cat(predicting).to(device),
+        labels=torch.cat(labels).to(device),
+        shares=torch.cat(shares).to(device),
     )

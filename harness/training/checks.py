@@ -34,7 +34,14 @@ class Check:
 
 def judge(name: str, measured: float, limit: float, detail: str, remedy: str = "") -> Check:
     """The check that passes where `measured` is at most `limit`; NaN fails."""
-    return Check(name, "passed" if measured <= limit else "failed", measured, limit, detail, remedy)
+    return Check(
+        name=name,
+        status="passed" if measured <= limit else "failed",
+        measured=measured,
+        limit=limit,
+        detail=detail,
+        remedy=remedy,
+    )
 
 
 def require(checks: Sequence[Check], subject: str) -> None:

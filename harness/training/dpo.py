@@ -119,9 +119,23 @@ def train_preferences(
     tokens = int(trainer.state.num_input_tokens_seen) or recipe.epochs * rows.tokens
     # Policy forward and backward (6 operations per parameter and token), and the reference's forward pass (2).
     calls = len(rows.used) * recipe.epochs
-    usage = Usage("generator", "policy training", tokens, 0, calls, 0.0, 8 * parameters * tokens)
+    usage = Usage(
+        role="generator",
+        model="policy training",
+        prompt_tokens=tokens,
+        completion_tokens=0,
+        calls=calls,
+        seconds=0.0,
+        flops=8 * parameters * tokens,
+    )
     accuracy = last_epoch(trainer, "rewards/accuracies", recipe.epochs)
-    return Preferred(usage, int(trainer.state.global_step), accuracy, dict(rows.dropped), rows.truncated)
+    return Preferred(
+        usage=usage,
+        steps=int(trainer.state.global_step),
+        accuracy=accuracy,
+        dropped=dict(rows.dropped),
+        truncated=rows.truncated,
+    )
 
 
 def _trainer(

@@ -74,8 +74,24 @@ class RolloutBatch:
         completion = sum(r.completion_tokens for r in self.rollouts)
         flops = self.policy_parameters * (prompt + completion)
         return [
-            Usage(role, "policy sampling", prompt, completion, len(self.rollouts), self.seconds, 2 * flops),
-            Usage(role, "policy training", prompt + completion, 0, 0, 0.0, 6 * flops),
+            Usage(
+                role=role,
+                model="policy sampling",
+                prompt_tokens=prompt,
+                completion_tokens=completion,
+                calls=len(self.rollouts),
+                seconds=self.seconds,
+                flops=2 * flops,
+            ),
+            Usage(
+                role=role,
+                model="policy training",
+                prompt_tokens=prompt + completion,
+                completion_tokens=0,
+                calls=0,
+                seconds=0.0,
+                flops=6 * flops,
+            ),
         ]
 
 
@@ -237,7 +253,13 @@ class _TrlSide:
         step = extra["trainer_state"].global_step // self._updates
         ends = self._trainer.eos_token_ids
         rollouts = tuple(
-            Rollout(k, c[0]["content"], "stop" if ids and ids[-1] in ends else "length", self._lengths[k], len(ids))
+            Rollout(
+                key=k,
+                text=c[0]["content"],
+                finish_reason="stop" if ids and ids[-1] in ends else "length",
+                prompt_tokens=self._lengths[k],
+                completion_tokens=len(ids),
+            )
             for k, c, ids in zip(key, completions, completion_ids, strict=True)
         )
         seconds = self.server.seconds if self.server else self._generating["seconds"]

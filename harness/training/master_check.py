@@ -22,7 +22,12 @@ def check_master(trainer: Any) -> list[Check]:
     is tried on one number of each weight's type. DeepSpeed keeps its float32 weights where they cannot be seen.
     """
     if trainer.is_deepspeed_enabled:
-        return [Check(name, "skipped", None, None, "DeepSpeed keeps its own float32 weights") for name in _names()]
+        return [
+            Check(
+                name=name, status="skipped", measured=None, limit=None, detail="DeepSpeed keeps its own float32 weights"
+            )
+            for name in _names()
+        ]
     weights = list(_trained(trainer))
     own = Counter[str]()
     for weight in weights:
@@ -61,7 +66,9 @@ def _moments(trainer: Any, weights: list[Any]) -> Check:
 
     optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
     if optimizer is None:
-        return Check(MOMENTS, "skipped", None, None, "the trainer has no optimizer yet")
+        return Check(
+            name=MOMENTS, status="skipped", measured=None, limit=None, detail="the trainer has no optimizer yet"
+        )
     states = [state for state in optimizer.state.values() if "exp_avg" in state]
     if not states:
         sizes = Counter[Any]()
@@ -83,7 +90,9 @@ def _moments(trainer: Any, weights: list[Any]) -> Check:
 def _judged(name: str, own: Counter[str], detail: str) -> Check:
     total = sum(own.values())
     share = 1.0 - own["float32"] / total if total else 0.0
-    return Check(name, "passed" if share == 0 else "failed", share, 0.0, detail, _REMEDY)
+    return Check(
+        name=name, status="passed" if share == 0 else "failed", measured=share, limit=0.0, detail=detail, remedy=_REMEDY
+    )
 
 
 def _listed(own: Counter[str]) -> str:

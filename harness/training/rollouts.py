@@ -120,7 +120,17 @@ class ServerRollouts:
         self.seconds = time.perf_counter() - started
         constrained = self._sampler.constrained or c.top_p < 1
         batch = step // self._updates
-        self._on_sampled(Sampled(batch, name, len(drawn), self.seconds, gap[0], gap[1], constrained))
+        self._on_sampled(
+            Sampled(
+                step=batch,
+                adapter=name,
+                completions=len(drawn),
+                seconds=self.seconds,
+                gap_mean=gap[0],
+                gap_max=gap[1],
+                constrained=constrained,
+            )
+        )
         if not gap[0] <= c.max_logprob_gap:
             raise StageError(
                 "the policy on the server is not the one that is trained: log-probabilities of the same tokens differ "

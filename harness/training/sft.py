@@ -65,19 +65,19 @@ def finetune(
     """
     training = training or TrainingConfig()
     training = data_parallel(training) if save_adam else training
-    where = (str(folder), output)
     job = Job(
-        str(model_path),
-        tuple(samples),
-        recipe,
-        seed,
-        *where,
-        dtype,
-        revision,
-        save_every,
-        save_adam,
-        keep_epochs,
-        training,
+        model_path=str(model_path),
+        samples=tuple(samples),
+        recipe=recipe,
+        seed=seed,
+        folder=str(folder),
+        output=output,
+        dtype=dtype,
+        revision=revision,
+        save_every=save_every,
+        save_adam=save_adam,
+        keep_epochs=keep_epochs,
+        training=training,
     )
     if training.processes > 1 or training.accelerate_config:
         return launch(job, on_step)
@@ -121,7 +121,15 @@ def run_job(job: Job, on_step: Callable[[int, int], None]) -> Tuned:
     _save(trainer, tokenizer, job, job.output)
     tokens = recipe.epochs * sum(len(e.ids) for e in usable)
     return Tuned(
-        usage=Usage("target", job.output, tokens, 0, len(usable) * recipe.epochs, 0.0, 6.0 * parameters * tokens),
+        usage=Usage(
+            role="target",
+            model=job.output,
+            prompt_tokens=tokens,
+            completion_tokens=0,
+            calls=len(usable) * recipe.epochs,
+            seconds=0.0,
+            flops=6.0 * parameters * tokens,
+        ),
         steps=int(trainer.state.global_step),
         final_loss=last_epoch(trainer, "loss", recipe.epochs),
         truncated=sum(e.truncated > 0 for e in encoded),

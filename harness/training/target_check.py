@@ -102,11 +102,22 @@ def check_adapter(model: Any, settings: LoraSettings, setting: str, *, hooked: b
     counted = f"{count_parameters(model, chosen, settings.rank):,} parameters of rank {settings.rank}"
     if idle:
         detail = f"{len(idle)} of {len(layers)} layers are never called, such as {idle[0]}; an adapter would not train"
-        return Check(ADAPTER, "failed", None, None, detail, f"Set {setting}=attention, or leave them out")
+        return Check(
+            name=ADAPTER,
+            status="failed",
+            measured=None,
+            limit=None,
+            detail=detail,
+            remedy=f"Set {setting}=attention, or leave them out",
+        )
     if hooked and chosen.parameters:
         detail = f"experts ({', '.join(chosen.parameters)}) are one parameter, whose gradients hooks cannot see"
-        return Check(ADAPTER, "failed", None, None, detail, f"Set {setting}=attention")
-    return Check(ADAPTER, "passed", None, None, f"{', '.join(chosen.names)}: {counted}")
+        return Check(
+            name=ADAPTER, status="failed", measured=None, limit=None, detail=detail, remedy=f"Set {setting}=attention"
+        )
+    return Check(
+        name=ADAPTER, status="passed", measured=None, limit=None, detail=f"{', '.join(chosen.names)}: {counted}"
+    )
 
 
 def _idle(model: Any, layers: Sequence[str]) -> list[str]:

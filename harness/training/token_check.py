@@ -41,13 +41,15 @@ def notices(tokenizer: Any) -> list[Check]:
         after = f"writes {known.closing!r}, which is no token of its own," if known.closing else "writes nothing"
         detail = f"the template {after} after an answer: nothing teaches the model to stop"
         remedy = "add the end token to the template's assistant turn"
-        found.append(Check(STOP, "skipped", None, None, f"{detail}; {remedy}", remedy))
+        found.append(
+            Check(name=STOP, status="skipped", measured=None, limit=None, detail=f"{detail}; {remedy}", remedy=remedy)
+        )
     if not known.system:
         detail = "the template takes no system turn: its text is put at the head of the next user turn, in every stage"
-        found.append(Check(SYSTEM, "passed", None, None, detail))
+        found.append(Check(name=SYSTEM, status="passed", measured=None, limit=None, detail=detail))
     if known.dated:
         detail = f"the template writes today's date: it is told {DATE:%d %B %Y} in every stage"
-        found.append(Check(DATED, "passed", None, None, detail))
+        found.append(Check(name=DATED, status="passed", measured=None, limit=None, detail=detail))
     return found
 
 
@@ -81,10 +83,10 @@ def _same(tokenizer: Any) -> Check:
         faults.append(f"the template writes {tokenizer.bos_token} twice in a row")
     if faults:
         remedy = "Use another template, or the tokenizer that belongs to it"
-        return Check(SAME, "failed", None, None, faults[0], remedy)
+        return Check(name=SAME, status="failed", measured=None, limit=None, detail=faults[0], remedy=remedy)
     how = f"with {tokenizer.bos_token}, as the template has it" if begin in opening else "without a begin token"
     detail = f"{len(talks)} conversations in training, scoring and testing, {how}; template {template_hash(tokenizer)}"
-    return Check(SAME, "passed", None, None, detail)
+    return Check(name=SAME, status="passed", measured=None, limit=None, detail=detail)
 
 
 def _fault(tokenizer: Any, talk: Sequence[Message]) -> str:
@@ -110,7 +112,26 @@ def _stop(model: Any, tokenizer: Any) -> Check:
     name = tokenizer.convert_ids_to_tokens(stop)
     code = encode(tokenizer, [Message("user", "Is it two?"), Message("assistant", "Yes.")], sys.maxsize)
     if stop not in code.ids[code.prompt_length :]:
-        return Check(STOP, "failed", None, None, f"{name} closes an answer in the template and is not trained", "")
+        return Check(
+            name=STOP,
+            status="failed",
+            measured=None,
+            limit=None,
+            detail=f"{name} closes an answer in the template and is not trained",
+            remedy="",
+        )
     if stop not in declared_stops(model):
-        return Check(STOP, "failed", None, None, f"an answer ends with {name}, and what is saved would not stop there")
-    return Check(STOP, "passed", None, None, f"an answer ends with {name}, at which what is saved stops")
+        return Check(
+            name=STOP,
+            status="failed",
+            measured=None,
+            limit=None,
+            detail=f"an answer ends with {name}, and what is saved would not stop there",
+        )
+    return Check(
+        name=STOP,
+        status="passed",
+        measured=None,
+        limit=None,
+        detail=f"an answer ends with {name}, at which what is saved stops",
+    )

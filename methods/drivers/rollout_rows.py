@@ -53,4 +53,13 @@ def accepted(rows: Iterable[RolloutRow], group_size: int, system: str) -> list[S
 def _sample(row: RolloutRow, system: str) -> Sample:
     first = (Message("system", system),) if system else ()
     messages = (*first, Message("user", row.question), Message("assistant", row.answer))
-    return Sample(row.id, (row.seed_id,), None, "", messages, "", "", "")
+    return Sample(
+        id=row.id,
+        seed_ids=(row.seed_id,),
+        rubric_id=None,
+        prompt_hash="",
+        messages=messages,
+        raw="",
+        generator="",
+        finish_reason="",
+    )

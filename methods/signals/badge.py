@@ -143,7 +143,15 @@ class BadgeSignal(SetSignal[BadgeSettings], TargetReader[BadgeSettings]):
         return PlusPlus(data, space, ids, self.context.seed, [row.data for row in taken])
 
     def _scored(self, item: Item, gain: float, parts: Mapping[str, float]) -> Score:
-        return Score(item.id, self.name, gain, "ok", "", parts, self.target.revision)
+        return Score(
+            item_id=item.id,
+            signal=self.name,
+            value=gain,
+            status="ok",
+            reason="",
+            parts=parts,
+            target_rev=self.target.revision,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,7 +106,14 @@ class GradientNormSignal(TargetSignal[GradientNormSettings]):
         norms = gradient_norms(self._all, made_up(self.model)).tolist()
         usable = sum(0.0 < norm < float("inf") for norm in norms)
         detail = f"{usable} of {len(norms)} made-up items"
-        return Check("gradients not zero", "passed" if usable else "failed", None, None, detail, "Try float32")
+        return Check(
+            name="gradients not zero",
+            status="passed" if usable else "failed",
+            measured=None,
+            limit=None,
+            detail=detail,
+            remedy="Try float32",
+        )
 
     def ready(self) -> list[Fact]:
         """What gradients are taken of, and how many numbers that is."""

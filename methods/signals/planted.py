@@ -56,7 +56,9 @@ class OracleSignal(Signal[NoSettings]):
             if turns:
                 scores.append(Score(item.id, self.name, self.sign * label(turns, self._world).utility))
             else:
-                scores.append(Score(item.id, self.name, None, "unscorable", UNLABELLED))
+                scores.append(
+                    Score(item_id=item.id, signal=self.name, value=None, status="unscorable", reason=UNLABELLED)
+                )
         return scores
 
 

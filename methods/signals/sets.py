@@ -95,10 +95,10 @@ class SetSignal(Signal[S]):
 
     def _without(self, item: Item, reasons: Mapping[str, str]) -> Score:
         reason = reasons.get(item.id, "only samples can be scored")
-        return Score(item.id, self.name, None, "unscorable", reason)
+        return Score(item_id=item.id, signal=self.name, value=None, status="unscorable", reason=reason)
 
     def _scored(self, item: Item, gain: float, parts: Mapping[str, float]) -> Score:
-        return Score(item.id, self.name, gain, "ok", "", parts)
+        return Score(item_id=item.id, signal=self.name, value=gain, status="ok", reason="", parts=parts)
 
     @classmethod
     def diagnose(cls, scores: Sequence[Score]) -> list[Fact]:

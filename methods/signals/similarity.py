@@ -83,12 +83,16 @@ class _ValidationSimilarity(Signal[T]):
         import numpy as np
 
         if row is None or not np.isfinite(row).all():
-            return Score(item.id, self.name, None, "unscorable", "no words to compare")
+            return Score(
+                item_id=item.id, signal=self.name, value=None, status="unscorable", reason="no words to compare"
+            )
         own, other = row[: self._rewarded], row[self._rewarded :]
         parts = {"mean": float(own.mean()), "max": float(own.max())}
         if len(other):
             parts["withheld"] = float(other.mean() if self._aggregate == "mean" else other.max())
-        return Score(item.id, self.name, parts[self._aggregate], "ok", "", parts)
+        return Score(
+            item_id=item.id, signal=self.name, value=parts[self._aggregate], status="ok", reason="", parts=parts
+        )
 
     @abstractmethod
     def _read(self, validation: Sequence[str], context: SignalContext) -> list[Fact]:

@@ -63,7 +63,16 @@ def dataset(plan: Plan, samples: Stage, scores: Stage | None, selection: Selecti
         return Cost(rows=made.out, out=kept, note="the checked, up to the budget")
 
     inputs = (samples, scores) if scores else (samples,)
-    return Stage("dataset", 2, settings, inputs, work, kind="dataset", estimate=estimate, loads=no_models)
+    return Stage(
+        name="dataset",
+        version=2,
+        settings=settings,
+        inputs=inputs,
+        work=work,
+        kind="dataset",
+        estimate=estimate,
+        loads=no_models,
+    )
 
 
 def _values(signal: str, scores: Sequence[Score]) -> dict[str, float | None]:

@@ -64,11 +64,11 @@ def decontaminate(plan: Plan, samples: Stage, source: Stage, round_: Round = ALO
         return e.embedded(made.out, (made.out or 0) * e.sizes.pair + items * TEST_PROMPT, note)
 
     return Stage(
-        "decontaminate",
-        1,
-        gate_settings(plan),
-        (samples, source, *([round_.prior] if round_.prior else [])),
-        work,
+        name="decontaminate",
+        version=1,
+        settings=gate_settings(plan),
+        inputs=(samples, source, *([round_.prior] if round_.prior else [])),
+        work=work,
         kind="gated",
         estimate=estimate,
         loads=lambda sizer: Load("decontamination", tuple(sizer.gates())),

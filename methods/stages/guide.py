@@ -83,7 +83,17 @@ def guide_answers(plan: Plan) -> Stage:
         shape = estimate.shape_from_folder(folder) if folder.is_dir() else known_shape(str(path))
         tokens = sum(item.tokens for item in items)
         flops = estimate.forward_flops(shape, tokens) if shape else 0.0
-        usage = [Usage("target", "evaluate_guide", tokens, 0, len(items), seconds, flops)]
+        usage = [
+            Usage(
+                role="target",
+                model="evaluate_guide",
+                prompt_tokens=tokens,
+                completion_tokens=0,
+                calls=len(items),
+                seconds=seconds,
+                flops=flops,
+            )
+        ]
         run.write(0, ShardOutput(items, usage=usage, rows_in=len(items)), seconds)
         return {"correct": sum(item.correct is True for item in items), "of": len(items)}
 
@@ -95,11 +105,11 @@ def guide_answers(plan: Plan) -> Stage:
         return e.read_by_target(count, count * e.test_prompt, LAB_RATES.tested * count, note)
 
     return Stage(
-        "evaluate_guide",
-        5,
-        settings,
-        (),
-        work,
+        name="evaluate_guide",
+        version=5,
+        settings=settings,
+        inputs=(),
+        work=work,
         kind="guide_answers",
         estimate=cost,
         loads=lambda sizer: Load("answering validation items", tuple(answering(sizer))),

@@ -67,11 +67,11 @@ def pool_stage(plan: Plan, per_cell: int) -> Stage:
         return {}
 
     return Stage(
-        "pool",
-        VERSION,
-        {"world": plan.world, "per_cell": per_cell},
-        (),
-        work,
+        name="pool",
+        version=VERSION,
+        settings={"world": plan.world, "per_cell": per_cell},
+        inputs=(),
+        work=work,
         kind="measurement",
         estimate=lambda e, before: Cost(rows=None, out=None, note="worded by the lab"),
         loads=no_models,
@@ -90,11 +90,11 @@ def first_stage(plan: Plan, count: int) -> Stage:
 
     settings = {"world": plan.world, "count": count, "seed": plan.config.synthesis_seed, "worded by": "lab"}
     return Stage(
-        "initial",
-        VERSION,
-        settings,
-        (),
-        work,
+        name="initial",
+        version=VERSION,
+        settings=settings,
+        inputs=(),
+        work=work,
         kind="pairs",
         estimate=lambda e, before: Cost(rows=count, out=count, note="worded by the lab"),
         loads=no_models,
@@ -175,11 +175,11 @@ def realised_stage(plan: Plan, pool: Stage, ids: Sequence[str], exam: Exam) -> S
         return e.trained(len(ids), c.sft.epochs, f"trained on, then examined on {len(exam.right)} items")
 
     return Stage(
-        "realised",
-        VERSION,
-        settings,
-        (pool,),
-        work,
+        name="realised",
+        version=VERSION,
+        settings=settings,
+        inputs=(pool,),
+        work=work,
         kind="measurement",
         estimate=estimate,
         loads=lambda sizer: Load("fine-tuning", tuple(finetuning(sizer))),

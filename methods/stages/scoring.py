@@ -189,11 +189,11 @@ def score_stage(
         return scored_cost(e, plan, signal, made.out) if made is not None and made.out is not None else None
 
     return Stage(
-        "score",
-        3,
-        settings,
-        (samples, *inputs),
-        work,
+        name="score",
+        version=3,
+        settings=settings,
+        inputs=(samples, *inputs),
+        work=work,
         kind="scores",
         estimate=estimate,
         loads=lambda sizer: Load("scoring", tuple(scoring_parts(sizer, plan, signal))),

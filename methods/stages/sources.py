@@ -64,11 +64,11 @@ def sources(plan: Plan) -> Stage:
     # The lab's documents are read from no file, so what is read of files does not change them.
     version = 3 if c.seeds.source == "lab" else 5
     return Stage(
-        "sources",
-        version,
-        settings,
-        inputs,
-        lambda run: _work(run, plan),
+        name="sources",
+        version=version,
+        settings=settings,
+        inputs=inputs,
+        work=lambda run: _work(run, plan),
         kind="seeds",
         estimate=lambda e, before: _estimate(e, plan),
         loads=_loads,

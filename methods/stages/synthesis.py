@@ -73,12 +73,7 @@ def drafter(
 
 
 def synthesize_shard(
-    plan: Plan,
-    maker: Synthesizer,
-    drafts: Backend,
-    draws: Sequence[Draw],
-    seed: int,
-    labeller: Labeller | None = None,
+    plan: Plan, maker: Synthesizer, drafts: Backend, draws: Sequence[Draw], seed: int, labeller: Labeller | None = None
 ) -> ShardOutput:
     """One shard of trajectories under the settings of synthesis, their pairs labelled where there is a labeller."""
     s, counter = plan.config.synthesis, Counter()
@@ -146,7 +141,9 @@ def synthesis_worker(
         corpus = tuple(seeds) if any(model.backend == "extractive" for model in models) else ()
         embedding = embedding_worker(c.models.embedder) if gated and "embedding" in c.decontam.modes else None
         embedding = embedding if isinstance(embedding, EmbeddingWorker) else None
-        return SynthesisWorker(plan, corpus, policy.absolute() if policy else None, embedding, labels)
+        return SynthesisWorker(
+            plan=plan, seeds=corpus, policy=policy.absolute() if policy else None, embedding=embedding, labels=labels
+        )
     reach = access(c, run)
     maker = synthesizer(plan, seeds, reach)
     drafts = drafter(plan, seeds, maker, policy, reach)
@@ -182,11 +179,11 @@ def initial(plan: Plan, source: Stage) -> Stage:
         return e.trajectories(count, "drafts, then pairs") if count else None
 
     return Stage(
-        "initial",
-        5,
-        settings,
-        (source,),
-        work,
+        name="initial",
+        version=5,
+        settings=settings,
+        inputs=(source,),
+        work=work,
         kind="pairs",
         estimate=estimate,
         loads=lambda sizer: Load("synthesis", tuple(sizer.makes())),
@@ -254,11 +251,11 @@ def regenerate(plan: Plan, source: Stage, policy: Stage | None, selection: Selec
     }
     inputs = tuple(stage for stage in (source, policy, round_.prior) if stage)
     return Stage(
-        "regenerate",
-        6,
-        settings,
-        inputs,
-        lambda run: _regenerate(run, plan, source, policy, selection, round_),
+        name="regenerate",
+        version=6,
+        settings=settings,
+        inputs=inputs,
+        work=lambda run: _regenerate(run, plan, source, policy, selection, round_),
         kind="pairs",
         estimate=lambda e, before: _labelled(e, _estimate(e, before, plan, selection, round_)),
         loads=lambda sizer: Load(

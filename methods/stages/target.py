@@ -130,11 +130,11 @@ def finetune_stage(plan: Plan, dataset: Stage, student: Stage | None = None, see
         return e.trained(count, c.sft.epochs, f"{c.sft.tune}, {times(c.sft.epochs)}")
 
     return Stage(
-        "finetune",
-        4,
-        settings,
-        (dataset, *(stage for stage in (student, seen) if stage)),
-        work,
+        name="finetune",
+        version=4,
+        settings=settings,
+        inputs=(dataset, *(stage for stage in (student, seen) if stage)),
+        work=work,
         kind="model",
         estimate=estimate,
         loads=lambda sizer: Load("fine-tuning", tuple(finetuning(sizer))),
@@ -210,11 +210,11 @@ def evaluate_stage(plan: Plan, tuned: Stage | None) -> Stage:
         return {"columns": [asdict(column) for column in result.columns]}
 
     return Stage(
-        "evaluate" if tuned else "evaluate_base",
-        5,
-        settings,
-        (tuned,) if tuned else (),
-        work,
+        name="evaluate" if tuned else "evaluate_base",
+        version=5,
+        settings=settings,
+        inputs=(tuned,) if tuned else (),
+        work=work,
         kind="tuned_answers" if tuned else "base_answers",
         estimate=lambda e, before: _evaluation(e, plan),
         loads=lambda sizer: Load("evaluation", tuple(answering(sizer))),

@@ -81,7 +81,16 @@ def warmup(plan: Plan, initial: Stage) -> Stage:
         note = f"{times(w.epochs)} on {w.share:.0%} of the pairs" + (", each kept" if w.keep == "epochs" else "")
         return e.trained(count, w.epochs, note)
 
-    return Stage("warmup", 4, settings, (initial,), work, kind="checkpoints", estimate=estimate, loads=_training)
+    return Stage(
+        name="warmup",
+        version=4,
+        settings=settings,
+        inputs=(initial,),
+        work=work,
+        kind="checkpoints",
+        estimate=estimate,
+        loads=_training,
+    )
 
 
 def _training(sizer: Sizer) -> Load:
@@ -140,11 +149,11 @@ def given_warmup(plan: Plan) -> Stage:
 
     note = "checkpoints of your own, checked and stored; nothing is trained"
     return Stage(
-        "warmup",
-        3,
-        settings,
-        (),
-        work,
+        name="warmup",
+        version=3,
+        settings=settings,
+        inputs=(),
+        work=work,
         kind="checkpoints",
         estimate=lambda e, before: Cost(rows=len(given), out=len(given), note=note),
         loads=lambda sizer: Load("warm-up", tuple(sizer.reads())),

@@ -17,7 +17,17 @@ from harness.training.rollouts import Decoding, Drawn
 from harness.types import Message, Sample
 
 WORDS = ("the", "answer", "to", "the", "question", "is", "one", "of", "the", "choices", "yes", "no", "maybe")
-RECIPE = Recipe(1e-6, 2, 8, 8, "constant", 0.0, 0.0, 0.999, 256)
+RECIPE = Recipe(
+    learning_rate=1e-6,
+    epochs=2,
+    batch_size=8,
+    micro_batch=8,
+    schedule="constant",
+    warmup_ratio=0.0,
+    weight_decay=0.0,
+    adam_beta2=0.999,
+    max_length=256,
+)
 ADAPTER = LoraSettings(4, 8, 0.0, ("q_proj", "v_proj"))
 
 
@@ -25,7 +35,16 @@ def samples(count: int = 16) -> list[Sample]:
     """Pairs of several lengths."""
     turns = [(" ".join(WORDS[i % 5 :][:4]), " ".join(WORDS[i % 7 :])) for i in range(count)]
     return [
-        Sample(f"s{i}", ("d",), None, "p", (Message("user", q), Message("assistant", a)), "", "g", "stop")
+        Sample(
+            id=f"s{i}",
+            seed_ids=("d",),
+            rubric_id=None,
+            prompt_hash="p",
+            messages=(Message("user", q), Message("assistant", a)),
+            raw="",
+            generator="g",
+            finish_reason="stop",
+        )
         for i, (q, a) in enumerate(turns)
     ]
 

@@ -16,17 +16,81 @@ Answers = Mapping[str, Sequence[int]]
 def scores(answers: Answers, guided: Sequence[str] = ()) -> list[ColumnScore]:
     return [
         ColumnScore(
-            name,
-            "accuracy",
-            len(values),
-            sum(values) / len(values) if values else None,
-            standard_error([float(v) for v in values]),
-            "measured" if values else "not measured",
-            "" if values else "no judge was named",
-            name in guided,
+            column=name,
+            metric="accuracy",
+            n=len(values),
+            score=sum(values) / len(values) if values else None,
+            stderr=standard_error([float(v) for v in values]),
+            status="measured" if values else "not measured",
+            reason="" if values else "no judge was named",
+            guided=name in guided,
         )
         for name, values in answers.items()
     ]
+
+
+COST = [
+    StageCost(
+        stage="initial",
+        role="writer",
+        model="lab:writer",
+        prompt_tokens=18230,
+        completion_tokens=9120,
+        calls=12,
+        seconds=4.2,
+        flops=1e9,
+    ),
+    StageCost(
+        stage="initial",
+        role="generator",
+        model="lab:generator",
+        prompt_tokens=20110,
+        completion_tokens=8040,
+        calls=12,
+        seconds=3.9,
+        flops=1e9,
+    ),
+    StageCost(
+        stage="grpo",
+        role="writer",
+        model="lab:writer",
+        prompt_tokens=181230,
+        completion_tokens=91200,
+        calls=100,
+        seconds=42.75,
+        flops=1e10,
+    ),
+    StageCost(
+        stage="sft",
+        role="target",
+        model="lab:target",
+        prompt_tokens=20110,
+        completion_tokens=0,
+        calls=1,
+        seconds=8.0,
+        flops=1e9,
+    ),
+]
+COUNTS = [
+    StageCount(
+        stage="seeds",
+        identity="a1",
+        rows_in=200,
+        kept=192,
+        rejected={"too short": 6, "duplicate": 2},
+        seconds=0.4,
+    ),
+    StageCount(
+        stage="initial",
+        identity="b1",
+        rows_in=192,
+        kept=171,
+        rejected={"malformed": 12, "answer in question": 9},
+        seconds=12.5,
+    ),
+    StageCount(stage="grpo", identity="c1", rows_in=3200, kept=2700, rejected={"malformed": 500}, seconds=61.0),
+    StageCount(stage="sft", identity="d1", rows_in=0, kept=0, rejected={}, seconds=8.4),
+]
 
 
 def make_record(name: str, tuned: Answers, base: Answers, **changes: object) -> RunRecord:
@@ -48,18 +112,8 @@ def make_record(name: str, tuned: Answers, base: Answers, **changes: object) -> 
         "guided_columns": guided,
         "columns": scores(tuned, guided),
         "base_columns": scores(base),
-        "cost": [
-            StageCost("initial", "writer", "lab:writer", 18230, 9120, 12, 4.2, 1e9),
-            StageCost("initial", "generator", "lab:generator", 20110, 8040, 12, 3.9, 1e9),
-            StageCost("grpo", "writer", "lab:writer", 181230, 91200, 100, 42.75, 1e10),
-            StageCost("sft", "target", "lab:target", 20110, 0, 1, 8.0, 1e9),
-        ],
-        "counts": [
-            StageCount("seeds", "a1", 200, 192, {"too short": 6, "duplicate": 2}, 0.4),
-            StageCount("initial", "b1", 192, 171, {"malformed": 12, "answer in question": 9}, 12.5),
-            StageCount("grpo", "c1", 3200, 2700, {"malformed": 500}, 61.0),
-            StageCount("sft", "d1", 0, 0, {}, 8.4),
-        ],
+        "cost": COST,
+        "counts": COUNTS,
         "validity_flags": [],
         "data_metrics": {"mean_answer_words": 4.25, "question_types": {"essay": 3}},
     }

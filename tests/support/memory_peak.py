@@ -40,32 +40,99 @@ class Case:
 
 
 def _shape(hidden: int, layers: int, vocab: int, *, heads: int = 4, kv: int = 2) -> ModelShape:
-    return ModelShape(hidden, 3 * hidden, layers, heads, kv, hidden // heads, vocab, tied=True)
+    return ModelShape(
+        hidden=hidden,
+        intermediate=3 * hidden,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv,
+        head_dim=hidden // heads,
+        vocab=vocab,
+        tied=True,
+    )
 
 
 SMALL, MIDDLE, DEEP = _shape(128, 4, 4096), _shape(256, 8, 8192), _shape(320, 12, 16384)
 
 CASES = (
-    Case("full-small", "full", SMALL, "float32", Batch(8, 256)),
-    Case("full-middle", "full", MIDDLE, "float32", Batch(4, 256)),
-    Case("full-middle-bf16", "full", MIDDLE, "bfloat16", Batch(4, 256)),
-    Case("full-deep-bf16-accumulated", "full", DEEP, "bfloat16", Batch(2, 256), steps=4),
-    Case("full-deep-bf16-checkpointed", "full", DEEP, "bfloat16", Batch(8, 256), checkpointing=True),
-    Case("full-deep-accumulated", "full", DEEP, "float32", Batch(2, 256), steps=4),
-    Case("full-deep-checkpointed", "full", DEEP, "float32", Batch(8, 256), checkpointing=True),
-    Case("warmup-small", "warmup", SMALL, "float32", Batch(8, 256), lora=Lora(16, QKVO, dropout=True)),
-    Case("warmup-middle", "warmup", MIDDLE, "float32", Batch(4, 512), lora=Lora(32, QKVO, dropout=True)),
-    Case("warmup-small-bf16", "warmup", SMALL, "bfloat16", Batch(4, 256), lora=Lora(32, QKVO, dropout=True)),
-    Case("warmup-deep", "warmup", DEEP, "float32", Batch(4, 256), lora=Lora(16, QKVO)),
-    Case("influence-small", "influence", SMALL, "float32", Batch(16, 128), lora=Lora(16, QKVO)),
-    Case("influence-middle", "influence", MIDDLE, "float32", Batch(8, 256), lora=Lora(32, QKVO)),
-    Case("influence-middle-bf16", "influence", MIDDLE, "bfloat16", Batch(8, 256), lora=Lora(32, QKVO)),
-    Case("grpo-small", "grpo", SMALL, "float32", Batch(16, 192)),
-    Case("grpo-middle", "grpo", MIDDLE, "float32", Batch(8, 256)),
-    Case("grpo-middle-bf16", "grpo", MIDDLE, "bfloat16", Batch(8, 256)),
-    Case("grpo-lora-middle-bf16", "grpo", MIDDLE, "bfloat16", Batch(8, 256), lora=Lora(16, QKVO)),
-    Case("grpo-lora-middle", "grpo", MIDDLE, "float32", Batch(8, 256), lora=Lora(16, QKVO)),
-    Case("grpo-checkpointed", "grpo", MIDDLE, "float32", Batch(8, 256), checkpointing=True),
+    Case(name="full-small", what="full", shape=SMALL, dtype="float32", batch=Batch(8, 256)),
+    Case(name="full-middle", what="full", shape=MIDDLE, dtype="float32", batch=Batch(4, 256)),
+    Case(name="full-middle-bf16", what="full", shape=MIDDLE, dtype="bfloat16", batch=Batch(4, 256)),
+    Case(name="full-deep-bf16-accumulated", what="full", shape=DEEP, dtype="bfloat16", batch=Batch(2, 256), steps=4),
+    Case(
+        name="full-deep-bf16-checkpointed",
+        what="full",
+        shape=DEEP,
+        dtype="bfloat16",
+        batch=Batch(8, 256),
+        checkpointing=True,
+    ),
+    Case(name="full-deep-accumulated", what="full", shape=DEEP, dtype="float32", batch=Batch(2, 256), steps=4),
+    Case(
+        name="full-deep-checkpointed", what="full", shape=DEEP, dtype="float32", batch=Batch(8, 256), checkpointing=True
+    ),
+    Case(
+        name="warmup-small",
+        what="warmup",
+        shape=SMALL,
+        dtype="float32",
+        batch=Batch(8, 256),
+        lora=Lora(16, QKVO, dropout=True),
+    ),
+    Case(
+        name="warmup-middle",
+        what="warmup",
+        shape=MIDDLE,
+        dtype="float32",
+        batch=Batch(4, 512),
+        lora=Lora(32, QKVO, dropout=True),
+    ),
+    Case(
+        name="warmup-small-bf16",
+        what="warmup",
+        shape=SMALL,
+        dtype="bfloat16",
+        batch=Batch(4, 256),
+        lora=Lora(32, QKVO, dropout=True),
+    ),
+    Case(name="warmup-deep", what="warmup", shape=DEEP, dtype="float32", batch=Batch(4, 256), lora=Lora(16, QKVO)),
+    Case(
+        name="influence-small",
+        what="influence",
+        shape=SMALL,
+        dtype="float32",
+        batch=Batch(16, 128),
+        lora=Lora(16, QKVO),
+    ),
+    Case(
+        name="influence-middle",
+        what="influence",
+        shape=MIDDLE,
+        dtype="float32",
+        batch=Batch(8, 256),
+        lora=Lora(32, QKVO),
+    ),
+    Case(
+        name="influence-middle-bf16",
+        what="influence",
+        shape=MIDDLE,
+        dtype="bfloat16",
+        batch=Batch(8, 256),
+        lora=Lora(32, QKVO),
+    ),
+    Case(name="grpo-small", what="grpo", shape=SMALL, dtype="float32", batch=Batch(16, 192)),
+    Case(name="grpo-middle", what="grpo", shape=MIDDLE, dtype="float32", batch=Batch(8, 256)),
+    Case(name="grpo-middle-bf16", what="grpo", shape=MIDDLE, dtype="bfloat16", batch=Batch(8, 256)),
+    Case(
+        name="grpo-lora-middle-bf16",
+        what="grpo",
+        shape=MIDDLE,
+        dtype="bfloat16",
+        batch=Batch(8, 256),
+        lora=Lora(16, QKVO),
+    ),
+    Case(name="grpo-lora-middle", what="grpo", shape=MIDDLE, dtype="float32", batch=Batch(8, 256), lora=Lora(16, QKVO)),
+    Case(name="grpo-checkpointed", what="grpo", shape=MIDDLE, dtype="float32", batch=Batch(8, 256), checkpointing=True),
 )
 
 
@@ -111,7 +178,18 @@ def _samples(batch: Batch, count: int) -> list[Sample]:
     for i in range(count):
         length = batch.length - (i % batch.sequences) * batch.length // (4 * batch.sequences)
         messages = _messages(length - frame)
-        samples.append(Sample(f"s{i}", ("d",), None, "p", messages, "", "g", "stop"))
+        samples.append(
+            Sample(
+                id=f"s{i}",
+                seed_ids=("d",),
+                rubric_id=None,
+                prompt_hash="p",
+                messages=messages,
+                raw="",
+                generator="g",
+                finish_reason="stop",
+            )
+        )
     assert len(encode(tokenizer, samples[0].messages, 10**6).ids) == batch.length
     return samples
 
@@ -144,7 +222,18 @@ def _recipe(case: Case) -> Any:
     lora = case.lora
     settings = LoraSettings(lora.rank, lora.rank, 0.1 if lora.dropout else 0.0, tuple(lora.modules)) if lora else None
     b = case.batch
-    return Recipe(1e-3, 1, b.sequences * case.steps, b.sequences, "constant", 0.0, 0.0, 0.999, b.length, settings)
+    return Recipe(
+        learning_rate=1e-3,
+        epochs=1,
+        batch_size=b.sequences * case.steps,
+        micro_batch=b.sequences,
+        schedule="constant",
+        warmup_ratio=0.0,
+        weight_decay=0.0,
+        adam_beta2=0.999,
+        max_length=b.length,
+        lora=settings,
+    )
 
 
 def _finetune(home: Path, case: Case, *, adam: bool = False) -> int:
@@ -174,12 +263,19 @@ def _influence(home: Path, case: Case) -> int:
     from methods.signals.influence.signal import InfluenceSignal
 
     assert case.lora is not None
-    warm = Case("", "warmup", case.shape, case.dtype, Batch(2, 64), lora=case.lora)
+    warm = Case(name="", what="warmup", shape=case.shape, dtype=case.dtype, batch=Batch(2, 64), lora=case.lora)
     _finetune(home, warm, adam=True)
     samples = _samples(case.batch, case.batch.sequences)
     adapter = home / "out"
     checkpoint = WarmCheckpoint(adapter, adapter / "adam.safetensors")
-    state = TargetState(home / "model", "r", case.batch.length, case.dtype, None, (checkpoint,))
+    state = TargetState(
+        model=home / "model",
+        revision="r",
+        max_length=case.batch.length,
+        dtype=case.dtype,
+        hub_revision=None,
+        checkpoints=(checkpoint,),
+    )
     guide = [ValidationExample("v", _messages(16))]
     context = SignalContext(0, guide, batch_size=case.batch.sequences)
 

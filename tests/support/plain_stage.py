@@ -20,11 +20,11 @@ def plain_stage(
 ) -> Stage:
     """A stage called `name` that leaves pairs."""
     return Stage(
-        name,
-        version,
-        settings,
-        inputs,
-        work,
+        name=name,
+        version=version,
+        settings=settings,
+        inputs=inputs,
+        work=work,
         kind="pairs",
         estimate=lambda estimator, before: Cost(rows=None, out=None),
         loads=no_models,

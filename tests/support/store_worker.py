@@ -42,23 +42,37 @@ def slow_stage(delay: float = 0.01) -> Stage:
     def shard(items: Sequence[int], index: int, seed: int) -> ShardOutput:
         time.sleep(delay)
         rows = [
-            Sample(stable_hash(seed, i), (f"seed{i}",), None, "", (), f"text {i} é " * 50, "worker", "stop")
+            Sample(
+                id=stable_hash(seed, i),
+                seed_ids=(f"seed{i}",),
+                rubric_id=None,
+                prompt_hash="",
+                messages=(),
+                raw=f"text {i} é " * 50,
+                generator="worker",
+                finish_reason="stop",
+            )
             for i in items
             if i % 7
         ]
         rejects = [Reject(f"item{i}", "seventh", f"raw {i}") for i in items if i % 7 == 0]
-        return ShardOutput(rows, rejects, [Usage("writer", "m", 10, 5, 1, 0.5)], {"notes": [{"shard": index}]})
+        return ShardOutput(
+            rows,
+            rejects,
+            [Usage(role="writer", model="m", prompt_tokens=10, completion_tokens=5, calls=1, seconds=0.5)],
+            {"notes": [{"shard": index}]},
+        )
 
     def work(run: StageRun) -> None:
         run.map_shards(list(range(ITEMS)), SHARD, shard)
 
     # Written out: as a script this file sees none of the tests' helpers.
     return Stage(
-        "slow",
-        1,
-        {"items": ITEMS, "shard": SHARD},
-        (),
-        work,
+        name="slow",
+        version=1,
+        settings={"items": ITEMS, "shard": SHARD},
+        inputs=(),
+        work=work,
         kind="pairs",
         estimate=lambda estimator, before: Cost(rows=ITEMS, out=None),
         loads=no_models,

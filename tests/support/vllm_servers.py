@@ -16,7 +16,7 @@ from harness.models.vllm.command import Weights
 from harness.models.vllm.server import VllmServer
 
 FAKE = Path(__file__).with_name("fake_vllm.py")
-WEIGHTS = Weights("/models/tiny", "float32", None, 512, 8)
+WEIGHTS = Weights(path="/models/tiny", dtype="float32", revision=None, max_length=512, lora_rank=8)
 
 
 def start_log(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

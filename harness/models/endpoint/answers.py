@@ -106,7 +106,15 @@ def _read_success(headers: Mapping[str, str], body: bytes) -> Outcome:
     reason, detail = _lacking(first, text, finish, body)
     if reason:
         retry = reason not in ("content_filter", "refusal")
-        return Outcome(reason, detail, None, prompt, completion, billed=True, retry=retry)
+        return Outcome(
+            reason=reason,
+            detail=detail,
+            value=None,
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            billed=True,
+            retry=retry,
+        )
     # Text that took no tokens is a count that cannot be.
     completion = None if text and not completion else completion
     return Outcome(value=value, prompt_tokens=prompt, completion_tokens=completion, billed=True)

@@ -99,14 +99,22 @@ class EndpointBackend:
         return request.form.fault(completion.text, None)
 
     def _completion(self, reply: Reply) -> Completion:
-        extra = (reply.calls, reply.extra_prompt_tokens, reply.extra_completion_tokens)
-        if reply.reason:
-            return Completion(reply.detail, "error", 0, 0, reply.reason, *extra)
-        choice = reply.value["choices"][0]
-        finish = str(choice.get("finish_reason") or "unknown")
-        refused = finish == "content_filter" or (finish == "length" and not self._served.accept_length)
-        failure = finish if refused else ""
-        return Completion(text_of(choice) or "", finish, reply.prompt_tokens, reply.completion_tokens, failure, *extra)
+        text, finish, failure = reply.detail, "error", reply.reason
+        if not reply.reason:
+            choice = reply.value["choices"][0]
+            text, finish = text_of(choice) or "", str(choice.get("finish_reason") or "unknown")
+            refused = finish == "content_filter" or (finish == "length" and not self._served.accept_length)
+            failure = finish if refused else ""
+        return Completion(
+            text=text,
+            finish_reason=finish,
+            prompt_tokens=0 if reply.reason else reply.prompt_tokens,
+            completion_tokens=0 if reply.reason else reply.completion_tokens,
+            failure=failure,
+            calls=reply.calls,
+            extra_prompt_tokens=reply.extra_prompt_tokens,
+            extra_completion_tokens=reply.extra_completion_tokens,
+        )
 
     def _turns(self, messages: Sequence[Message]) -> Sequence[Message]:
         """The turns as they are sent. Without its tokenizer nothing is known of what a server reads in them."""

@@ -185,8 +185,15 @@ class Endpoint:
             if not outcome.reason:
                 assert outcome.value is not None
                 self._useless = 0
-                spent = self._spent(request, outcome)
-                return Reply(outcome.value, *spent, extra_prompt, extra_completion, calls)
+                prompt, completion = self._spent(request, outcome)
+                return Reply(
+                    value=outcome.value,
+                    prompt_tokens=prompt,
+                    completion_tokens=completion,
+                    extra_prompt_tokens=extra_prompt,
+                    extra_completion_tokens=extra_completion,
+                    calls=calls,
+                )
             extra_prompt += outcome.prompt_tokens or 0
             extra_completion += outcome.completion_tokens or 0
             paid += outcome.reason in USELESS
@@ -203,8 +210,6 @@ class Endpoint:
                 self._give_up(outcome)
                 return Reply(
                     value={},
-                    prompt_tokens=0,
-                    completion_tokens=0,
                     extra_prompt_tokens=extra_prompt,
                     extra_completion_tokens=extra_completion,
                     calls=calls,

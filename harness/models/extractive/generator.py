@@ -84,7 +84,9 @@ class ExtractiveGenerator:
         # Rollouts of one rubric should differ, so equally good sentences are taken in random order.
         jittered = [(fit + 1.5 * rng.random(), sentence) for fit, sentence in ranked]
         ordered = [sentence for _, sentence in sorted(jittered, key=lambda item: -item[0])]
-        material = questions.Material(document, document_topics, names, self._index, focus, rng)
+        material = questions.Material(
+            document=document, topics=document_topics, names=names, index=self._index, focus=focus, rng=rng
+        )
         made = _make(kind, material, ordered, sentences)
         if made is None:
             return _error(f"no {kind} question in the sentences with {focus.name}")

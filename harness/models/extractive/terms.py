@@ -76,7 +76,10 @@ class TermIndex:
 
     def terms(self, text: str) -> list[Term]:
         """The terms of `text` in order. Numbers that are part of a name or a range are none."""
-        found = [Term(m[0], _number_kind(m), m.start(), m.end(), 4.0) for m in _NUMBER.finditer(text)]
+        found = [
+            Term(text=m[0], kind=_number_kind(m), start=m.start(), end=m.end(), weight=4.0)
+            for m in _NUMBER.finditer(text)
+        ]
         for match in _WORD.finditer(text):
             word, lower = match[0], match[0].lower()
             if lower in STOPWORDS or lower in GENERIC or len(word) < 3:
@@ -85,13 +88,23 @@ class TermIndex:
                 kind = "upper" if word[1:].upper() == word[1:] else "capital"
                 if kind == "upper" and word.isalpha() and len(word) > 6:
                     continue
-                found.append(Term(word, ("name", kind), match.start(), match.end(), 2 + self.rarity(word)))
+                found.append(
+                    Term(
+                        text=word,
+                        kind=("name", kind),
+                        start=match.start(),
+                        end=match.end(),
+                        weight=2 + self.rarity(word),
+                    )
+                )
             elif word.islower() and len(word) > 5:
                 ending = next((e for e in _ENDINGS if lower.endswith(e)), "")
                 if ending == "ly":
                     continue
                 weight = self.rarity(word) * (0.5 if ending in ("ed", "ing") else 1.0)
-                found.append(Term(word, ("word", ending), match.start(), match.end(), weight))
+                found.append(
+                    Term(text=word, kind=("word", ending), start=match.start(), end=match.end(), weight=weight)
+                )
         return sorted(found, key=lambda term: term.start)
 
     def neighbours(self, text: str) -> list[int]:

@@ -123,7 +123,15 @@ def guidance(
     if coherence == 0.0 or not float(share @ gram @ share) > 0.0:
         raise StageError("the validation items' gradients cancel to nothing; use other validation items")
     subtasks = tuple(sorted({p.subtask for p in parts}))
-    return Guidance(tuple(distinct), vectors, counts, gram, norms, coherence, subtasks)
+    return Guidance(
+        parts=tuple(distinct),
+        vectors=vectors,
+        counts=counts,
+        gram=gram,
+        norms=norms,
+        coherence=coherence,
+        subtasks=subtasks,
+    )
 
 
 def halves(ids: Sequence[str], subtasks: Sequence[str], withheld: Sequence[bool]) -> list[GuidancePart]:

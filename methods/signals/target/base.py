@@ -195,7 +195,17 @@ class TargetReader(Signal[S]):
 
     def book(self, started: float, read: int, written: int, calls: int, flops: float) -> None:
         """Account for tokens that the target read and wrote in work that was begun at `started`."""
-        self._usage.append(Usage("target", self.name, read, written, calls, time.perf_counter() - started, flops))
+        self._usage.append(
+            Usage(
+                role="target",
+                model=self.name,
+                prompt_tokens=read,
+                completion_tokens=written,
+                calls=calls,
+                seconds=time.perf_counter() - started,
+                flops=flops,
+            )
+        )
 
     def usage(self) -> list[Usage]:
         """What was spent since the last call: first the preparation, then a record for every batch of items."""
@@ -237,7 +247,23 @@ class TargetSignal(TargetReader[S]):
         value = (found or {}).get("value", float("nan"))
         if code is not None and found is not None and abs(value) < float("inf"):
             parts = {**code.counts, **{name: part for name, part in found.items() if name != "value"}}
-            return Score(item.id, self.name, value, "ok", "", parts, self.target.revision)
+            return Score(
+                item_id=item.id,
+                signal=self.name,
+                value=value,
+                status="ok",
+                reason="",
+                parts=parts,
+                target_rev=self.target.revision,
+            )
         reason = self.no_conversation(item) if code is None else "no completion token left"
         reason = self.unmeasured if found is not None else reason
-        return Score(item.id, self.name, None, "unscorable", reason, {}, self.target.revision)
+        return Score(
+            item_id=item.id,
+            signal=self.name,
+            value=None,
+            status="unscorable",
+            reason=reason,
+            parts={},
+            target_rev=self.target.revision,
+        )

@@ -43,7 +43,17 @@ def self_check(warm: WarmTarget, items: Sequence[Encoded]) -> list[Check]:
     checks = [*engine_checks(warm.gradients, items), _against_float32(warm, chosen)]
     usable = sum(0.0 < n < float("inf") for n in gradient_norms(warm.gradients, chosen).tolist())
     status: Status = "passed" if usable else "failed"
-    return [*checks, Check("gradients not zero", status, None, None, f"{usable} of {len(chosen)} items", REMEDY)]
+    return [
+        *checks,
+        Check(
+            name="gradients not zero",
+            status=status,
+            measured=None,
+            limit=None,
+            detail=f"{usable} of {len(chosen)} items",
+            remedy=REMEDY,
+        ),
+    ]
 
 
 def engine_checks(gradients: LoraGradients, items: Sequence[Encoded]) -> list[Check]:
@@ -52,7 +62,7 @@ def engine_checks(gradients: LoraGradients, items: Sequence[Encoded]) -> list[Ch
     limit = LIMITS.get(next(gradients.model.parameters()).dtype, LIMITS[torch.bfloat16])
     covered = f"{len(gradients.modules)} LoRA matrices, exactly the trained parameters"
     checks = [
-        Check("hook coverage", "passed", None, None, covered),
+        Check(name="hook coverage", status="passed", measured=None, limit=None, detail=covered),
         check_layout(gradients.model, gradients.scoring.layout, REMEDY),
     ]
     worst = max(
@@ -148,11 +158,15 @@ def _spread(items: Sequence[Encoded]) -> list[Encoded]:
 def _against_float32(warm: WarmTarget, chosen: Sequence[Encoded]) -> Check:
     name, dtype = "compute type vs float32", next(warm.model.parameters()).dtype
     if dtype == torch.float32:
-        return Check(name, "passed", 0.0, TYPE_LIMIT, "computed in float32")
+        return Check(name=name, status="passed", measured=0.0, limit=TYPE_LIMIT, detail="computed in float32")
     need, free = warm.float32_bytes(), _free_memory(warm.gradients.device)
     if need > 0.9 * free:
         return Check(
-            name, "skipped", None, None, f"float32 weights take {gigabytes(need)} more, {gigabytes(free)} are free"
+            name=name,
+            status="skipped",
+            measured=None,
+            limit=None,
+            detail=f"float32 weights take {gigabytes(need)} more, {gigabytes(free)} are free",
         )
     narrow = item_gradients(warm.gradients, chosen)
     with warm.in_float32():
