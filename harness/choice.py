@@ -52,7 +52,7 @@ class Plugin:
 
     @classmethod
     def faults(cls) -> list[str]:
-        """What is wrong with the class's declarations, each as half a sentence that begins with its subject."""
+        """The faults of the class's declarations, each as half a sentence that begins with its subject."""
         found = []
         if not cls.summary or "\n" in cls.summary:
             found.append("summary must be one line")
@@ -150,7 +150,7 @@ class Choice(Section):
         return not (self.optional and self.name == NONE)
 
     def identity(self) -> dict[str, Json]:
-        """What can change results: the name, what is not at its default, and the class's version beyond the first."""
+        """The part that can change results: name, what is not at its default, the class's version beyond the first."""
         plugin = self.plugin
         version = {"version": plugin.version} if plugin and plugin.version > 1 else {}
         return {"name": self.name, **version, **self.settings.model_dump(mode="json", exclude_defaults=True)}

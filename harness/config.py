@@ -22,7 +22,7 @@ from harness.config_validity import ValiditySettings
 
 
 class SamplingConfig(Section):
-    """How a completion is sampled."""
+    """The sampling of a completion."""
 
     temperature: float = Field(1.0, ge=0)
     """Divides the logits before sampling; 0 takes the likeliest token (greedy)."""
@@ -112,7 +112,7 @@ class GuideConfig(Section):
 
 
 class SynthesisConfig(Section):
-    """How pairs are made: prompts, decoding, and how many pairs a document gives in each pass."""
+    """The making of pairs: prompts, decoding, and how many pairs a document gives in each pass."""
 
     prompts: Literal["full", "compact"] = "full"
     """The wording: `full` has rules and JSON, `compact` worked examples and plain lines, for models of some hundred
@@ -178,19 +178,19 @@ class WarmupConfig(Section):
 
 
 class DriverChoice(Choice):
-    """What is done about scores, and the settings of it (`harness drivers`)."""
+    """The driver, which acts upon scores, and its settings (`harness drivers`)."""
 
     group: ClassVar[str] = plugins.DRIVERS
 
 
 class RouteChoice(Choice):
-    """How a seed becomes a pair, and the settings of it (`harness routes`)."""
+    """The way from a seed to a pair, and its settings (`harness routes`)."""
 
     group: ClassVar[str] = plugins.ROUTES
 
 
 class SignalChoice(Choice):
-    """Which signal says how good an item is, and its settings (`harness signals`); `none` where a driver needs none."""
+    """The signal of how good an item is, and its settings (`harness signals`); `none` where a driver needs none."""
 
     group: ClassVar[str] = plugins.SIGNALS
     optional: ClassVar[bool] = True
@@ -239,7 +239,7 @@ class SftConfig(Section):
 
 
 class EvalConfig(Section):
-    """How the fine-tuned target is tested."""
+    """The tests of the fine-tuned target."""
 
     suite: str | None = None
     """Another suite to score a finished run on; nothing before evaluation changes."""
@@ -304,7 +304,7 @@ class RunConfig(Section):
     decontam: DecontamConfig = DecontamConfig()
     """The contamination check."""
     eval: EvalConfig = EvalConfig()
-    """How the fine-tuned target is tested."""
+    """The tests of the fine-tuned target."""
     runtime: RuntimeConfig = RuntimeConfig()
     """What changes no row: places, batches, servers, limits."""
 

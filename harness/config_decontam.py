@@ -10,7 +10,7 @@ from harness.config_models import Section
 
 
 class DecontamConfig(Section):
-    """What counts as contaminated (`decontam/`); the same settings for every arm of a comparison.
+    """The rule of what counts as contaminated (`decontam/`); the same settings for every arm of a comparison.
 
     Texts are compared as `decontam.tokens.plain` writes them: Unicode form, width, case, markup do not matter. An
     n-gram that stands in E unrelated training texts and T test texts beside the first counts 1 / (1 + E / L + T / 3),

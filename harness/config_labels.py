@@ -1,4 +1,4 @@
-"""How pairs get their answers from a labelling model (`methods/stages/labels.py`)."""
+"""Settings of the labelling model that gives pairs their answers (`methods/stages/labels.py`)."""
 
 from __future__ import annotations
 

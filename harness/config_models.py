@@ -62,7 +62,7 @@ def _kinds(annotation: Any) -> set[Any]:
 
 
 class PriceConfig(Section):
-    """What a service charges, in US dollars per million tokens. There is no built-in price list: see the bill."""
+    """The prices of a service, in US dollars per million tokens. There is no built-in price list: see the bill."""
 
     input: float = Field(ge=0)
     """US dollars per million tokens read."""
@@ -142,7 +142,7 @@ class ModelConfig(Section):
 
 
 class EmbedderConfig(Section):
-    """What turns texts into vectors. `url`, `batch_size` and `timeout` change no vector beyond rounding."""
+    """The model that turns texts into vectors. `url`, `batch_size` and `timeout` change no vector beyond rounding."""
 
     id: str = "lexical"
     """`lexical` (hashed words, no model), a file of vectors (.npy, .safetensors, .parquet), or a
@@ -164,7 +164,7 @@ class EmbedderConfig(Section):
 
     @property
     def kind(self) -> Literal["lexical", "vectors", "endpoint", "sentence_transformers"]:
-        """Which embedder `id` and `url` name."""
+        """The kind of embedder that `id` and `url` name."""
         if self.url:
             return "endpoint"
         if self.id == "lexical":
@@ -207,7 +207,7 @@ class ModelsConfig(Section):
 
 
 class ServiceConfig(Section):
-    """How endpoints are called and spared."""
+    """The calling and sparing of endpoints."""
 
     concurrency: int = Field(64, ge=1)
     """Most calls in flight."""

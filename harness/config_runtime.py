@@ -1,4 +1,4 @@
-"""What changes no row: where runs live, checkpoints, batches, threads, servers, workers, limits on spending."""
+"""Settings that change no row: where runs live, checkpoints, batches, threads, servers, workers, limits on spending."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.config_models import Section, ServiceConfig, VllmConfig
 
 
 class ScoringConfig(Section):
-    """How pairs are batched for scoring by a signal that reads the target."""
+    """The batches in which a signal that reads the target scores pairs."""
 
     batch_tokens: int = Field(8192, ge=1)
     """Most tokens of a batch, padding included."""
@@ -22,7 +22,7 @@ class ScoringConfig(Section):
 
 
 class TrainingConfig(Section):
-    """How the trainers use the machine. None of it changes what is trained on, and sums differ by rounding alone."""
+    """The trainers' use of the machine. None of it changes what is trained on, and sums differ by rounding alone."""
 
     activation_checkpointing: bool = False
     """Keeps layer inputs alone and computes the rest again: less memory, more time."""
@@ -51,7 +51,7 @@ class RayConfig(Section):
 
 
 class RuntimeConfig(Section):
-    """What changes no row: where runs live, checkpoints, batch sizes, threads, servers, limits on spending."""
+    """Settings that change no row: where runs live, checkpoints, batch sizes, threads, servers, limits on spending."""
 
     runs: str = "runs"
     """The folder of runs, with the stages that they share."""

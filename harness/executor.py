@@ -1,4 +1,4 @@
-"""Who computes a stage's shards: this process, or workers elsewhere. The results are the same, shard by shard.
+"""Executors of a stage's shards: this process, or workers elsewhere. The results are the same, shard by shard.
 
 A shard is the unit of batching and its seed follows from its index, so where it is computed changes nothing. Whoever
 computes, only the stage's own process writes: a shard that was not handed back is not there, and is computed again.
@@ -19,7 +19,7 @@ Work: TypeAlias = Callable[[Sequence[Any], int, int], ShardOutput]
 
 @runtime_checkable
 class ShardWorker(Protocol):
-    """How to set up the computation of shards on any machine. It is pickled, so it holds settings and no models."""
+    """The set-up of a computation of shards on any machine. It is pickled, so it holds settings and no models."""
 
     def open(self) -> Work:
         """Load what is needed; called once in every worker."""

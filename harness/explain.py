@@ -1,4 +1,4 @@
-"""What every setting means, takes and is by default: read off the settings' classes, for screens, docs and files.
+"""Meaning, values and default of every setting: read off the settings' classes, for screens, docs and files.
 
 A setting's meaning is the text below its field. Settings of plug-ins are found through their choices (`signal.KEY`), so
 that an added plug-in explains itself.
@@ -84,7 +84,7 @@ def meaning(field: FieldInfo) -> str:
 
 
 def takes(field: FieldInfo) -> str:
-    """What may be given, in words: the kind of value and its bounds."""
+    """The values that may be given, in words: the kind of value and its bounds."""
     names = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "min_length": "at least"}
     bounds = [
         f"{words} {getattr(item, name):g}" + (" long" if name == "min_length" else "")

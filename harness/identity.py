@@ -1,4 +1,4 @@
-"""What of a section of the settings stands in a stage's identity: what is not at its default.
+"""The part of a section of the settings that stands in a stage's identity: what is not at its default.
 
 So a setting that is added tomorrow, whose default leaves everything as it was, moves no identity; where a default
 changes, whoever changes it raises the version of the stages that read it. Settings of the first versions stand in

@@ -1,4 +1,4 @@
-"""What is installed under a name: signals, drivers, routes, methods and suites, the project's own and anybody else's.
+"""Registered names: signals, drivers, routes, methods and suites, the project's own and anybody else's.
 
 All register in the same entry-point groups. Reading them imports nothing; a class is imported when its name is used.
 In a checkout the project's own entries are read from its `pyproject.toml`: what an editable installation noted of them
@@ -49,12 +49,12 @@ class Entry:
 
     @property
     def kind(self) -> str:
-        """What it registers, for messages: `signal`, `driver`, ..."""
+        """The kind of what it registers, for messages: `signal`, `driver`, ..."""
         return kind_of(self.group)
 
     @property
     def source(self) -> str:
-        """Where it comes from, for messages."""
+        """The package that it comes from, for messages."""
         return f"{self.value} of package {self.package}"
 
 
@@ -87,7 +87,7 @@ def find(group: str, name: str) -> Entry:
 
 
 def load(entry: Entry) -> Any:
-    """What an entry points at. Raises `ConfigError` in one line where it cannot be imported, whatever was raised."""
+    """The object that an entry points at. Raises `ConfigError` in one line where it cannot be imported."""
     try:
         return EntryPoint(entry.name, entry.value, entry.group).load()
     except (Exception, SystemExit) as error:

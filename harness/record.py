@@ -1,4 +1,4 @@
-"""What a finished run leaves for comparison: `record.json` and `items.parquet`.
+"""The record that a finished run leaves for comparison: `record.json` and `items.parquet`.
 
 The record holds only numbers and names: whoever compares runs reads records and imports no trainer. A cell that was not
 measured is None with its reason, never 0.
@@ -81,7 +81,7 @@ class Origin:
     guided_columns: Sequence[str] = ()
 
     def line(self) -> str:
-        """What came from where, and what guided it, for people."""
+        """One line on what came from where, and what guided it, for people."""
         read = f"which read validation set {self.guide} of suite {self.suite}"
         if self.reads_validation is None:
             read = "of which it is not known whether it read validation items"
@@ -125,7 +125,7 @@ class StageCount:
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """What one benchmark's items show: of `n` with a verdict on both sides, how many the base has right.
+    """The retention of one benchmark's items: of `n` with a verdict on both sides, how many the base has right.
 
     Of these the tuned model has `still_right` right too; `newly_right` it alone has right.
     """

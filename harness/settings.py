@@ -145,7 +145,7 @@ def resolve(layers: list[Layer]) -> Resolved:
 
 
 class _Merged:
-    """What the layers so far say: `values` and `origin` by dotted key."""
+    """The merged values of the layers so far: `values` and `origin` by dotted key."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
@@ -308,7 +308,7 @@ def _explain(error: ValidationError, origin: Mapping[str, str], prefix: str = ""
 
 
 def _expected(key: str) -> str:
-    """What the setting takes, and what it means; nothing for a key that several plug-ins have."""
+    """The values that the setting takes, and its meaning; nothing for a key that several plug-ins have."""
     from harness.explain import settings
 
     found = [s for s in settings() if s.key == key]

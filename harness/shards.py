@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ShardOutput:
-    """What one shard of work gives: rows of the main table, rows of side tables, rejects and cost.
+    """The output of one shard of work: rows of the main table, rows of side tables, rejects and cost.
 
     `kept` is given where the main table holds rejected rows too (rollouts). `shortened` counts incoming rows whose
     document was cut to fit a model's context, `mended` those whose JSON had single backslashes of LaTeX doubled.
@@ -85,7 +85,7 @@ def replace_into(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_failure(path: Path | str, error: Exception) -> StageError:
-    """What to say when `path` could not be written: a full disk or quota is told from everything else."""
+    """The error for a `path` that could not be written: a full disk or quota is told from everything else."""
     if is_disk_full(error):
         return DiskFullError(
             f"the disk is full while writing {path}; free some space, then resume: finished shards are kept"
@@ -107,7 +107,7 @@ _ADVICE = {
 
 
 def write_advice(error: Exception) -> str:
-    """What to do about a refused write, by its error number: a full disk and a closed folder want different things."""
+    """The advice about a refused write, by its error number: a full disk and a closed folder want different things."""
     number, text = getattr(error, "errno", None), str(error)
     # Copying a folder, and formats that write natively, give the system's message and no number.
     number = number or next((known for known in _ADVICE if os.strerror(known) in text), 0)

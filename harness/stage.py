@@ -49,7 +49,7 @@ would cost the whole stage."""
 
 
 class Observer(Protocol):
-    """Who is told of a stage's work: the run's event log, its ledger and its progress display."""
+    """The observer of a stage's work: the run's event log, its ledger and its progress display."""
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append an event."""
@@ -61,7 +61,7 @@ class Observer(Protocol):
         """Show how far a stage is."""
 
     def call_log(self, stage: str, signal: str) -> CallLog:
-        """Where a stage's calls to endpoints are recorded."""
+        """The log of a stage's calls to endpoints."""
 
 
 Kind: TypeAlias = Literal[
@@ -143,7 +143,7 @@ def store_of(runs: str | Path) -> Path:
 
 
 def stage_folder(store: Path, stage: Stage) -> Path:
-    """Where a stage's output lies."""
+    """The folder of a stage's output."""
     return store / stage.folder_name
 
 
@@ -179,7 +179,7 @@ class StageInputs:
 
 
 class StageRun:
-    """What a stage's `work` is given: its folder, its inputs, its random seed, and helpers that survive a kill."""
+    """The argument of a stage's `work`: its folder, its inputs, its random seed, and helpers that survive a kill."""
 
     def __init__(self, stage: Stage, store: Path, observer: Observer, executor: Executor | None = None) -> None:
         self.stage = stage
@@ -210,7 +210,7 @@ class StageRun:
 
     @property
     def call_log(self) -> CallLog:
-        """Where this stage's calls to endpoints are recorded."""
+        """The log of this stage's calls to endpoints."""
         return self.observer.call_log(self.stage.name, self.stage.signal)
 
     def event(self, kind: str, **fields: Any) -> None:

@@ -111,7 +111,7 @@ def conversation_text(messages: Sequence[Message]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one batch of calls cost: tokens, calls, wall seconds, and floating-point operations (0: unknown).
+    """The cost of one batch of calls: tokens, calls, wall seconds, and floating-point operations (0: unknown).
 
     FLOPs follow the usual estimate, 2 per parameter and token forward, 6 forward and backward.
     """
@@ -189,7 +189,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a signal says of an item; `value` is None unless `status == "ok"`, and a finite number otherwise.
+    """The score that a signal gives an item; `value` is None unless `status == "ok"`, and a finite number otherwise.
 
     Raises `InputError` for NaN and infinity, which means and comparisons would take without a word.
     """

@@ -131,7 +131,7 @@ def _run(python: str, arguments: Sequence[str], device: str) -> subprocess.Compl
 
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:
-    """Why it failed, in one line: the last one of its errors."""
+    """The reason of its failure, in one line: the last one of its errors."""
     if done.returncode < 0:
         return f"killed by signal {-done.returncode}"
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]

@@ -60,7 +60,7 @@ class ServerPace:
 
 @dataclass(frozen=True, slots=True)
 class DecontamBench:
-    """What was measured. `prepare` and `check` are of the main comparison, in seconds; `where` names its texts."""
+    """The measured times. `prepare` and `check` are of the main comparison, in seconds; `where` names its texts."""
 
     where: str
     documents: int
@@ -75,7 +75,7 @@ class DecontamBench:
 
     @property
     def ratio(self) -> float | None:
-        """How many times longer the requests take than preparing and checking."""
+        """The factor by which the requests take longer than preparing and checking."""
         return self.server.extrapolated / (self.prepare + self.check) if self.server else None
 
 

@@ -55,7 +55,7 @@ class Timing:
 
     @property
     def overhead(self) -> float:
-        """What the harness adds, as a share of TRL's time."""
+        """The time that the harness adds, as a share of TRL's time."""
         return self.harness / self.bare - 1.0
 
     @property

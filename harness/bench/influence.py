@@ -42,7 +42,7 @@ Progressed = Callable[..., None]
 
 @dataclass(frozen=True, slots=True)
 class BenchPlan:
-    """What to run. `slow` bounds the samples of the contestants that go one by one; `turns` are repetitions.
+    """The plan of a benchmark. `slow` bounds the samples of contestants that go one by one; `turns` are repetitions.
 
     `bergson` is the Python of an environment that has it.
     """
@@ -168,7 +168,7 @@ class InfluenceBench:
         return oracle.scores(candidates, validation, self.state, self.plan.influence)
 
     def one_by_one(self) -> None:
-        """What the definition costs: a pass and Γ for every sample, one at a time."""
+        """The cost of the definition: a pass and Γ for every sample, one at a time."""
         target = {name: v.sum(dim=0).double() for name, v in self.guidance.vectors.items()}
         with self.trainable():
             for item in self.items[: self.plan.slow]:

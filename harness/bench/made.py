@@ -1,4 +1,4 @@
-"""What the influence benchmark runs on: a model with random weights, LoRA with Adam moments, and random samples.
+"""The material of the influence benchmark: a model with random weights, LoRA with Adam moments, and random samples.
 
 Speed and agreement need no meaningful weights. Moments come from a few real steps, so that Γ has realistic scales.
 """
@@ -56,7 +56,7 @@ ALL_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 
 @dataclass(frozen=True, slots=True)
 class BenchSize:
-    """What to build. `length` is the least and greatest number of tokens of a sample, half of them completion."""
+    """The sizes to build. `length` is the least and greatest number of tokens of a sample, half of them completion."""
 
     shape: str = "small"
     dtype: str = "float32"

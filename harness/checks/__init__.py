@@ -1,1 +1,1 @@
-"""What is found out before any work: `doctor`, what a run lacks here, its data, its signal, its models' training."""
+"""The checks before any work: `doctor`, what a run lacks here, its data, its signal, its models' training."""

@@ -56,7 +56,7 @@ def examine(
 
 
 def requirements() -> list[Requirement]:
-    """What this installation declares that it needs: from `pyproject.toml` in a checkout, else from its metadata."""
+    """The requirements that this installation declares: from `pyproject.toml` in a checkout, else from its metadata."""
     from packaging.requirements import Requirement
 
     project = Path(__file__).resolve().parents[2] / "pyproject.toml"
@@ -106,7 +106,7 @@ def _own_packages() -> list[Finding]:
 
 
 def _plugins() -> list[Finding]:
-    """What other packages bring, and whatever is registered and cannot be used."""
+    """The plug-ins of other packages, and whatever is registered and cannot be used."""
     from evals.catalogue import unusable_suites
     from harness.choice import plugin_classes
     from harness.resolve.registry import unusable_methods

@@ -1,4 +1,4 @@
-"""What `doctor` and the check before a run find: a problem that stops a run, a line of the report, the report."""
+"""Findings of `doctor` and of the check before a run: a problem that stops a run, a line of the report, the report."""
 
 from __future__ import annotations
 

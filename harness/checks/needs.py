@@ -1,4 +1,4 @@
-"""What a run's models need in memory: every stage is asked what it loads together.
+"""The memory that a run's models need: every stage is asked what it loads together.
 
 One list of facts serves both `plan`, which shows it, and the check before a run, which compares it with the machine.
 """

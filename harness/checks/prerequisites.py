@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def check_prerequisites(config: RunConfig, stages: Sequence[Stage]) -> list[Problem]:
-    """What this machine lacks for a run of these stages. Reads the documents and items here, no weights and no network.
+    """The problems of this machine for a run of these stages. Reads its documents and items, no weights, no network.
 
     A GGUF file that is to be converted has its architecture looked up in transformers, which takes seconds. Raises
     `InputError` for documents and items that a run could not use.

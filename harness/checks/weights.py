@@ -47,7 +47,7 @@ def unreadable_weights(models: Sequence[RoleModel]) -> list[Problem]:
 
 
 def _where_weights_lack(model: RoleModel) -> tuple[str, str]:
-    """What is wrong with the place where a model's weights should be, and what to do."""
+    """The fault of the place where a model's weights should be, and what to do."""
     if model.kind == "package":
         try:
             packaged.gguf_path(model.id)

@@ -110,7 +110,7 @@ def _suites(_: argparse.Namespace) -> int:
 
 
 def _say_unusable(faults: list[str]) -> None:
-    """What is installed and cannot be used, a line each."""
+    """Print what is installed and cannot be used, a line each."""
     for fault in faults:
         emit(f"\nnot usable: {fault}")
 

@@ -1,4 +1,4 @@
-"""What to try after a run: two or three commands that answer the question a finished run leaves open."""
+"""Suggestions after a run: two or three commands that answer the question a finished run leaves open."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What stages cost and load: the records of an estimate, and the arithmetic that the stages' own estimates share."""
+"""Costs and loads of stages: the records of an estimate, and the arithmetic that the stages' own estimates share."""

@@ -1,4 +1,4 @@
-"""What the cost of every stage follows from: the models, counts and lengths of a run, and rates.
+"""The basis of every stage's cost: the models, counts and lengths of a run, and rates.
 
 Counts follow from the settings; lengths are typical values, printed with the figures. Lab models are too small for
 FLOPs to say anything of their time, so theirs comes from rates measured on a reference run; other models' time is
@@ -138,7 +138,7 @@ class Estimator:
         return 0.0 if self.config.models.of(model.role).base_url else flops
 
     def usd(self, models: Mapping[str, tuple[int, int]]) -> float | None:
-        """What endpoints charge for tokens by role: 0 where there is none, None where one has no known price."""
+        """The price of tokens at endpoints, by role: 0 where there is none, None where one has no known price."""
         total = 0.0
         for role, (tokens_in, tokens_out) in models.items():
             settings = self.config.models.of(role)
@@ -207,7 +207,7 @@ class Estimator:
 
     @property
     def embedder_usd(self) -> float | None:
-        """What the embedder charges: the settings have no price for one at an endpoint."""
+        """The price of embedding: the settings have no price for one at an endpoint."""
         return None if self.embedder is not None and self.embedder.kind == "endpoint" else 0.0
 
     def read_by_target(self, rows: int, tokens: int, lab: float, note: str) -> Cost:

@@ -1,4 +1,4 @@
-"""What a stage says of itself before it runs: its cost, and what it holds in memory."""
+"""A stage's statements before it runs: its cost, and what it holds in memory."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is in memory together during one part of a run."""
+    """The parts that are in memory together during one part of a run."""
 
     name: str
     parts: tuple[Part, ...]

@@ -1,4 +1,4 @@
-"""What models take in memory, from architecture numbers: the parts of loads that several stages share.
+"""Memory of models, from architecture numbers: the parts of loads that several stages share.
 
 Every stage puts its models on one GPU, so it needs the sum of what is loaded together there. The formulas are those of
 `harness.memory`. Each part is left out where a model's size is unknown or it runs elsewhere.
@@ -74,7 +74,7 @@ class Sizer:
         return [Part("embedder", "weights", estimate.weight_bytes(model.shape, model.dtype), SERVED)]
 
     def gates(self) -> list[Part]:
-        """What compares pairs with test items."""
+        """The parts that compare pairs with test items."""
         return self.embeds() if "embedding" in self.config.decontam.modes else []
 
     def tests(self, prompt: int, answer: int) -> list[Part]:

@@ -59,7 +59,7 @@ TILTS = (-1.5, -0.75, 0.75, 1.5)
 
 @dataclass(frozen=True, slots=True)
 class AssessSizes:
-    """How much is done in a world: a run's scale, pairs per rule, question type and kind, pairs of a subset, tilts.
+    """Sizes in a world: a run's scale, pairs per rule, question type and kind, pairs of a subset, tilts.
 
     `subset` None is a run's data set. Without tilts nothing is fine-tuned.
     """

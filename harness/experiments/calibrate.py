@@ -93,7 +93,7 @@ def calibrate(
 
 
 def _learning(work: Sequence[tuple[str, int]], records: Sequence[RunRecord], runs: str) -> str:
-    """What every trained writer's signal saw and what the writer learned, as Markdown; empty where none was trained."""
+    """Every trained writer's signal and what the writer learned by it, as Markdown; empty where none was trained."""
     from harness.lab.report import learning
     from harness.lab.world import World
 

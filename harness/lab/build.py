@@ -67,7 +67,7 @@ def cache_root(cache_dir: Path | None = None) -> Path:
 
 
 def disturbance() -> int:
-    """What `HARNESS_LAB_DISTURB` says; 0 where it is not set. Raises `ConfigError` where it is no whole number."""
+    """The value of `HARNESS_LAB_DISTURB`; 0 where it is not set. Raises `ConfigError` where it is no whole number."""
     value = os.environ.get(DISTURBANCE) or "0"
     if not value.isdecimal():
         raise ConfigError(f"{DISTURBANCE} is '{value}'; set it to a whole number from 0, or unset it")
@@ -81,7 +81,7 @@ def lab_identity(world: World, steps: float = 1.0) -> str:
 
 
 def shared_folder(steps: float = 1.0, cache_dir: Path | None = None) -> Path:
-    """Where the models that all worlds share lie, or will lie."""
+    """The folder where the models that all worlds share lie, or will lie."""
     return cache_root(cache_dir) / f"shared-{_shared_identity(steps, disturbance())}"
 
 

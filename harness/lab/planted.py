@@ -1,4 +1,4 @@
-"""What a pair is worth in its world: useful, or which trap it fell into.
+"""The worth of a pair in its world: useful, or which trap it fell into.
 
 The label is read off the text of the pair alone, by the world's own words, so it holds for whatever a generator
 wrote and not for what its rubric asked. It is for signals that calibrate the bench and for reports about the lab;

@@ -1,4 +1,4 @@
-"""What a lab run's data are worth, read after the fact from the planted truth: measurement, never feedback."""
+"""The worth of a lab run's data, read after the fact from the planted truth: measurement, never feedback."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.types import Message
 
 
 def kinds(conversations: Iterable[Sequence[Message]], world: World) -> Mapping[str, int]:
-    """How many pairs of each planted kind there are (`useful`, `known`, `unasked`, `false`, `filler`, `off_world`)."""
+    """The number of pairs of each planted kind (`useful`, `known`, `unasked`, `false`, `filler`, `off_world`)."""
     return Counter(label(tuple(messages), world).kind for messages in conversations)
 
 
@@ -38,7 +38,7 @@ def auc(good: Sequence[float], rest: Sequence[float]) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Learning:
-    """What one GRPO training's rollouts say: mean raw value and useful share in its first and last tenth of steps.
+    """Learning in one GRPO training's rollouts: mean raw value and useful share in its first and last tenth of steps.
 
     `auc` is the chance that a useful pair outscores another valid one in the first tenth, where the writer is still
     close to its start (ties count half); None where one side is empty.

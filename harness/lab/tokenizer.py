@@ -65,7 +65,7 @@ TEMPLATE = (
 
 
 def _words() -> list[str]:
-    """What should be one token: name pieces first, then lab words as they occur, then common English words."""
+    """Words that should be one token: name pieces first, then lab words as they occur, then common English words."""
     pieces = [*CLASSES, *BACKGROUND, *(" " + f for f in FIRST), *SECOND, *(f" {c}" for c in CLASSES + BACKGROUND)]
     texts = [text.format(x="", v="", c="", s="") for text in SENTENCES]
     texts += [f"{space}{v}" for r in RELATIONS for v in r.values for space in (" ", "")]

@@ -1,4 +1,4 @@
-"""How a role's model is reached when a server answers for it: from settings to an open connection.
+"""Access to a role's model when a server answers for it: from settings to an open connection.
 
 `Access` is what a stage brings: limits, the account of calls, where server logs go. A trained policy is its base
 weights and an adapter wherever the server can take one; its merged weights are served only where there is no adapter.
@@ -131,7 +131,7 @@ def connect(
 
 
 def _weights(model: ModelConfig, config: RunConfig, path: str, adapter: Path | None) -> Weights:
-    """What to serve; with room for `adapter`, and for those that the run trains for these weights."""
+    """The weights to serve; with room for `adapter`, and for those that the run trains for these weights."""
     training, policy = policy_training(config.driver), config.drafter
     own = policy.backend == "vllm" and (model.id == policy.id or model == policy)
     ranks = [training.lora.rank] if own and training is not None and training.lora is not None else []
@@ -216,7 +216,7 @@ def _tokenizer(path: str, revision: str | None) -> Any:
 
 
 def served_identity(model: ModelConfig, weights_identity: str) -> str:
-    """What identifies a served model in stage hashes: its engine, its weights, and the host where it is another's."""
+    """The identity of a served model in stage hashes: its engine, its weights, and the host where it is another's."""
     schema = [model.structured, model.structured_chars, model.accept_length]
     where = model.remote_host or ""
     return f"{model.backend}:{where}:{weights_identity}:{stable_hash(schema, length=4)}"

@@ -58,7 +58,7 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """What is recorded as `Sample.generator`: a model id, or the generator's own name."""
+        """The name that is recorded as `Sample.generator`: a model id, or the generator's own name."""
 
     @property
     def flops_per_token(self) -> float:

@@ -1,4 +1,4 @@
-"""How many tokens a model can take, from its configuration, under whichever of the names it has there."""
+"""The number of tokens that a model can take, from its configuration, under whichever of the names it has there."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def neutral_decoding(model: Any) -> None:
 
 
 def set_aside(folder: Path) -> dict[str, Any]:
-    """What the `generation_config.json` in a model's folder asks for and nothing here uses; empty where nothing.
+    """The settings of the `generation_config.json` in a model's folder that nothing here uses; empty where none.
 
     A folder without one is asked for what its `config.json` says of generation, which libraries take instead.
     """

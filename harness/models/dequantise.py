@@ -27,7 +27,7 @@ ORIGIN = "origin.json"
 
 
 def gguf_identity(model: str) -> str:
-    """What identifies the weights that a GGUF file is converted to: quantisation, content, and the conversion."""
+    """The identity of the weights that a GGUF file is converted to: quantisation, content, and the conversion."""
     path = gguf_path(model)
     return f"{origin(read_header(path)).replace(' ', '-')}:{file_hash(path)}:{CONVERSION}"
 
@@ -51,13 +51,13 @@ def copies(models: ModelsConfig) -> list[str]:
 
 
 def converted_folder(model: str) -> Path:
-    """Where the folder of a GGUF file is or will be."""
+    """The folder where a GGUF file's weights are or will be."""
     path = gguf_path(model)
     return cache_home() / "models" / f"{path.stem}-{file_hash(path)}-{CONVERSION}"
 
 
 def unreadable(header: Header) -> tuple[str, str] | None:
-    """What is wrong and what to do where transformers does not read a file's architecture from GGUF; else None."""
+    """The fault and its remedy where transformers does not read a file's architecture from GGUF; else None."""
     from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 

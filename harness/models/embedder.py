@@ -51,11 +51,11 @@ class Embedder(Protocol):
 
     @property
     def identity(self) -> str:
-        """What decides the vectors of given texts, for stage identities."""
+        """The facts that decide the vectors of given texts, for stage identities."""
 
     @property
     def truncated(self) -> int:
-        """How many texts were cut to fit the model so far; 0 where the embedder cannot know."""
+        """The number of texts that were cut to fit the model so far; 0 where the embedder cannot know."""
 
     def embed(self, texts: Sequence[str], ids: Sequence[str] | None = None) -> Vectors:
         """Unit rows, float32 [texts, dimension], in order; the row of a text without content is zero.
@@ -64,7 +64,7 @@ class Embedder(Protocol):
         """
 
     def usage(self) -> list[Usage]:
-        """What embedding has cost since the last call."""
+        """The cost of embedding since the last call."""
 
 
 def open_embedder(config: EmbedderConfig) -> Embedder:
@@ -79,7 +79,7 @@ def open_embedder(config: EmbedderConfig) -> Embedder:
 
 
 def embedder_identity(config: EmbedderConfig) -> str:
-    """What decides an embedder's vectors, without loading it: the model, its revision, and what is put before a text.
+    """The facts that decide an embedder's vectors, without loading it: model, revision, what is put before a text.
 
     Where an endpoint runs is no part of it; `revision` tells two models of one name apart.
     """
@@ -98,7 +98,7 @@ def embedder_identity(config: EmbedderConfig) -> str:
 
 
 class _Base:
-    """What the embedders share: identity, accounting, and the checks on what a model returned."""
+    """The base of the embedders: identity, accounting, and the checks on what a model returned."""
 
     truncated = 0
 
@@ -118,7 +118,7 @@ class _Base:
         return embedder_identity(self._config)
 
     def usage(self) -> list[Usage]:
-        """What embedding has cost since the last call."""
+        """The cost of embedding since the last call."""
         spent, self._usage = self._usage, []
         return spent
 

@@ -1,4 +1,4 @@
-"""What a structured answer must look like: one declaration gives the server's JSON schema and the check of what came.
+"""The forms of structured answers: one declaration gives the server's JSON schema and the check of what came.
 
 A server that knows JSON schemas is given one; many accept the option and ignore it, so what comes back is validated
 all the same. Text fields may be bounded: a bound makes every answer fit the token limit, and cuts off what is longer,
@@ -28,7 +28,7 @@ class Form:
         return self.build(characters).model_json_schema(by_alias=True)
 
     def fault(self, text: str, characters: int | None) -> str:
-        """What is wrong with an answer, in a sentence; empty where nothing is."""
+        """The fault of an answer, in a sentence; empty where nothing is."""
         from harness.synthesis.parsing import read_object
 
         found = read_object(text)

@@ -1,4 +1,4 @@
-"""What a GGUF file holds, read from its header alone: architecture, quantisation, sizes, and whether it is whole.
+"""The contents of a GGUF file, read from its header alone: architecture, quantisation, sizes, and whether it is whole.
 
 The format is that of llama.cpp (`docs/gguf.md` of the ggml project): magic, version, counts, key-value pairs, the table
 of tensors, then their data. The `gguf` package reads it too, but builds an object for every token of the vocabulary,

@@ -59,7 +59,7 @@ def _counts(path: Path) -> bool:
 
 
 def _base_of_adapter(folder: Path) -> str:
-    """What an adapter's folder is loaded upon, where it is one: its base's digest, or its name on the hub."""
+    """The base of an adapter's folder, where it is one: its base's digest, or its name on the hub."""
     path = folder / _ADAPTER
     if not path.is_file():
         return ""

@@ -25,7 +25,7 @@ LAB_ROLES = ("writer", "generator", "target", "author")
 
 
 def model_identity(model: ModelConfig, world: int | None) -> str:
-    """What identifies a role's weights in stage hashes."""
+    """The identity of a role's weights in stage hashes."""
     if model.backend == "extractive":
         from harness.models.extractive.generator import ExtractiveGenerator
 
@@ -64,7 +64,7 @@ def _weights_identity(model: ModelConfig, world: int | None) -> str:
 
 
 def model_path(model: ModelConfig, world: int | None) -> str | Path:
-    """Where a role's weights are loaded from; lab models are built and GGUF files converted at first use."""
+    """The path that a role's weights are loaded from; lab models are built and GGUF files converted at first use."""
     if model.id.startswith("lab:"):
         from harness.lab.build import ensure_lab
         from harness.lab.world import World

@@ -23,7 +23,7 @@ HUB_SECONDS = 3.0
 
 
 def model_id(name: str) -> str:
-    """What a model's short name means here: the hub's id, or `package:NAME` where only a package has it.
+    """The model that a short name means here: the hub's id, or `package:NAME` where only a package has it.
 
     The order is the hub's cache, the hub if it answers, the package. Any other name is returned as it is.
     """

@@ -1,4 +1,4 @@
-"""What all prompts of a batch begin with is read once: worked examples are most of a small model's prompt.
+"""The common beginning of a batch's prompts, read once: worked examples are most of a small model's prompt.
 
 A prefix is computed as a row of its own, and its keys and values are shown to every row of the batch. Padding then
 stands between the prefix and what is left of a row, where the mask hides it and positions do not count it; so models
@@ -18,7 +18,7 @@ SHORTEST = 32
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> int:
-    """How many tokens all rows begin with, leaving every row one of its own; 0 where they are too few to be shared."""
+    """The number of tokens that all rows share, leaving every row one of its own; 0 where too few to be shared."""
     if len(rows) < 2:
         return 0
     first, last = min(map(list, rows)), max(map(list, rows))

@@ -1,1 +1,1 @@
-"""What a run would do and cost, before it does anything."""
+"""The plan of a run: what it would do and cost, before it does anything."""

@@ -1,4 +1,4 @@
-"""What a run would do, before it does anything: meaning, stages, cost, memory, settings, deviations, what is missing.
+"""The plan of a run, before it does anything: meaning, stages, cost, memory, settings, deviations, what is missing.
 
 A plan is computed from the settings alone: stages are assembled but not executed, nothing is downloaded, no folder is
 made. `make_plan` gives the facts as a record, `render_plan` writes them for a terminal.
@@ -188,7 +188,7 @@ def _here(config: RunConfig) -> MachineSpeed | None:
 
 
 def _meaning(config: RunConfig, suite: Suite, estimator: Estimator) -> list[tuple[str, str]]:
-    """What each name resolves to."""
+    """The names of the run with what each resolves to."""
     measured = [b.id for b in suite.benchmarks if b.scorer == "lm_eval"]
     judged = [b.id for b in suite.benchmarks if b.scorer == "judge"]
     guide = suite.validation_set(config.guide.set)
@@ -269,7 +269,7 @@ def _parameters(count: int) -> str:
 
 
 def read_reference(method: str, settings: Sequence[ResolvedSetting]) -> tuple[tuple[Deviation, ...], tuple[str, ...]]:
-    """Where the settings leave the paper or its released code, by the method's `reference.yaml`; and its notes.
+    """The settings that leave the paper or its released code, by the method's `reference.yaml`; and its notes.
 
     What it says of the settings of the method's own driver and signal says nothing of others'.
     """

@@ -175,7 +175,7 @@ def _devices(plan: PlanReport) -> list[str]:
 
 
 def _divided(plan: PlanReport) -> list[str]:
-    """What of the plan does not fit on one device of the reference class, each with the scheme that divides it."""
+    """The loads that do not fit on one device of the reference class, each with the scheme that divides it."""
     found: dict[tuple[str, str], str] = {}
     for load in plan.loads:
         for part in load.parts:

@@ -1,4 +1,4 @@
-"""What a plan adds up to: tokens by model, device hours by class and whether it fits, dollars, the detectable effect.
+"""The totals of a plan: tokens by model, device hours by class and whether it fits, dollars, the detectable effect.
 
 Hours are for the whole plan on one class of device: operations over a share of its peak plus moved bytes over a share
 of its bandwidth (`harness.devices` has both, with their source). They leave out start-up, evaluation by a judge and
@@ -74,7 +74,7 @@ def tokens_by_model(costs: Sequence[Cost]) -> dict[str, tuple[int, int]]:
 
 
 def dollars(costs: Sequence[Cost]) -> float | None:
-    """What endpoints charge for `costs`; None where a price is not known. Devices have no price here."""
+    """The price that endpoints charge for `costs`; None where a price is not known. Devices have no price here."""
     known = [cost.usd for cost in costs if cost.models]
     return None if any(usd is None for usd in known) else sum(usd for usd in known if usd is not None)
 

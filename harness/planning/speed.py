@@ -1,4 +1,4 @@
-"""How fast the machine that one sits at is, measured in seconds: for a run without a GPU, `plan` computes with this.
+"""The speed of the machine that one sits at, measured in seconds: for a run without a GPU, `plan` computes with this.
 
 Two figures hold for any model: products of square matrices in the run's type, and memory bandwidth. Where a small
 model's weights are here, one batch of it is timed as well, forward, backward and in decoding, since the share of the

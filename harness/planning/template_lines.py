@@ -37,7 +37,7 @@ def _lines(model: RoleModel) -> list[str]:
 
 
 def _folder(model: RoleModel) -> Path | None:
-    """Where the model's tokenizer lies; None where it is not here yet."""
+    """The folder of the model's tokenizer; None where it is not here yet."""
     if model.kind == "lab" or model.folder is None:
         return None
     if model.kind == "gguf":

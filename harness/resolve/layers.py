@@ -97,7 +97,7 @@ def _within_context(layers: list[Layer]) -> Resolved:
 
 
 def _method_layers(info: MethodInfo, preset: str | None) -> list[Layer]:
-    """What the method sets, the names of its driver, signal and route beside it, and what its preset sets."""
+    """The method's layers: its settings, the names of its driver, signal and route, and what its preset sets."""
     from harness.settings import Layer
 
     pairing = {"method": info.name, **info.settings, "driver.name": info.driver, "signal.name": info.signal}

@@ -1,4 +1,4 @@
-"""What this machine has: packages, GPUs, memory, disk, weights that are already here.
+"""The equipment of this machine: packages, GPUs, memory, disk, weights that are already here.
 
 Everything is read without importing torch and without the network, so that asking costs milliseconds: package
 versions from their metadata, GPUs from `nvidia-smi`, weights from the folder layout of the Hugging Face cache.

@@ -135,7 +135,7 @@ def _at(path: Path) -> Sequence[Origin]:
 
 
 def _of_model(folder: Path) -> Sequence[Origin]:
-    """What a fine-tuned model's folder says; nothing for any other folder."""
+    """The origins that a fine-tuned model's folder states; none for any other folder."""
     try:
         return [Origin(**entry) for entry in json.loads(read_text(folder / PROVENANCE))["origins"]]
     except (OSError, ValueError, TypeError, KeyError):
@@ -143,7 +143,7 @@ def _of_model(folder: Path) -> Sequence[Origin]:
 
 
 def _of_stage(folder: Path) -> Sequence[Origin]:
-    """What a stage's folder says, or the runs beside its store that made it."""
+    """The origins that a stage's folder states, or the runs beside its store that made it."""
     try:
         return [Origin(**entry) for entry in json.loads((folder / FILE).read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError):

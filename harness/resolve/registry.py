@@ -1,4 +1,4 @@
-"""What there is to run, by name: methods, drivers, signals and targets, read from their declarations.
+"""The registry of what there is to run, by name: methods, drivers, signals and targets, read from their declarations.
 
 Nothing heavy is imported, so that listings and `--help` are quick; a name that does not exist is answered with the
 nearest.

@@ -1,4 +1,4 @@
-"""Which commit of a hub model a run uses: the one that its name or branch means on this machine, pinned at first use.
+"""Revisions of hub models: the commit that a name or branch means on this machine, pinned at first use.
 
 A name such as `main` moves; a stage that was computed with one commit must not be taken for one of another. The
 commit is read from the local cache, where the weights have to be before a run starts, so that pinning needs no network

@@ -182,7 +182,7 @@ def used_signals(config: RunConfig) -> list[SignalChoice]:
 
 
 def needs_of_signals(config: RunConfig) -> list[frozenset[str]]:
-    """What each signal that the run uses needs."""
+    """The needs of each signal that the run uses."""
     from methods.signals.catalogue import signal_needs
 
     return [signal_needs(signal) for signal in used_signals(config)]

@@ -1,4 +1,4 @@
-"""What `--target` may be: a track with all its settings, a known model's short name, a hub id, a folder, a GGUF file.
+"""Values of `--target`: a track with all its settings, a known model's short name, a hub id, a folder, a GGUF file.
 
 A model is a target on the tracks of real models: the track gives the other models, the suite and the sizes, and is
 chosen like any size, with `--scale`. Nothing is downloaded or loaded to resolve a name.

@@ -1,4 +1,4 @@
-"""What a run spent: tokens, calls, seconds and operations by role, stage and signal, in SQLite.
+"""The ledger of what a run spent: tokens, calls, seconds and operations by role, stage and signal, in SQLite.
 
 WAL mode keeps every acknowledged row through kill -9 (one writing process; not for network filesystems). The
 ledger records all work that this run did, lost shards included; a stage's own account, which other runs that share the
@@ -49,7 +49,7 @@ _ADVICE = {
 
 
 def _advice(error: sqlite3.DatabaseError) -> str:
-    """What to do, by SQLite's primary code; a file that is damaged, or no database, is moved away."""
+    """The advice to a user, by SQLite's primary code; a file that is damaged, or no database, is moved away."""
     return _ADVICE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, "move the file away")
 
 
@@ -97,7 +97,7 @@ class Ledger:
 
     @property
     def spent(self) -> Spent:
-        """What counts toward hard limits, over all processes that worked on this run."""
+        """The amounts that count toward hard limits, over all processes that worked on this run."""
         return self._spent
 
     def answer(self, key: str) -> Mapping[str, Any] | None:

@@ -1,4 +1,4 @@
-"""What a finished run leaves beside its stages: record, items, data set with its card, model, plots."""
+"""The outputs that a finished run leaves beside its stages: record, items, data set with its card, model, plots."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _scores(assembly: Assembly, store: Path, summaries: Mapping[str, Summary], k
 
 
 def _notes(assembly: Assembly, summaries: Mapping[str, Summary], kind: Kind) -> Mapping[str, Any]:
-    """What the last stage that leaves this kind noted."""
+    """The notes of the last stage that leaves this kind."""
     return summaries[assembly.only(kind).identity].notes
 
 
@@ -184,7 +184,7 @@ def _flags(assembly: Assembly, summaries: Mapping[str, Summary]) -> list[str]:
 
 
 def _partial(assembly: Assembly, summaries: Mapping[str, Summary]) -> list[str]:
-    """Which benchmarks were scored on their first items alone; a limit above a benchmark's size cuts nothing."""
+    """The benchmarks that were scored on their first items alone; a limit above a benchmark's size cuts nothing."""
     plan, cut = assembly.plan, []
     limit = plan.config.eval.limit
     if limit is None:
@@ -198,7 +198,7 @@ def _partial(assembly: Assembly, summaries: Mapping[str, Summary]) -> list[str]:
 
 
 def _cut_texts(assembly: Assembly, summaries: Mapping[str, Summary]) -> list[str]:
-    """What did not fit the target: test prompts that were cut, and validation items that therefore guided nothing."""
+    """The texts that did not fit the target: test prompts that were cut, validation items that guided nothing."""
     flags = [
         f"truncated: {c['truncated']} of {c['n']} prompts of {c['column']} were cut from the left to fit the target"
         for c in _notes(assembly, summaries, "tuned_answers")["columns"]

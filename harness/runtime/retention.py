@@ -1,4 +1,4 @@
-"""What a fine-tuning kept and what it lost: items that were right before, and benchmarks that did not guide the run.
+"""The retention of a fine-tuning: items that were right before, and benchmarks that did not guide the run.
 
 A mean that stands still may hide as many items lost as gained, and a gain in the guided benchmarks a loss elsewhere
 (forgetting). Both follow from the items and scores that a run has anyway.

@@ -1,4 +1,4 @@
-"""What a loop's rounds came to: scores, cost and chosen seeds of each, and whether pairs score as their seeds did."""
+"""The results of a loop's rounds: scores, cost and chosen seeds of each, and whether pairs score as their seeds did."""
 
 from __future__ import annotations
 

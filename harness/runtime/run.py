@@ -262,12 +262,12 @@ def _carry_out(run: RunFolder, assembly: Assembly, observer: RunObserver) -> Run
 
 
 def _decoding(config: RunConfig) -> dict[str, Any]:
-    """Where decoding settings come from, and what models ask for beside them."""
+    """The sources of decoding settings, and what models ask for beside them."""
     return {"from": "settings alone", "set_aside": decoding_set_aside(config)}
 
 
 def make_executor(runtime: RuntimeConfig) -> Executor:
-    """Who computes shards under these settings."""
+    """The executor for these settings."""
     if runtime.engine == "local":
         return LocalExecutor()
     from harness.ray_executor import RayExecutor
@@ -333,7 +333,7 @@ def _prepare_libraries(config: RunConfig) -> None:
 
 
 def _stages(assembly: Assembly) -> dict[str, Any]:
-    """Where each stage's output lies, and what it is."""
+    """The place of each stage's output, and its kind."""
     return {
         "stages": {stage.name: stage.folder_name for stage in assembly.stages},
         "kinds": {stage.name: stage.kind for stage in assembly.stages},

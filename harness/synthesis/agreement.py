@@ -1,4 +1,4 @@
-"""Which of several answers say the same, and which of them stands for the rest.
+"""The agreement of several answers: which say the same, and which of them stands for the rest.
 
 An answer's value is what stands behind the last marker, in compatibility form, without case, punctuation at its ends
 and repeated white space. Values are the same where they are equal, or where their embeddings fall into one cluster, as

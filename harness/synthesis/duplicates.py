@@ -18,7 +18,7 @@ DUPLICATE = "duplicate"
 
 @dataclass(frozen=True, slots=True)
 class Unique:
-    """What is left after removal: `kept` in input order, and one reject per removed sample."""
+    """The result of removal: `kept` in input order, and one reject per removed sample."""
 
     kept: tuple[Sample, ...]
     rejects: tuple[Reject, ...]

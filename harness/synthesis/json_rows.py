@@ -44,14 +44,14 @@ class JsonRow:
 
 @dataclass(frozen=True, slots=True)
 class JsonFile:
-    """How rows stand in a file: `lines` of JSONL, or the elements of one `array`, or the values of one `object`."""
+    """The layout of rows in a file: `lines` of JSONL, or the elements of one `array`, or the values of one `object`."""
 
     path: Path
     form: str
 
     @property
     def frame(self) -> tuple[bytes, bytes, bytes]:
-        """What stands before, between and after rows when they are written again."""
+        """The text before, between and after rows when they are written again."""
         if self.form == "lines":
             return b"", b"", b""
         return (b"[\n", b",\n", b"\n]\n") if self.form == "array" else (b"{\n", b",\n", b"\n}\n")
@@ -254,7 +254,7 @@ class _Window:
             return value, text
 
     def error(self, says: str) -> InputError:
-        """What is wrong with the row that is being read."""
+        """The error for the row that is being read."""
         return InputError(f"{self._path}, row {self.number}: not valid JSON ({says}); correct it there")
 
 

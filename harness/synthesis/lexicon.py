@@ -137,7 +137,7 @@ _IP = re.compile(rf"\bIP(?:v4)?(?: address(?:es)?)?\W+(?:\w+\W+){{0,3}}?(?:{_BYT
 
 
 def personal_data(text: str) -> str:
-    """What kind of personal data stands in `text`, in words that do not repeat it; empty where there is none."""
+    """The kind of personal data that stands in `text`, in words that do not repeat it; empty where there is none."""
     for kind, pattern in (("an e-mail address", _EMAIL), ("a social security number", _SSN), ("an IP address", _IP)):
         if pattern.search(text):
             return kind

@@ -27,7 +27,7 @@ _MAX_STARTS = 200
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a text could not be used: a reason code and, in words, what was found.
+    """The reason why a text could not be used: a reason code and, in words, what was found.
 
     Words that quote a model may hold half a character, which is written out here.
     """
@@ -53,7 +53,7 @@ class Found:
 
 
 def after_thinking(text: str) -> str:
-    """What follows the thought at the beginning of `text`; nothing where one was opened and never closed.
+    """The text after the thought at the beginning of `text`; nothing where one was opened and never closed.
 
     The opening tag may be missing, since templates write it into the prompt. A closing tag inside a JSON object is
     text; of several others the thought ends at the one before the answer, else at the last.

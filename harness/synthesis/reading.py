@@ -1,4 +1,4 @@
-"""What models write on the routes without a rubric, read: tags, lines, or JSON, whichever the prompt asked for.
+"""Parsers of what models write on the routes without a rubric: tags, lines, or JSON, whichever was asked for.
 
 The tags are those of AcquisitionSynthesis: `<question>`, `<reasoning>` and `<answer>`, each closed.
 """
@@ -47,7 +47,7 @@ def without_thought(text: str) -> str:
 
 
 def tagged(text: str, tag: str) -> str | None:
-    """What stands between the first `<tag>` and the `</tag>` that follows it; None where there is no such pair."""
+    """The text between the first `<tag>` and the `</tag>` that follows it; None where there is no such pair."""
     found = re.search(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL | re.IGNORECASE)
     return found[1].strip() if found else None
 
@@ -116,7 +116,7 @@ def read_answer(text: str, finish_reason: str) -> str | Failure:
 
 
 def content_fault(name: str, content: str) -> Failure | None:
-    """What is wrong with a turn's text: nothing in it, a placeholder of the prompt, or characters that are no text."""
+    """The fault of a turn's text: nothing in it, a placeholder of the prompt, or characters that are no text."""
     if not re.search(r"\w", content) or _PLACEHOLDER.search(content):
         return Failure(PAIR_EMPTY, f"the {name} says '{content[:80]}'")
     if not is_unicode(content):

@@ -1,4 +1,4 @@
-"""What a route is: the way from a seed to a pair, of which one model drafts and what follows is fixed.
+"""The base of routes. A route is the way from a seed to a pair, of which one model drafts and what follows is fixed.
 
 The drafting model is the one that a learner trains; whatever reads the draft and makes a pair of it stays as it is, so
 that every driver works on every route. A failed step is a reject with its reason and raw text, never a placeholder: an
@@ -72,7 +72,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What became of a draft: a rubric or a question where the route has one and it parsed, and a sample or a reject.
+    """The fate of a draft: a rubric or a question where the route has one and it parsed, and a sample or a reject.
 
     The reject is what ended it. `question_type` is the one that a rubric names; empty without.
     """
@@ -120,7 +120,7 @@ def reference_of(seed: Seed) -> tuple[str, str] | None:
 
 
 def variables_of(seed: Seed) -> dict[str, str]:
-    """What a prompt about a seed can use: `document` and `domain`, and of a labelled one `question` and `answer`."""
+    """The variables of a prompt about a seed: `document`, `domain`, and of a labelled one `question` and `answer`."""
     known = {"document": document_of(seed), "domain": seed.domain}
     reference = reference_of(seed)
     return known if reference is None else {**known, "question": reference[0], "answer": reference[1]}
@@ -165,14 +165,14 @@ class Route(Plugin, ABC, Generic[S]):
 
     @abstractmethod
     def ask(self, seed: Seed) -> Asked:
-        """How the drafting model is asked for a draft about a seed."""
+        """The request to the drafting model for a draft about a seed."""
 
     @abstractmethod
     def read(self, draft: Draft) -> Attempt:
-        """What a draft says: an attempt that is still open, or one that ends here."""
+        """The attempt that a draft makes: one that is still open, or one that ends here."""
 
     def ask_rest(self, attempt: Attempt) -> Asked:
-        """How an open attempt is brought to a pair, by the model of the role `answers`."""
+        """The request that brings an open attempt to a pair, by the model of the role `answers`."""
         raise NotImplementedError(f"route '{self.name}' asks nobody for the rest")
 
     def read_rest(self, attempt: Attempt, completion: Completion, model: str) -> Attempt:

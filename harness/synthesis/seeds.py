@@ -51,7 +51,7 @@ class SeedReport:
 
     @property
     def kept(self) -> int:
-        """How many documents are usable."""
+        """The number of usable documents."""
         return len(self.seeds)
 
     @property
@@ -70,7 +70,7 @@ class SeedReport:
 
 @dataclass(frozen=True, slots=True)
 class SeedLimits:
-    """What a usable document is. Words are separated by white space."""
+    """The limits of a usable document. Words are separated by white space."""
 
     min_words: int = 5
     max_words: int = 6000

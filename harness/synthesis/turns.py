@@ -72,7 +72,7 @@ def find_messages(value: Any) -> tuple[Message, ...] | None:
 
 
 def parsed(text: str) -> Any:
-    """What a JSON string (or Python's own notation of it) stands for; `text` itself where it is neither."""
+    """The text for which a JSON string (or Python's own notation of it) stands; `text` itself where it is neither."""
     if text.lstrip()[:1] not in ("[", "{") or text.rstrip()[-1:] not in ("]", "}"):
         return text
     try:

@@ -40,7 +40,7 @@ ReadPair = Callable[[str, str, str], "tuple[Message, ...] | Failure"]
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """How models are asked and how their answers are read. `rubric` and `generator` are packaged prompts.
+    """The wording of requests and the reading of answers. `rubric` and `generator` are packaged prompts.
 
     `parts` are those of a rubric that the generator's prompt must use; `json` says that both outputs are JSON.
     """

@@ -157,7 +157,7 @@ def _modules(config: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _trainer_state(folder: Path) -> dict[str, Any]:
-    """What the trainer says of the checkpoint; empty where it says nothing, or not which step it is."""
+    """The trainer's state in the checkpoint; empty where it says nothing, or not which step it is."""
     path = folder / "trainer_state.json"
     state = _read_json(path) if path.is_file() else {}
     return state if isinstance(state.get("global_step"), int) else {}

@@ -46,7 +46,7 @@ class Preference:
 
 @dataclass(frozen=True, slots=True)
 class DpoRecipe:
-    """How to train. `beta` scales the implicit reward; `batch_size` is the number of pairs of one optimizer step.
+    """A DPO training. `beta` scales the implicit reward; `batch_size` is the number of pairs of one optimizer step.
 
     The published values for a generator (Montessori-Instruct, `dpo_generator`) are beta 0.1, learning rate 1e-6, one
     epoch.
@@ -65,7 +65,7 @@ class DpoRecipe:
 
 @dataclass(frozen=True, slots=True)
 class Preferred:
-    """What training left: cost, steps, and the share of the last epoch's pairs whose chosen side had more reward.
+    """The result of training: cost, steps, and the share of the last epoch's pairs whose chosen side had more reward.
 
     `dropped` counts the pairs that could not be used, by reason; `truncated` the used ones of which a side was cut.
     """

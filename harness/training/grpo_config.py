@@ -67,7 +67,7 @@ class GrpoConfig(Section):
     """Most rollouts of a forward pass; it changes no result beyond rounding."""
 
     def lacks(self, prompts: int) -> str:
-        """Why so many prompts are too few, with which TRL would stop without a single step; empty where they do."""
+        """The reason why TRL would stop without a single step on so many prompts; empty where they suffice."""
         if prompts >= self.prompts_per_step:
             return ""
         return (

@@ -51,7 +51,7 @@ def accelerate_settings(training: TrainingConfig) -> Mapping[str, Any]:
 
 
 def sharding(training: TrainingConfig) -> str:
-    """How the accelerate configuration divides the optimizer's state; empty where every process has all of it."""
+    """The scheme by which accelerate divides the optimizer's state; empty where every process has all of it."""
     kind = str(accelerate_settings(training).get("distributed_type"))
     return kind if kind in _SHARDING else ""
 
@@ -109,7 +109,7 @@ def launch(job: Job, on_step: Callable[[int, int], None]) -> Tuned:
 
 
 def born(pid: int) -> str:
-    """When a process began, in its kernel's clock; empty where it has ended, also where nobody has noticed yet.
+    """The start of a process, in its kernel's clock; empty where it has ended, also where nobody has noticed yet.
 
     Where the kernel does not tell (it is not Linux), `alive` for every process that can be sent a signal.
     """
@@ -188,5 +188,5 @@ def job_from_json(value: dict[str, Any]) -> Job:
 
 
 def tuned_from_json(value: dict[str, Any]) -> Tuned:
-    """What a worker reports of its result."""
+    """The result that a worker reports."""
     return Tuned(**{**value, "usage": Usage(**value["usage"]), "epoch_rates": tuple(value["epoch_rates"])})

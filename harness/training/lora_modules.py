@@ -40,7 +40,7 @@ _BYPASSED = ("out_proj", "dt_proj", "conv1d")
 
 @dataclass(frozen=True, slots=True)
 class Adapted:
-    """What PEFT is told: names of linear `modules`, names of whole `parameters` (experts), each as a suffix."""
+    """The arguments for PEFT: names of linear `modules`, names of whole `parameters` (experts), each as a suffix."""
 
     modules: tuple[str, ...]
     parameters: tuple[str, ...] = ()
@@ -71,7 +71,7 @@ def settled_names(names: Sequence[str], model_id: str) -> tuple[str, ...]:
 
 
 def adapted(model: Any, names: Sequence[str], setting: str) -> Adapted:
-    """What `names`, the value of `setting`, stand for in `model` (which may lie on the meta device).
+    """The modules for which `names`, the value of `setting`, stand in `model` (which may lie on the meta device).
 
     Raises `ConfigError` for names that match nothing, or nothing that LoRA can adapt.
     """

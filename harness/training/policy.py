@@ -1,4 +1,4 @@
-"""What a driver trains: whose model, whether all of its weights or an adapter, and how its batches are laid out."""
+"""The policy that a driver trains: whose model, all of its weights or an adapter, and its batch layout."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PolicyTraining:
 
 
 def policy_training(driver: DriverChoice) -> PolicyTraining | None:
-    """What the chosen driver trains under its settings; None for one that trains nothing."""
+    """The training of the chosen driver under its settings; None for one that trains nothing."""
     plugin: Any = driver.plugin
     training: PolicyTraining | None = plugin.trains(driver.settings)
     return training

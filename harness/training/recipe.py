@@ -1,4 +1,4 @@
-"""What a fine-tuning is: the recipe, the job that is handed to whatever process carries it out, and what it left."""
+"""Records of a fine-tuning: the recipe, the job that is handed to whatever process carries it out, the result."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LoraSettings:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to fine-tune. `batch_size` is the number of samples of one optimizer step.
+    """The recipe of a fine-tuning. `batch_size` is the number of samples of one optimizer step.
 
     `micro_batch` bounds how many of them share a forward pass; the largest divisor of `batch_size` within it is used.
     `warmup_start` is the first step's rate (`harness.training.schedule`).
@@ -45,7 +45,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What a fine-tuning left: usage, mean loss over the last epoch, and how many samples could not be used.
+    """The result of a fine-tuning: usage, mean loss over the last epoch, and how many samples could not be used.
 
     `epoch_rates` are the mean learning rates of the epochs.
     """

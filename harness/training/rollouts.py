@@ -44,7 +44,7 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How a batch is sampled. `free` ignores the server's schema; `stops` end a completion beside its own end."""
+    """The decoding of a batch. `free` ignores the server's schema; `stops` end a completion beside its own end."""
 
     temperature: float
     top_p: float

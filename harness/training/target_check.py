@@ -34,7 +34,7 @@ ADAPTER = "LoRA layers"
 
 @dataclass(frozen=True, slots=True)
 class TrainingDemands:
-    """What a run does with a model: its batch layouts with what to change where one fails, and its adapter.
+    """The demands of a run on a model: its batch layouts with what to change where one fails, and its adapter.
 
     `setting` names the adapter's modules. `hooked`: a signal has to see every adapted layer by hooks. `recipe` is how
     it is fine-tuned.

@@ -30,7 +30,7 @@ _TEXT = "probedturn"
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What a tokenizer's template does.
+    """The traits of a tokenizer's template.
 
     `controls` are the tokens that mean something to tokenizer or template: its special ones, and added ones that open
     or close turns. `closing` is what the template writes after an assistant's text, up to line ends; `stop` the first

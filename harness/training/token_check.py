@@ -32,7 +32,7 @@ def check_tokens(model: Any, tokenizer: Any) -> list[Check]:
 
 
 def notices(tokenizer: Any) -> list[Check]:
-    """What a user should read of the tokenizer's template although nothing is wrong: no end, no system turn, a date.
+    """The notices about the tokenizer's template for a user although nothing is wrong: no end, no system turn, a date.
 
     Raises `PrerequisiteError` for a template that cannot render a question and its answer.
     """
@@ -59,7 +59,7 @@ def is_notice(row: Mapping[str, Any]) -> bool:
 
 
 def conversations(tokenizer: Any) -> list[list[Message]]:
-    """What is compared: short conversations, in one of which special tokens are written out."""
+    """The conversations that are compared: short conversations, in one of which special tokens are written out."""
     ask = Message("user", "Is it two, or three?")
     talks = [[ask, Message("assistant", answer)] for answer in ANSWERS]
     talks.append([Message("system", "Be brief."), *talks[0]])
@@ -90,7 +90,7 @@ def _same(tokenizer: Any) -> Check:
 
 
 def _fault(tokenizer: Any, talk: Sequence[Message]) -> str:
-    """What is wrong with the ids of a conversation; empty where nothing is."""
+    """The fault of the ids of a conversation; empty where nothing is."""
     code, opened = encode(tokenizer, talk, sys.maxsize), encode(tokenizer, talk, sys.maxsize, closed=False)
     prompt = prompt_ids(tokenizer, talk[:-1])
     if list(code.ids[: code.prompt_length]) != prompt:

@@ -1,4 +1,4 @@
-"""What every trainer shares: arguments, checkpoints that survive a kill, progress, and determinism.
+"""The parts that all trainers share: arguments, checkpoints that survive a kill, progress, and determinism.
 
 The trainers are TRL's. A checkpoint counts only once a marker has been renamed into it, since a killed process can
 leave a half-written one; a resumed trainer continues from the newest that counts. What a trainer needs stored together
@@ -86,7 +86,7 @@ def loaded_dtype(dtype: str, *, adapter: bool) -> str:
 
 
 def model_arguments(dtype: str, revision: str | None, attention: str | None, *, adapter: bool) -> dict[str, Any]:
-    """How TRL is to load a model that it is given by path."""
+    """The arguments with which TRL loads a model that it is given by path."""
     implementation = {"attn_implementation": attention} if attention else {}
     return {"dtype": loaded_dtype(dtype, adapter=adapter), "revision": revision or "main", **implementation}
 

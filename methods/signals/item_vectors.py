@@ -43,7 +43,7 @@ class Embeds(Signal[S]):
         return (ModelUse("embedder"),)
 
     def usage(self) -> list[Usage]:
-        """What embedding has cost since the last call."""
+        """The cost of embedding since the last call."""
         return self.vectors.usage()
 
 
@@ -74,5 +74,5 @@ class ItemVectors:
         ]
 
     def usage(self) -> list[Usage]:
-        """What embedding has cost since the last call."""
+        """The cost of embedding since the last call."""
         return self._embedder.usage()

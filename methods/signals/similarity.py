@@ -165,5 +165,5 @@ class ValCosineSignal(_ValidationSimilarity[SimilaritySettings]):
         return cosines
 
     def usage(self) -> list[Usage]:
-        """What embedding has cost since the last call."""
+        """The cost of embedding since the last call."""
         return self._embedder.usage()

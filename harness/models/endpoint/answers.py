@@ -1,4 +1,4 @@
-"""What came back from an endpoint, told apart: an answer, a failure worth another attempt, a refusal, a dead end.
+"""Outcomes of a request to an endpoint: an answer, a failure worth another attempt, a refusal, a dead end.
 
 Whether a failed attempt was billed decides how it is treated. One that never reached the model costs nothing and may be
 repeated; an answer that was paid for and is of no use is asked for once more and then given up, so that a broken server
@@ -121,7 +121,7 @@ def _read_success(headers: Mapping[str, str], body: bytes) -> Outcome:
 
 
 def _lacking(first: Mapping[str, Any] | None, text: str | None, finish: str, body: bytes) -> tuple[str, str]:
-    """Why a successful response is of no use, and in words; twice empty where it is an answer."""
+    """The reason code why a successful response is of no use, and in words; twice empty where it is an answer."""
     if first is None:
         return "no_choices", message_of(body)
     # A model that was cut while it thought said nothing, and that is why.

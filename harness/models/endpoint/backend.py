@@ -25,7 +25,7 @@ REPAIR = "That is not a valid reply: {fault}. Reply again with one JSON object o
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What is known of a served model. `newer_limit` is OpenAI's newer name for the limit on completion tokens.
+    """The known facts of a served model. `newer_limit` is OpenAI's newer name for the limit on completion tokens.
 
     `takes_stops`: it takes token ids to stop at, and decoding settings beyond OpenAI's, as vLLM does.
     """

@@ -1,4 +1,4 @@
-"""What a server's JSON says: text, tokens, errors, in the many ways in which servers and gateways say them.
+"""The reading of a server's JSON: text, tokens, errors, in the many ways in which servers and gateways say them.
 
 A text may be a list of parts, among them thoughts, which are no answer. Token counts may be missing or impossible. An
 error may come in a body whose status says success.
@@ -66,7 +66,7 @@ def _flat(content: Any, depth: int = _DEPTH) -> str | None:
 
 
 def refusal_of(choice: Mapping[str, Any]) -> str:
-    """What a model says instead of an answer, where it declines; empty where it does not."""
+    """The text that a model gives instead of an answer, where it declines; empty where it does not."""
     message = choice.get("message")
     if not isinstance(message, Mapping):
         return ""
@@ -188,7 +188,7 @@ def _said(error: Any) -> str:
 
 
 def _waits(*sources: Mapping[str, Any]) -> Mapping[str, str]:
-    """What an error asks to wait, under the names of HTTP's headers."""
+    """The wait that an error asks for, under the names of HTTP's headers."""
     places: list[Mapping[str, Any]] = list(sources)
     for source in sources:
         metadata = source.get("metadata")

@@ -37,14 +37,14 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What counts toward the limits so far: known bills, and unknown ones at their bound."""
+    """The amounts that count toward the limits so far: known bills, and unknown ones at their bound."""
 
     tokens: int = 0
     usd: float = 0.0
 
 
 class CallLog(Protocol):
-    """Where calls are recorded and answers kept; a run's is its ledger."""
+    """The record of calls, which keeps their answers; a run's is its ledger."""
 
     def record(self, call: Call) -> None:
         """Add one attempt."""

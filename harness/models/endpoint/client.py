@@ -45,7 +45,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a request led to: the server's answer, or why there is none (`reason`, `detail`).
+    """The result of a request: the server's answer, or why there is none (`reason`, `detail`).
 
     Tokens are those of the answer; `extra_*` are those of attempts that were billed in vain.
     """

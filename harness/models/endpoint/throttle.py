@@ -1,4 +1,4 @@
-"""How many calls may be in flight, and when to stop calling: an adaptive limit and a circuit breaker.
+"""The number of calls that may be in flight, and the end of calling: an adaptive limit and a circuit breaker.
 
 The limit follows AIMD, as TCP does (Chiu and Jain 1989): one more call in flight for every limit's worth of successes,
 half as many when the server says that it is full. A hosted service says so with 429 or 503; a vLLM server never does,

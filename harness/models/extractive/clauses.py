@@ -39,7 +39,7 @@ class Clause:
 
     @property
     def pronoun(self) -> str:
-        """What can stand for the subject in an answer, agreeing with the verb; the subject where that is unknown."""
+        """The pronoun that can stand for the subject, agreeing with the verb; the subject where that is unknown."""
         if self.verb in ("is", "was", "has"):
             return "It"
         return "They" if self.verb in ("are", "were", "have") else capital(self.subject)

@@ -1,4 +1,4 @@
-"""What a rubric asks about, and which sentences fit it.
+"""The focus of a rubric, and the sentences that fit it.
 
 Six general kinds of content are recognised by cue words and section labels; any other focus is matched to sentences
 by shared words. A focus that no sentence fits is a failure that is said, because a generator that answers something

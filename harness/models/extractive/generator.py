@@ -45,7 +45,7 @@ class ExtractiveGenerator:
 
     @property
     def name(self) -> str:
-        """What is recorded as the generator of a sample."""
+        """The name that is recorded as the generator of a sample."""
         return "extractive"
 
     @property
@@ -95,7 +95,7 @@ class ExtractiveGenerator:
         return json.dumps({"messages": chat(turns)}, ensure_ascii=False)
 
     def _material(self, document: str) -> tuple[tuple[Sentence, ...], list[str], frozenset[str]]:
-        """What does not depend on the draw, kept because a document comes back with every rollout."""
+        """The material that does not depend on the draw, kept because a document comes back with every rollout."""
         if document not in self._read:
             self._read[document] = (read_sentences(document), topics(document, self._index), names_in(document))
         return self._read[document]

@@ -39,7 +39,7 @@ _AMOUNT = re.compile(r"^(?:(?:about|approximately|only|around|nearly|over) )?[$Â
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What questions are made from: the document's ranked sentences, its topics, and the collection's terms."""
+    """The material of questions: the document's ranked sentences, its topics, and the collection's terms."""
 
     document: str
     topics: Sequence[str]

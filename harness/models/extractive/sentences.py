@@ -115,7 +115,7 @@ def without_asides(text: str) -> str:
 
 
 def _resolved_name(sentences: list[str]) -> str:
-    """What "it" stands for in a document that is all about one named thing; empty elsewhere."""
+    """The name for which "it" stands in a document that is all about one named thing; empty elsewhere."""
     leaning = sum(bool(re.match(r"(?:It|They)\b", sentence)) for sentence in sentences)
     if not sentences or leaning * 2 <= len(sentences):
         return ""

@@ -1,4 +1,4 @@
-"""What can be asked for in a sentence, and what else could stand in its place.
+"""The terms that a question can ask for in a sentence, and what else could stand in their place.
 
 A term is a number, a name or a telling word; its kind (numbers by form and size, words by case and ending) decides
 which terms of other documents can stand beside it as wrong options. Kinds by ending keep options grammatical most of
@@ -210,6 +210,6 @@ def _number_kind(match: re.Match[str]) -> tuple[str, str]:
 
 
 def overlap(words: Iterable[str], text: str) -> int:
-    """How many of `words` have a word with the same first five letters in `text`."""
+    """The number of `words` that have a word with the same first five letters in `text`."""
     stems = {word[:5] for word in content_words(text)}
     return len({word[:5] for word in words} & stems)

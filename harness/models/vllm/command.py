@@ -1,4 +1,4 @@
-"""How a vLLM server is started: the interpreter that has vLLM, what is served, command line and environment.
+"""The start of a vLLM server: the interpreter that has vLLM, what is served, command line and environment.
 
 Hazards of vLLM 0.32 on a CPU shape the options: asking a server with adapters for the log-probabilities of a prompt
 kills its engine, so that is never asked; so does a seed with a prompt that is read in chunks, so none is; and an engine
@@ -43,7 +43,7 @@ def find_python(config: VllmConfig) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What is served: a folder or hub id. Servers of equal weights are one server.
+    """The served weights: a folder or hub id. Servers of equal weights are one server.
 
     `chat_template` stands in for the model's own.
     """
