@@ -8,64 +8,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pydantic import Field
-
 from harness.config import SynthesisConfig
-from harness.config_models import Section
 from harness.costs.lengths import CallLengths, Lengths
 from harness.models.prompts import Prompt
 from harness.synthesis.reading import read_tags
-from harness.synthesis.route import Asked, Attempt, Draft, Route, failed, reference_of, variables_of
-from harness.types import Seed
-from methods.routes.prompts import EXAMPLE, KNOWN, route_prompt
+from harness.synthesis.route import Attempt, Draft, failed
+from methods.routes.examples import ExampleRoute, ExampleSettings
+from methods.routes.prompts import EXAMPLE
 
 
-class DirectSettings(Section):
+class DirectSettings(ExampleSettings):
     """Prompts of the route, and what becomes of near copies and of reasoning."""
 
-    document_prompt: str | None = None
-    """A file in place of the packaged prompt for pairs about a document ('harness prompts')."""
-    example_prompt: str | None = None
-    """A file in place of the packaged prompt for pairs after a labelled seed."""
     reasoning: bool = True
     """Puts what stands in <reasoning> before the answer that is trained on; without, it is left out."""
-    copy_limit: float = Field(0.7, ge=0, le=1)
-    """Highest ROUGE-L of a question with its labelled seed's, and with those of earlier pairs of its seed; 1: any."""
 
 
-class DirectRoute(Route[DirectSettings]):
+class DirectRoute(ExampleRoute[DirectSettings]):
     """Generator → pair."""
 
     name = "direct"
     summary = "the generator writes question, reasoning and answer from the seed in one go"
     Settings = DirectSettings
-    drafts = "generator"
-    writes_after_labelled = True
+    packaged = "direct"
 
     def load(self, synthesis: SynthesisConfig) -> Mapping[str, Prompt]:
         """The prompt about a document, and the one after a labelled seed."""
-        s, end = self.settings, "" if self.wording.json else "_compact"
-        return {
-            "document": route_prompt(s.document_prompt, f"direct_document{end}", ("document",), KNOWN),
-            "example": route_prompt(s.example_prompt, f"direct_example{end}", EXAMPLE, (*KNOWN, *EXAMPLE)),
-        }
+        return self.draft_prompts(EXAMPLE)
 
     @classmethod
     def calls(cls, sizes: Lengths) -> tuple[CallLengths, ...]:
         """The pair."""
         return (CallLengths("generator", sizes.generator_prompt, sizes.pair, sizes.generator_shared),)
-
-    @property
-    def copy_limit(self) -> float:
-        """As set."""
-        return self.settings.copy_limit
-
-    def ask(self, seed: Seed) -> Asked:
-        """For a pair."""
-        variables = {**variables_of(seed), "system_message": self.system_message}
-        if reference_of(seed):
-            return Asked(self.prompts["example"], variables, cut="answer")
-        return Asked(self.prompts["document"], variables)
 
     def read(self, draft: Draft) -> Attempt:
         """The pair itself."""

@@ -24,3 +24,9 @@ def route_prompt(path: str | None, builtin: str, required: Collection[str], know
     else:
         where = Path(path)
     return load_prompt(where, required=required, known=known)
+
+
+def answer_prompt(path: str | None, *, compact: bool) -> Prompt:
+    """The prompt by which a question is answered alone. Raises `ConfigError` as reading it."""
+    builtin = "question_answer_compact" if compact else "question_answer"
+    return route_prompt(path, builtin, ("question",), ("question", "domain", "system_message"))

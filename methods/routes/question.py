@@ -9,42 +9,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pydantic import Field
-
 from harness.config import ModelConfig, SynthesisConfig
-from harness.config_models import Section
 from harness.costs.lengths import CallLengths, Lengths
 from harness.errors import ConfigError
 from harness.models.backend import Completion
 from harness.models.prompts import Prompt
 from harness.synthesis.parsing import Failure
 from harness.synthesis.reading import read_answer, read_question
-from harness.synthesis.route import Asked, Attempt, Draft, Route, failed, reference_of, turns, variables_of
-from harness.types import Reject, Seed, stable_hash
-from methods.routes.prompts import EXAMPLE, KNOWN, route_prompt
+from harness.synthesis.route import Asked, Attempt, Draft, failed, turns
+from harness.types import Reject, stable_hash
+from methods.routes.examples import ExampleRoute, ExampleSettings
+from methods.routes.prompts import EXAMPLE, answer_prompt
 
 
-class QuestionSettings(Section):
+class QuestionSettings(ExampleSettings):
     """Prompts of the route, and what becomes of near copies."""
 
-    document_prompt: str | None = None
-    """A file in place of the packaged prompt for questions about a document ('harness prompts')."""
-    example_prompt: str | None = None
-    """A file in place of the packaged prompt for questions after a labelled seed."""
     answer_prompt: str | None = None
     """A file in place of the packaged prompt for answers."""
-    copy_limit: float = Field(0.7, ge=0, le=1)
-    """Highest ROUGE-L of a question with its labelled seed's, and with those of earlier pairs of its seed; 1: any."""
 
 
-class QuestionRoute(Route[QuestionSettings]):
+class QuestionRoute(ExampleRoute[QuestionSettings]):
     """Generator → question → answerer → pair."""
 
     name = "question"
     summary = "the generator writes a new question after the seed, the answerer answers it step by step"
     Settings = QuestionSettings
-    drafts = "generator"
-    writes_after_labelled = True
+    packaged = "question"
     answers = "answerer"
 
     def check(self, models: Mapping[str, ModelConfig]) -> None:
@@ -58,13 +49,8 @@ class QuestionRoute(Route[QuestionSettings]):
 
     def load(self, synthesis: SynthesisConfig) -> Mapping[str, Prompt]:
         """The prompts for questions, about a document and after a labelled seed, and the one for answers."""
-        s, end = self.settings, "" if self.wording.json else "_compact"
-        asked = ("question", "domain", "system_message")
-        return {
-            "document": route_prompt(s.document_prompt, f"question_document{end}", ("document",), KNOWN),
-            "example": route_prompt(s.example_prompt, f"question_example{end}", EXAMPLE[:1], (*KNOWN, *EXAMPLE)),
-            "answer": route_prompt(s.answer_prompt, f"question_answer{end}", ("question",), asked),
-        }
+        answer = answer_prompt(self.settings.answer_prompt, compact=not self.wording.json)
+        return {**self.draft_prompts(EXAMPLE[:1]), "answer": answer}
 
     @classmethod
     def calls(cls, sizes: Lengths) -> tuple[CallLengths, ...]:
@@ -74,18 +60,6 @@ class QuestionRoute(Route[QuestionSettings]):
             CallLengths("generator", sizes.generator_prompt, question, sizes.generator_shared),
             CallLengths("answerer", question + sizes.template + sizes.writer_shared, sizes.pair - question, 0),
         )
-
-    @property
-    def copy_limit(self) -> float:
-        """As set."""
-        return self.settings.copy_limit
-
-    def ask(self, seed: Seed) -> Asked:
-        """For a new question."""
-        variables = {**variables_of(seed), "system_message": self.system_message}
-        if reference_of(seed):
-            return Asked(self.prompts["example"], variables, cut="answer")
-        return Asked(self.prompts["document"], variables)
 
     def read(self, draft: Draft) -> Attempt:
         """The question."""

@@ -20,7 +20,6 @@ from harness.models.access import Access
 from harness.models.backend import Completion, PromptRequest, Sampling
 from harness.models.embedder import embedder_identity, open_embedder
 from harness.models.open import open_backend
-from harness.models.prompts import Prompt
 from harness.synthesis.agreement import Consensus, consensus, value_of
 from harness.synthesis.parsing import Failure
 from harness.synthesis.reading import read_answer
@@ -28,7 +27,7 @@ from harness.synthesis.route import Attempt, turns
 from harness.synthesis.synthesize import Counter, fit
 from harness.types import Reject, Usage, derive_seed
 from methods.plan import Plan
-from methods.routes.prompts import route_prompt
+from methods.routes.prompts import answer_prompt
 
 ROLE = "labeller"
 NO_AGREEMENT = "no_agreement"
@@ -52,7 +51,7 @@ class Labeller:
     def __init__(self, plan: Plan, settings: LabelsConfig, access: Access | None = None) -> None:
         self.plan, self.settings = plan, settings
         self.model = open_backend(plan.config.models.of(ROLE), plan.world, [], role=ROLE, access=access)
-        self.prompt = label_prompt(plan, settings)
+        self.prompt = answer_prompt(settings.prompt, compact=not plan.route.wording.json)
         self.embedder = open_embedder(plan.config.models.embedder) if settings.group == "embedding" else None
 
     def label(self, attempts: Sequence[Attempt], seed: int, counter: Counter) -> tuple[list[Attempt], list[Label]]:
@@ -120,17 +119,11 @@ def label_settings(plan: Plan) -> dict[str, Any]:
         "settings": c.labels.model_dump(mode="json", exclude={"prompt"}, exclude_defaults=True),
         "model": plan.identity(model),
         "length": model.max_length,
-        "prompt": label_prompt(plan, c.labels).hash,
+        "prompt": answer_prompt(c.labels.prompt, compact=not plan.route.wording.json).hash,
     }
     if c.labels.group == "embedding":
         own["embedder"] = embedder_identity(c.models.embedder)
     return {"labels": own}
-
-
-def label_prompt(plan: Plan, settings: LabelsConfig) -> Prompt:
-    """How the labeller is asked. Raises `ConfigError` for a file that cannot be used."""
-    builtin = "question_answer" if plan.route.wording.json else "question_answer_compact"
-    return route_prompt(settings.prompt, builtin, ("question",), ("question", "domain", "system_message"))
 
 
 def with_labels(e: Estimator, made: Cost) -> Cost:

@@ -155,8 +155,8 @@ def _numbers(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
 @pytest.mark.parametrize("key", _numbers())
 def test_no_number_is_a_truth_value_or_out_of_bounds(key: str) -> None:
     whole = {f"{key.rpartition('.')[0]}.{name}": 1 for name in ("input", "output")} if ".price." in key else {}
-    # An answerer of its own is a model, which needs a name.
-    whole |= {"models.answerer.id": "m"} if ".answerer." in key else {}
+    # A role that is optional has a model of its own, which needs a name.
+    whole |= {f"models.{role}.id": "m" for role in ("answerer", "labeller") if f".{role}." in key}
     for value in (True, False, math.nan, -math.inf, "nan", 10**400, [1], "text"):
         text = message(("command line", nest({**whole, key: value})))
         assert key in text and len(text) < 400
