@@ -83,7 +83,7 @@ class Corpus(Protocol):
 
     @property
     def size(self) -> int:
-        """How many documents there are."""
+        """The number of documents."""
 
     @property
     def shard_size(self) -> int:
@@ -131,7 +131,7 @@ class Places:
 
 @dataclass(frozen=True, slots=True)
 class Postings:
-    """Which phrases stand in which documents of a shard: parallel arrays, sorted by (document, phrase), pairs once.
+    """The phrases in the documents of a shard: parallel arrays, sorted by (document, phrase), pairs once.
 
     `places` is for engines that come by it; for the others it is found again (`decontam.rarity`).
     """
@@ -162,7 +162,7 @@ class SearchBackend(Protocol):
     def find(
         self, corpus: Corpus, phrases: Phrases, *, cap: int | None = None, skip: Container[int] = ()
     ) -> Iterator[Postings]:
-        """Where `phrases` stand, one answer per shard. With `cap`, `skip` is empty."""
+        """The places of `phrases`, one answer per shard. With `cap`, `skip` is empty."""
 
     def nearest(
         self, corpus: Corpus, queries: Vectors, *, floor: float, top: int | None = None, skip: Container[int] = ()

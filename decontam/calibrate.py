@@ -1,4 +1,4 @@
-"""What a similarity means under an embedder: how high unrelated texts come, and how low paraphrases fall.
+"""The meaning of a similarity under an embedder: how high unrelated texts come, and how low paraphrases fall.
 
 A threshold does not carry over from one embedding model to another: a cosine of 0.85 is a copy for one and the same
 subject for the next. So it should be read off two distributions for the model at hand: pairs of texts drawn at random

@@ -53,7 +53,7 @@ def from_cosine(value: Floats, settings: DecontamConfig) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What text and n-gram modes found in a shard; all arrays, pairs sorted by (document, item).
+    """The findings of text and n-gram modes in a shard; all arrays, pairs sorted by (document, item).
 
     `text_*`: documents that contain an item whole. `inside_*`: documents that stand whole in an item. `gram_*`: pairs
     whose coverage is above the floor, with the positions they cover. `phrase`, `count`: document frequencies of
@@ -81,7 +81,7 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Near:
-    """What embedding mode found in a shard: pairs whose cosine is above the floor."""
+    """The findings of embedding mode in a shard: pairs whose cosine is above the floor."""
 
     document: Ints
     item: Ints

@@ -55,7 +55,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What a check of conversations found.
+    """The findings of a check of conversations.
 
     `removed` are the ids that have to go; `kept_touched` are the items, by benchmark, that the others still match.
     """
@@ -125,7 +125,7 @@ def check_conversations(check: ContaminationCheck, rows: Sequence[Conversation],
 
 
 def _excerpt(sides: Sequence[Shown]) -> str:
-    """What is marked, or the beginning where nothing is."""
+    """The marked text, or the beginning where nothing is marked."""
     marked = [side.text[start:end] for side in sides for start, end in side.spans]
     text = " … ".join(marked) if marked else " ".join(side.text for side in sides)
     return " ".join(text.split())[:_EXCERPT]

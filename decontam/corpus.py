@@ -47,7 +47,7 @@ class _Digest:
 
 
 class _TextCorpus(ABC):
-    """What corpora without vectors share: a digest, and shards cut from a stream of texts."""
+    """The base of corpora without vectors: a digest, and shards cut from a stream of texts."""
 
     _digest: str
     _shard_size: int

@@ -1,4 +1,4 @@
-"""How much of a test item a document shares with it in n-grams: the union of covered positions, vectorised.
+"""The share of a test item that a document has in n-grams: the union of covered positions, vectorised.
 
 All fields of all items lie end to end on one line of positions, so that an n-gram of an item is a position, a
 document's share of an item is a sorted set of positions, and the union of the windows that begin at them is a sum over
@@ -95,7 +95,7 @@ class Line:
         self._total: Floats = np.bincount(side.item_of, self.weight, len(side.items)).astype(np.float64)
 
     def _weights(self) -> Floats:
-        """What each field counts for in its item: as many n-grams as it has, up to those of `common_run` tokens.
+        """The weight of each field in its item: as many n-grams as it has, up to those of `common_run` tokens.
 
         A field too short for an n-gram can share none and counts for nothing; fields from `common_run` tokens on count
         alike. Under open-instruct's rules all do.
@@ -199,7 +199,7 @@ class Line:
 
     @cached_property
     def texts_of(self) -> Ints:
-        """How many test texts hold each n-gram (grams,), equal texts counted once."""
+        """The number of test texts that hold each n-gram (grams,), equal texts counted once."""
         side = self.side
         ends = side.starts[1:]
         texts = [side.ids[start:end].tobytes() for start, end in zip(side.starts, ends, strict=False)]

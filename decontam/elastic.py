@@ -64,7 +64,7 @@ class ElasticBackend:
     def find(
         self, corpus: Corpus, phrases: Phrases, *, cap: int | None = None, skip: Container[int] = ()
     ) -> Iterator[Postings]:
-        """Where `phrases` stand, one answer per shard; see `decontam.backend.Backend.find`."""
+        """The places of `phrases`, one answer per shard; see `decontam.backend.Backend.find`."""
         index = self.prepare(corpus)
         pairs = self._pairs(index, (cap,), phrases.ids, phrases.starts, "\n".join(phrases.vocabulary))
         batches = _ranges(len(phrases), _PHRASES)
@@ -196,7 +196,7 @@ def open_elastic(
 
 @dataclass(frozen=True, slots=True)
 class SingleRequests:
-    """How long `timed` of `phrases` phrases took with a request each, in seconds, after the index was built."""
+    """The time of `timed` of `phrases` phrases with a request each, in seconds, after the index was built."""
 
     phrases: int
     timed: int
@@ -204,7 +204,7 @@ class SingleRequests:
 
     @property
     def extrapolated_seconds(self) -> float:
-        """What all phrases would take at that pace. An extrapolation, to be labelled as one."""
+        """The time of all phrases at that pace. An extrapolation, to be labelled as one."""
         return self.seconds * self.phrases / self.timed if self.timed else 0.0
 
 

@@ -43,7 +43,7 @@ _DISK = ("flood-stage", "flood_stage", "disk usage exceeded", "read-only-allow-d
 
 @dataclass(frozen=True, slots=True)
 class ElasticServer:
-    """Where the server is and how to be let in: by API key, by user name and password, or freely."""
+    """The address of the server and the way to be let in: by API key, by user name and password, or freely."""
 
     url: str
     api_key: str | None = field(default=None, repr=False)
@@ -228,7 +228,7 @@ def _cause(error: Exception) -> tuple[str, str]:
 
 
 def explain(error: Exception, server: ElasticServer, doing: str, *, greeting: bool, timeout: float) -> HarnessError:
-    """What to tell the user of a failed request; `greeting` for the first one, where nothing has worked yet."""
+    """The message to the user about a failed request; `greeting` for the first one, where nothing has worked yet."""
     import elasticsearch
 
     where = f"Elasticsearch at {server.url}"
@@ -261,7 +261,7 @@ def _disk_is_full(reason: str) -> bool:
 
 
 def _reason(error: Any) -> str:
-    """What a connection failed with, on one line; the client has it as a cause or in its message."""
+    """The error that a connection failed with, on one line; the client has it as a cause or in its message."""
     return " ".join(str(error.errors[0] if error.errors else error.message).split())[:300]
 
 

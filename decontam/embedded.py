@@ -81,7 +81,7 @@ class PhraseTable:
             self._tables.append(_table(int(length), hashes, which))
 
     def find(self, ids: NDArray[np.int32]) -> tuple[Ints, Ints]:
-        """Where phrases begin in `ids`: positions and phrases, unsorted, every occurrence."""
+        """The places where phrases begin in `ids`: positions and phrases, unsorted, every occurrence."""
         sums, inverse = self._hasher.prefix(ids)
         where: list[Ints] = []
         which: list[Ints] = []
@@ -212,7 +212,7 @@ def _near(products: Vectors, floor: float, top: int | None) -> tuple[Ints, Ints]
 
 
 def _within(phrase: Ints, found: Ints, cap: int) -> NDArray[np.bool_]:
-    """Which of the postings, in order of document, are among the first `cap` of their phrase; `found` came before."""
+    """The postings, in order of document, that are among the first `cap` of their phrase; `found` came before."""
     order = np.argsort(phrase, kind="stable")
     ordered = phrase[order]
     first = np.searchsorted(ordered, ordered, side="left")

@@ -1,4 +1,4 @@
-"""Which engine a setting means."""
+"""The engine that a setting means."""
 
 from __future__ import annotations
 

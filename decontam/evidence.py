@@ -32,7 +32,7 @@ class Shown:
 
 
 def text_spans(document: Sequence[Token], field: Sequence[Token]) -> list[Span]:
-    """Where the tokens of `field` stand in `document` as one run, first place only, in characters."""
+    """The places of the tokens of `field` in `document` as one run, first place only, in characters."""
     words = [t.word for t in document]
     wanted = [t.word for t in field]
     size = len(wanted)

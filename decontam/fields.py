@@ -61,7 +61,7 @@ _FIELDS_COUNTED = 2000
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """Which fields of a row are read (names, dotted where they are nested); none leaves it to the names above."""
+    """The fields of a row that are read (names, dotted where they are nested); none leaves it to the names above."""
 
     prompt: tuple[str, ...] = ()
     answer: tuple[str, ...] = ()
@@ -78,7 +78,7 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FieldUse:
-    """What became of a field: rows in which it gave text of `part`, or "" where it was not read.
+    """The fate of a field: rows in which it gave text of `part`, or "" where it was not read.
 
     `known` is False of a name that no rule names, which is read all the same.
     """
@@ -127,7 +127,7 @@ def _place(above: _Place | None, name: str) -> _Place:
 
 
 class RowText:
-    """What one row gives: its documents, the fields that were left out, and those whose names no rule knows."""
+    """The texts of one row: its documents, the fields that were left out, and those whose names no rule knows."""
 
     def __init__(self) -> None:
         self.turns: list[Piece] = []
@@ -213,7 +213,7 @@ def _walk(row: RowText, place: _Place, value: Any) -> None:
 
 
 def _inside(value: str) -> Any:
-    """What a string holds as JSON, if there is text in it; else `value` itself, such as a list of numbers."""
+    """The value that a string holds as JSON, if there is text in it; else `value` itself, such as a list of numbers."""
     found = parsed(value) if value.startswith(_NOTATIONS) else value
     return found if _has_text(found) else value
 
@@ -291,7 +291,7 @@ def _walk_turns(row: RowText, place: _Place, turns: Sequence[Turn]) -> None:
 
 @lru_cache(maxsize=2000)
 def _turn_place(path: str, part: Part) -> _Place:
-    """Where the other fields of a turn stand."""
+    """The place of the other fields of a turn."""
     return _Place(path=path, part=part, known=False, joins=False, describes=False, talks=False, counts=False)
 
 

@@ -47,7 +47,7 @@ class FileCheck:
 
 
 def identity_of(check: ContaminationCheck, corpus: FileCorpus, against: Sequence[str]) -> str:
-    """What decides a check's results."""
+    """The identity of what decides a check's results."""
     settings = check.settings.model_dump(mode="json", exclude={"backend"})
     items = stable_hash([[i.benchmark, clean(i.id), list(map(clean, i.fields))] for i in check.side.items])
     embedder = check.embedder.identity if check.embedder and "embedding" in check.settings.modes else None

@@ -40,7 +40,7 @@ class TestItem:
 
 @dataclass(frozen=True, slots=True)
 class Occurrences:
-    """Which positions of which fields a phrase covers: rows `first[p]:first[p + 1]` are of phrase p.
+    """The positions of fields that a phrase covers: rows `first[p]:first[p + 1]` are of phrase p.
 
     `field` numbers fields over all items; a row covers the field's positions `start` to `start + width - 1`.
     """
@@ -156,7 +156,7 @@ class TestSide:
 
     @cached_property
     def question(self) -> Question:
-        """What an engine is asked, and how to read its answer."""
+        """The question to an engine, and how to read its answer."""
         modes = self.settings.modes
         grams, gram_starts, gram_lengths, occurrences = self._grams if "ngram" in modes else _NO_GRAMS
         fields: list[tuple[int, ...]] = []

@@ -1,4 +1,4 @@
-"""What a check of files leaves: cleaned and removed rows, evidence, numbers, a table in open-instruct's shape, a page.
+"""Outputs of a check of files: cleaned and removed rows, evidence, numbers, a table in open-instruct's shape, a page.
 
 Kept rows are copied byte by byte, in the form of their file. Everything is written under a temporary name and renamed,
 and `report.json` comes last: where it lies, the folder is complete.
@@ -34,7 +34,7 @@ DOUBT = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Why a row was removed, or reported. `row` counts rows of `file` from 1; `score` is in `unit`.
+    """The evidence for which a row was removed, or reported. `row` counts rows of `file` from 1; `score` is in `unit`.
 
     `removes`: this pair is reason enough. `removed`: the text is gone, for this pair or another.
     """
@@ -109,7 +109,7 @@ def collect_evidence(check: ContaminationCheck, corpus: FileCorpus, verdicts: Ve
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """What of the evidence a page shows: of `total` pairs, the strongest, and of `doubted` doubtful ones a sample."""
+    """The evidence that a page shows: of `total` pairs, the strongest, and of `doubted` doubtful ones a sample."""
 
     total: int
     strongest: tuple[Evidence, ...]

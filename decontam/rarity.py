@@ -1,4 +1,4 @@
-"""How rare an n-gram is: in how many unrelated texts it stands, on both sides.
+"""The rarity of an n-gram: in how many unrelated texts it stands, on both sides.
 
 A phrase that people use ("play an important role in") stands in texts that have nothing else in common; a leaked item
 stands in copies of one text. So a document is evidence that an n-gram is stock only where the run of n-grams around it
@@ -40,7 +40,7 @@ MOST = 128
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """What stands before n-grams, and what behind, as hashes: on each side pairs of n-gram and hash, sorted, once."""
+    """Surroundings of n-grams, before and behind, as hashes: on each side pairs of n-gram and hash, sorted, once."""
 
     left_phrase: Ints
     left: Hashes
@@ -53,7 +53,7 @@ NOTHING = Around(*_NONE, *_NONE)
 
 
 class Contexts:
-    """Where n-grams stand for themselves, as hashes of what stands around them."""
+    """The places where n-grams stand for themselves, as hashes of what stands around them."""
 
     def __init__(self, line: Line) -> None:
         self._line = line
@@ -63,7 +63,7 @@ class Contexts:
         self._same[[number for word, number in vocabulary.items() if word.isdecimal()]] = NUMBER
 
     def of(self, postings: Postings, shared: Iterable[Shared]) -> Around:
-        """What stands before and behind the n-grams of a shard."""
+        """The surroundings of the n-grams of a shard, before and behind."""
         parts = [self._line.alone(part, COPY) for part in shared]
         if not parts:
             return NOTHING
@@ -93,7 +93,7 @@ class Contexts:
         )
 
     def _places(self, postings: Postings) -> Places:
-        """Where postings stand, for an engine that does not say."""
+        """The places of postings, for an engine that does not say."""
         phrases = self._line.side.question.phrases
         if self._table is None:
             self._table = PhraseTable(phrases)
@@ -118,7 +118,7 @@ def fewest(phrase: Ints, context: Hashes) -> tuple[Ints, Hashes]:
 
 
 def evidence_of(line: Line, found: Iterable[Around]) -> Floats:
-    """How many unrelated texts beside the first stand for every n-gram (grams,), on both sides."""
+    """The number of unrelated texts beside the first that stand for every n-gram (grams,), on both sides."""
     left, right = _NONE, _NONE
     for more in found:
         left = fewest(np.concatenate([left[0], more.left_phrase]), np.concatenate([left[1], more.left]))
@@ -129,7 +129,7 @@ def evidence_of(line: Line, found: Iterable[Around]) -> Floats:
 
 
 def others_of(line: Line) -> Ints:
-    """How many test texts beside the first hold every n-gram (grams,)."""
+    """The number of test texts beside the first that hold every n-gram (grams,)."""
     others: Ints = np.maximum(line.texts_of - 1, 0)
     return others
 
@@ -145,7 +145,7 @@ def _count(grams: int, phrase: Ints, context: Hashes) -> Floats:
 
 
 def weights(evidence: Floats, others: Ints, limit: int | None) -> Floats:
-    """How much every n-gram counts, from 1 for none down, by its evidence, of which `others` are test texts.
+    """The weight of every n-gram, from 1 for none down, by its evidence, of which `others` are test texts.
 
     Half at `limit` documents or `TEMPLATE` test texts. All are 1 where there is no limit.
     """

@@ -28,7 +28,7 @@ NEAR_STEPS = (-0.15, -0.1, -0.05, 0.0, 0.05, 0.1)
 
 @dataclass(frozen=True, slots=True)
 class CorpusOrigin:
-    """Where documents came from: `row_of`, `part_of`, `source_of` (documents,), the sources' names, rows in all."""
+    """The origins of documents: `row_of`, `part_of`, `source_of` (documents,), the sources' names, rows in all."""
 
     row_of: NDArray[np.integer[Any]]
     part_of: NDArray[np.integer[Any]]
@@ -67,7 +67,7 @@ class SourceRate:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a threshold would do: items touched (by benchmark, and in all) and rows removed by this kind alone."""
+    """The effect of a threshold: items touched (by benchmark, and in all) and rows removed by this kind alone."""
 
     kind: str
     threshold: float

@@ -171,7 +171,7 @@ def _cut(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def spans(text: str) -> Iterator[tuple[int, int]]:
-    """Where the tokens of `text` stand, (start, end) in characters, in order."""
+    """The places of the tokens of `text`, (start, end) in characters, in order."""
     for match in (_ASCII if text.isascii() else _TOKEN).finditer(text):
         if match.lastindex:
             continue
@@ -219,7 +219,7 @@ Places = list[tuple[int, int]]
 
 
 def _character(match: Any) -> str:
-    """What an entity stands for, also where it was escaped more than once."""
+    """The character for which an entity stands, also where it was escaped more than once."""
     text = str(match.group())
     for _ in range(4):
         text = unescape(text)
@@ -239,7 +239,7 @@ def _settled(text: str) -> str:
 
 
 def _clusters(run: str) -> list[tuple[int, int]]:
-    """Where each `SIGNS` neighbouring signs of a run stand: windows that overlap, one a sign, at least one."""
+    """The places of each `SIGNS` neighbouring signs of a run: windows that overlap, one a sign, at least one."""
     edges = [0, *(match.end() for match in _CLUSTER.finditer(run))]
     width = min(SIGNS, len(edges) - 1)
     return [(edges[i], edges[i + width]) for i in range(len(edges) - width)]

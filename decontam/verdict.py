@@ -57,7 +57,7 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """What a check found. `documents` is the size of the corpus, `removed` (documents,) marks what has to go.
+    """The findings of a check. `documents` is the size of the corpus, `removed` (documents,) marks what has to go.
 
     `best` gives, by kind, every item's best score (nan: the item was not asked for; below the floor an upper bound).
     Of n-grams: `frequency` is how many documents each stands in, `evidence` how many unrelated texts; `common` marks
@@ -116,7 +116,7 @@ def decide(check: ContaminationCheck, results: Results, documents: int) -> Verdi
 
 
 def common_limit(settings: DecontamConfig, documents: int) -> int | None:
-    """How many unrelated texts halve what an n-gram counts; None where all count alike."""
+    """The number of unrelated texts that halve what an n-gram counts; None where all count alike."""
     if settings.common_share is None or "ngram" not in settings.modes:
         return None
     return max(settings.common_documents, int(settings.common_share * documents))

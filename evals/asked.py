@@ -105,7 +105,7 @@ class ChatHFLM(HFLM):
 def _apart(
     requests: Sequence[Any], groups: Iterable[Sequence[int]], compute: Callable[[list[Any]], Sequence[T]]
 ) -> list[T]:
-    """What `compute` says of every request, in their order, group by group."""
+    """The result of `compute` for every request, in their order, group by group."""
     found: dict[int, T] = {}
     for rows in groups:
         found |= dict(zip(rows, compute([requests[i] for i in rows]), strict=True))

@@ -119,7 +119,7 @@ def node_intervals(nodes: Sequence[Node], correct: Sequence[bool]) -> list[tuple
 
 
 def allocate(nodes: Sequence[Node], weakness: Sequence[float], n: int) -> list[int]:
-    """How many of `n` items every node gives, from the root down; at most as many as it has.
+    """The number of `n` items that every node gives, from the root down; at most as many as it has.
 
     A node's children first get one each, the weakest first (then the larger, then the earlier), as far as its share
     goes. The rest is divided in proportion to a child's items times its weakness, by largest remainders; by items alone

@@ -32,7 +32,7 @@ def check_suite(suite: Suite, path: Path) -> None:
 
 
 def _named(suite: Suite) -> list[tuple[str, list[str]]]:
-    """What a suite declares under names, by kind."""
+    """The declarations of a suite that have names, by kind."""
     sets = [("validation set", suite.validation), ("training set", suite.training)]
     return [("benchmark", [b.id for b in suite.benchmarks]), *((what, [v.name for v in own]) for what, own in sets)]
 

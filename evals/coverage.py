@@ -25,10 +25,10 @@ class SetFunction(Protocol):
     size: int
 
     def gain(self, index: int) -> float:
-        """What item `index` would add to what is taken so far."""
+        """The gain of item `index` over what is taken so far."""
 
     def next(self, allowed: Mask) -> int:
-        """Which of the `allowed` items to take next; fewer are allowed at every call."""
+        """The item of the `allowed` to take next; fewer are allowed at every call."""
 
     def take(self, index: int) -> None:
         """Add item `index`."""

@@ -109,7 +109,7 @@ def load_pool(benchmark: Benchmark, context: DataContext, suite_folder: Path) ->
 
 
 def source_label(benchmark: Benchmark, context: DataContext, suite_folder: Path) -> str:
-    """Which of the declared sources is in use, as results record it."""
+    """The declared source that is in use, as results record it."""
     return find_source(benchmark.rows, f"Benchmark '{benchmark.id}'", context, suite_folder)[0].label
 
 

@@ -26,7 +26,7 @@ DATA_VARIABLE = "HARNESS_DATA"
 
 @dataclass(frozen=True, slots=True)
 class DataContext:
-    """Where data come from. `data_folder` None means the folder named by the variable HARNESS_DATA, if any.
+    """The places that data come from. `data_folder` None means the folder named by the variable HARNESS_DATA, if any.
 
     `world`, `test_items` and `validation_items` describe the lab; `limit` keeps the first items of every
     benchmark (after the count has been checked).

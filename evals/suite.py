@@ -47,7 +47,7 @@ class Source:
 
     @property
     def label(self) -> str:
-        """How this source is named in messages and results."""
+        """The name of this source in messages and results."""
         if self.hub:
             return ":".join(filter(None, ("hub", self.hub, self.config, self.split, self.revision)))
         return f"lab:{self.lab}" if self.lab else str(self.file)
@@ -72,7 +72,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """How an item is put to the model. Templates are Jinja over the fields, `choices`, `letters` and `lettered`.
+    """The form in which an item is put to the model, in Jinja over the fields, `choices`, `letters` and `lettered`.
 
     With `multiple_choice` the choices (or their letters) are compared by log-likelihood; with `generate_until`
     the model writes up to `max_tokens` until one of `stop`, and `extract`, a regular expression with one group,

@@ -198,7 +198,7 @@ class ModelsConfig(Section):
     labeller: ModelConfig | None = None
     """The model that labels pairs, with `labels`; by default the generator as it is."""
     embedder: EmbedderConfig = EmbedderConfig()
-    """What turns texts into vectors."""
+    """Always the embedder, which turns texts into vectors."""
 
     def of(self, role: str) -> ModelConfig:
         """The model of a role that writes, or of the target; the generator where the role has none of its own."""

@@ -1,4 +1,4 @@
-"""What a driver plans with: the resolved settings, the suite, and the identities of what they name."""
+"""The plan that a driver works with: the resolved settings, the suite, and the identities of what they name."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Plan:
 
     @property
     def data(self) -> DataContext:
-        """How the suite's items are read."""
+        """The way in which the suite's items are read."""
         lab = self.config.lab
         if lab is None:
             return DataContext()
@@ -63,17 +63,17 @@ class Plan:
 
     @cached_property
     def suite_identity(self) -> Json:
-        """What identifies the items of the suite that guides and guards."""
+        """The identity of the items of the suite that guides and guards."""
         return self.identity_of(self.suite)
 
     def training_identity(self, name: str) -> Json:
-        """What identifies the items of a training set of the suite: its declaration and the local copies in use."""
+        """The identity of the items of a training set of the suite: its declaration and the local copies in use."""
         declared = self.suite.training_set(name)
         files = [self._local(self.suite, source.file) for source in declared.rows.sources]
         return [name, stable_hash(repr(declared)), [file_hash(path) for path in files if path is not None]]
 
     def identity_of(self, suite: Suite) -> Json:
-        """What identifies a suite's items: its declaration, the local copies in use, and the lab's sizes."""
+        """The identity of a suite's items: its declaration, the local copies in use, and the lab's sizes."""
         rows = [b.rows for b in suite.benchmarks] + [v.rows for v in suite.validation]
         names = [source.file for r in rows for source in r.sources]
         files = [file_hash(path) for path in (self._local(suite, name) for name in names) if path is not None]
@@ -97,7 +97,7 @@ class Plan:
 
     @property
     def drafter_identity(self) -> str:
-        """What identifies the weights that draft: a trained policy's, where the run starts from one."""
+        """The identity of the weights that draft: a trained policy's, where the run starts from one."""
         return f"policy:{self.policy[0]}" if self.policy else self.identity(self.config.drafter)
 
     def synthesis_settings(self, *, sampled: bool = True) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What do signals see, and does following them pay? Rankings and tilted subsets of pairs of known worth, as tables.
+"""Tables of what signals see and whether following them pays: rankings, tilted subsets of pairs of known worth.
 
 A ranking says how well a signal's scores tell useful pairs from each kind of useless ones. A tilted subset says what a
 target was worth after fine-tuning on pairs that lean towards high or low scores; its Spearman correlation with the mean

@@ -58,7 +58,7 @@ def _letter(index: int) -> str:
 
 
 def _settings(runs: Sequence[Run], arms: Sequence[Arm]) -> list[str]:
-    """What the runs share, what they differ in, and what was not looked at."""
+    """The settings that the runs share, those in which they differ, and what was not looked at."""
     shared, rows = recorded_rows([arm.record for arm in arms])
     rows += setting_rows(runs)
     several = len(runs) > 1

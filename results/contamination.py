@@ -1,4 +1,4 @@
-"""What the screens say of contamination: each checked pair by name, and scores on the items that nothing matches."""
+"""The screens' account of contamination: each checked pair by name, and scores on the items that nothing matches."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def contamination_lines(report: Mapping[str, Any]) -> list[str]:
 
 
 def formatted(score: ColumnScore) -> Formatter:
-    """How values of a column are written: accuracies in percent, losses in nats a token."""
+    """The written form of a column's values: accuracies in percent, losses in nats a token."""
     return percent if score.higher_is_better else number
 
 

@@ -1,4 +1,4 @@
-"""What tells runs apart: every setting, origin, version and input in which they differ, as rows for a table.
+"""The differences of runs: every setting, origin, version and input in which they differ, as rows for a table.
 
 Settings are those that a run was created with, resolved (`run.json`). Left out on purpose, and said so: the section
 `runtime`, which changes no row (folders, threads, batch sizes of scoring, servers), the ports of local servers, dates.
@@ -56,7 +56,7 @@ def reading(record: RunRecord) -> str:
 
 
 def recorded_rows(records: Sequence[RunRecord | None]) -> tuple[list[str], list[list[str]]]:
-    """What complete runs share, as words, and rows of what they differ in, by run; empty cells where not complete."""
+    """The settings that complete runs share, as words, and rows of differences, by run; empty where not complete."""
     shared, rows = [], []
     for name, read in RECORDED.items():
         values = [str(value) if (value := read(r)) is not None else "none" for r in records if r is not None]
@@ -80,7 +80,7 @@ def setting_rows(runs: Sequence[Run]) -> list[list[str]]:
 
 
 def equal_settings(runs: Sequence[Run]) -> tuple[int, int]:
-    """How many settings are the same in all runs, of how many that are known of all."""
+    """The number of settings that are the same in all runs, and of those known of all."""
     settings = [_flat(run.manifest.get("settings", {})) for run in runs]
     known = set.intersection(*map(set, settings))
     return len(known - _differing(settings).keys()), len(known)

@@ -50,7 +50,7 @@ def export_run(run_folder: Path, dest: Path) -> str:
 
 
 def _source(run: Run, name: str) -> Path:
-    """Where an output of a finished run lies. Raises `InputError` where that is nowhere."""
+    """The place of an output of a finished run. Raises `InputError` where that is nowhere."""
     found = output(run, name)
     if found is None:
         raise InputError(missing_output(run, name))
@@ -58,13 +58,13 @@ def _source(run: Run, name: str) -> Path:
 
 
 def _reason(error: OSError) -> str:
-    """What was refused; copying a folder collects its errors, of which the first is said."""
+    """The error of what was refused; copying a folder collects its errors, of which the first is said."""
     first = error.args[0][0][-1] if isinstance(error, shutil.Error) else error.strerror
     return " ".join(str(first or error).split())
 
 
 def describe_output(path: Path) -> str:
-    """What an output is, with its size."""
+    """The description of an output, with its size."""
     if path.name == DATASET:
         with open(path, "rb") as handle:
             pairs = sum(1 for line in handle if line.strip())

@@ -108,7 +108,7 @@ def load_run(folder: Path) -> Run:
 
 
 def missing_output(run: Run, name: str) -> str:
-    """Why an output of a finished run is not there, and what to do: where a link leads to, if it is one."""
+    """The reason why an output of a finished run is not there, and the remedy: where a link leads to, if it is one."""
     path = run.folder / name
     again = f"compute it again with: harness resume {run.folder}"
     if path.is_symlink():
@@ -132,7 +132,7 @@ def stage_of(run: Run, kind: str) -> str | None:
 
 
 def output(run: Run, name: str) -> Path | None:
-    """Where an output of a run lies; None where that is nowhere.
+    """The place of an output of a run; None where that is nowhere.
 
     The model is in the run's folder, where its link leads, or in the stage store beside the run.
     """
@@ -178,7 +178,7 @@ def read_items(folder: Path) -> Items:
 
 
 def last_event(folder: Path) -> str:
-    """What an incomplete run did last, for people; empty where it has done nothing."""
+    """The last thing that an incomplete run did, for people; empty where it has done nothing."""
     path = folder / "events.jsonl"
     last = ""
     if path.is_file():

@@ -117,7 +117,7 @@ def count_rows(arms: Sequence[Arm]) -> list[list[str]]:
 
 
 def mark_notes(records: Sequence[RunRecord]) -> list[str]:
-    """What the marks in tables of scores mean, for those that occur."""
+    """The meanings of the marks in tables of scores, for those that occur."""
     columns = [column for record in records for column in record.columns]
     lower = any(not column.higher_is_better for column in columns)
     return [*([LOWER_NOTE] if lower else []), *([GUIDED_NOTE] if any(c.guided for c in columns) else [])]

@@ -67,7 +67,7 @@ def _headline(run: Run) -> str:
 
 
 def render_show(run_folder: Path) -> str:
-    """What one run is, measured, counted, spent and left behind; of an incomplete run, how far it came."""
+    """One run: what it is, measured, counted, spent and left behind; of an incomplete run, how far it came."""
     run = load_run(run_folder)
     lines = [run.name, *_facts(run)]
     if run.record is None:
@@ -179,7 +179,7 @@ def _rho(value: float | None) -> str:
 
 
 def _retention(record: RunRecord) -> list[str]:
-    """What the fine-tuning kept of what the target could do before, item by item and beside the guided columns."""
+    """The retention of a fine-tuning: what the target still can, item by item and beside the guided columns."""
     if not record.retention:
         return []
     rows = [["column", "right before", "still right", "newly right"]]
@@ -210,21 +210,21 @@ def _counts(run: Run) -> list[list[str]]:
 
 
 def _shortened(run: Run) -> list[str]:
-    """How many of a stage's rows had a document that did not fit the model that read it."""
+    """The number of a stage's rows that had a document that did not fit the model that read it."""
     counts = run.record.counts if run.record else ()
     cut = [kept_together(f"{c.stage} {count(c.shortened)} of {count(c.rows_in)}") for c in counts if c.shortened]
     return wrapped(f"Documents shortened to fit a model's context: {', '.join(cut)}") if cut else []
 
 
 def _contamination(run: Run) -> list[str]:
-    """What was found between each pair of texts that the run checked."""
+    """The findings between each pair of texts that the run checked."""
     reports = run.record.contamination if run.record else ()
     lines = [line for report in reports for line in wrapped(" ".join(contamination_lines(report)))]
     return ["", "Contamination check, by pair", *lines] if lines else []
 
 
 def _signal(run: Run) -> list[str]:
-    """What the signals' preparations and their last scorings say of how far the scores can be believed."""
+    """The word of the signals' preparations and last scorings on how far the scores can be believed."""
     lines = []
     before: list[str] = []
     for stage, entry in run.manifest.get("signals", {}).items():

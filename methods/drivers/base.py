@@ -1,4 +1,4 @@
-"""What a driver is: it turns a plan and a signal into stages, of which the last evaluates the fine-tuned target."""
+"""The base of every driver: from a plan and a signal to stages, of which the last evaluates the target."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Driver(Plugin, ABC, Generic[S]):
 
     @classmethod
     def trains(cls, settings: S) -> PolicyTraining | None:
-        """How it trains the drafting model of the route under these settings; None where it trains none."""
+        """The training of the route's drafting model under these settings; None where it trains none."""
         return None
 
     @abstractmethod
@@ -88,7 +88,7 @@ def finish(plan: Plan, base: Common, policy: Stage | None, selection: Selection)
 
 
 def optional_selection(plan: Plan, signal: SignalChoice) -> Selection:
-    """What section `select` asks for after regeneration: the best share by its signal, or by the run's; else all."""
+    """The selection after regeneration by section `select`: the best share by its signal or the run's; else all."""
     per_seed, select = plan.config.synthesis.samples_per_seed, plan.config.select
     if select is None:
         return Selection(per_seed=per_seed)

@@ -17,7 +17,7 @@ from methods.stages.selection import Selection
 
 
 class BestOfNSettings(Section):
-    """How many pairs are drawn of each document, of which the best is kept."""
+    """The number of pairs that are drawn of each document, of which the best is kept."""
 
     n: int = Field(4, ge=2)
     """Pairs that are drawn of each document."""

@@ -75,7 +75,7 @@ def shape(
 
 
 def format_term(draft: str, kind: str) -> float:
-    """What the form of a draft adds to its reward (AcquisitionSynthesis, arXiv 2605.13149; `RewardConfig.format_term`).
+    """The reward term of a draft's form (AcquisitionSynthesis, arXiv 2605.13149; `RewardConfig.format_term`).
 
     `upstream` gives 0.125 for each of the six tags that stands on a line of its own once, and takes 0.001 for each
     character after the closing question tag and again for each after the closing answer tag. The question comes first,

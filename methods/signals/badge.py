@@ -44,7 +44,7 @@ EXACT = 2**26
 
 
 class BadgeSettings(LossSettings):
-    """Which gradients are compared, and how."""
+    """The gradients that are compared, and their comparison."""
 
     label: Literal["argmax", "answer"] = "argmax"
     """The labels that the loss is of: the target's likeliest token at each place of the answer, or the answer's own."""
@@ -156,7 +156,7 @@ class BadgeSignal(SetSignal[BadgeSettings], TargetReader[BadgeSettings]):
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """How gradients are multiplied: the products of all rows with one, and one's squared norm."""
+    """Products of gradients: the products of all rows with one, and one's squared norm."""
 
     products: Callable[[Any], Column]
     norm: Callable[[Any], float]

@@ -1,4 +1,4 @@
-"""What a signal is: a judgement of how good an item is for a target, declared and carried out by one class.
+"""The base of every signal: a judgement of how good an item is for a target, declared and carried out by one class.
 
 An item is a sample or a seed. What a
 signal declares is read before anything is loaded, so its module imports no library of models at its top.
@@ -51,7 +51,7 @@ PROVIDED = frozenset({"warm_target", "target", "target_sampling", "embedder", "p
 
 @dataclass(frozen=True, slots=True)
 class ModelUse:
-    """What a signal has of one role's model in memory, and what one scored item takes of it.
+    """A signal's use of one role's model: what it has in memory, and what one scored item takes of it.
 
     `forward` and `backward` say how often the item goes through it and comes back; `validation` how often all
     validation items go through it besides, for every single item. `every_checkpoint`: all of that at each of the
@@ -116,7 +116,7 @@ class TargetState:
 
 @dataclass(frozen=True, slots=True)
 class SignalContext:
-    """What a signal is prepared with, beside its own settings: the run's seed, validation items, and machinery.
+    """The context of a signal, beside its own settings: the run's seed, validation items, and machinery.
 
     `seeds` are the run's documents, for a signal that `reads_seeds`.
     """
@@ -132,14 +132,14 @@ class SignalContext:
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """What was accepted before, for signals that score novelty; empty outside closed loops."""
+    """The items that were accepted before, for signals that score novelty; empty outside closed loops."""
 
     samples: Sequence[Sample] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Guided:
-    """What became of a part of the validation items: how many are in use, and how many of those were cut at their end.
+    """The fate of a part of the validation items: how many are in use, and how many of those were cut at their end.
 
     The `unusable` have no answer token within the target's length, or no usable gradient: they guide nothing.
     """
@@ -151,7 +151,7 @@ class Guided:
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """What preparing a signal found: labelled values, checks that passed, and by part (`rewarded`, `withheld`) what
+    """Findings of preparing a signal: labelled values, checks that passed, and by part (`rewarded`, `withheld`) what
     became of the validation items."""
 
     facts: Sequence[Fact] = ()
@@ -196,22 +196,22 @@ class Signal(Plugin, ABC, Generic[S]):
 
     @classmethod
     def needs(cls, settings: S) -> frozenset[str]:
-        """What has to be there under these settings, in the words of `NEEDS`."""
+        """The needs under these settings, in the words of `NEEDS`."""
         return frozenset()
 
     @classmethod
     def uses(cls, settings: S) -> tuple[ModelUse, ...]:
-        """Which models it has in memory and computes with under these settings; none where scoring is free."""
+        """The models that it has in memory and computes with under these settings; none where scoring is free."""
         return ()
 
     @classmethod
     def unfit(cls, settings: S, use: Use) -> str:
-        """Why it cannot be used so under these settings, as the rest of a sentence that begins with it; else empty."""
+        """The reason why it cannot be used so, as the rest of a sentence that begins with it; else empty."""
         return ""
 
     @classmethod
     def unscorable(cls, seed: Seed) -> str:
-        """Why it cannot score a seed, by what the seed is, where it scores seeds at all; else empty."""
+        """The reason why it cannot score a seed, by what the seed is, where it scores seeds at all; else empty."""
         return ""
 
     def prepare(self, context: SignalContext, target: TargetState | None) -> Preparation:
@@ -223,12 +223,12 @@ class Signal(Plugin, ABC, Generic[S]):
         """One score per item, in order; `value` is None where an item could not be measured. No item is an error."""
 
     def usage(self) -> list[Usage]:
-        """What scoring has cost since the last call."""
+        """The cost of scoring since the last call."""
         return []
 
     @classmethod
     def diagnose(cls, scores: Sequence[Score]) -> list[Fact]:
-        """What is reported with every scoring, because a score alone does not say whether it can be believed."""
+        """The diagnostics of a scoring, reported because a score alone does not say whether it can be believed."""
         return score_facts(scores)
 
     @classmethod

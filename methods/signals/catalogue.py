@@ -31,7 +31,7 @@ def make_signal(choice: SignalChoice) -> Signal[Any]:
 
 
 def signal_needs(choice: SignalChoice) -> frozenset[str]:
-    """What the chosen signal needs under its settings; nothing where none is chosen.
+    """The needs of the chosen signal under its settings; nothing where none is chosen.
 
     Raises `ConfigError` for a need that no run can meet.
     """
@@ -61,7 +61,7 @@ def signal_uses(choice: SignalChoice) -> tuple[ModelUse, ...]:
 
 
 def describe_signal(signal: type[Signal[Any]]) -> dict[str, Any]:
-    """What a signal declares, as plain values: what it needs and uses is that of its default settings."""
+    """The declarations of a signal, as plain values: what it needs and uses is that of its default settings."""
     settings = signal.Settings()
     return {
         "name": signal.name,

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class CoresetSettings(Section):
-    """What of a pair is compared."""
+    """The part of a pair that is compared."""
 
     text: What = "question"
     """What of a sample is embedded: its question, or question and answer (`pair`)."""
 
 
 class FacilityLocationSettings(CoresetSettings):
-    """What is to be covered."""
+    """The points that are to be covered."""
 
     covers: Literal["pool", "seeds"] = "pool"
     """What a chosen set has to lie near to: the pairs it is chosen from, or the run's documents, which learners need,
@@ -71,7 +71,7 @@ class CoresetSignal(_Cover[CoresetSettings]):
 
 
 class FacilityLocationSignal(_Cover[FacilityLocationSettings]):
-    """What an item adds to the mean, over what is to be covered, of (1 + cos) / 2 to the nearest chosen item."""
+    """The gain of an item to the mean, over what is to be covered, of (1 + cos) / 2 to the nearest chosen item."""
 
     name = "facility_location"
     summary = "chooses sets: near to as much of the pool, or of the documents, as can be (facility location)"

@@ -22,7 +22,7 @@ from methods.signals.loss import LossSettings, LossSignal
 
 
 class DensitySettings(LossSettings):
-    """Which target's loss, and how much density counts."""
+    """The target whose loss is taken, and the weight of density."""
 
     beta: float = Field(1.0, ge=0)
     """Exponent of the mean similarity; 0 leaves the loss alone."""
@@ -79,5 +79,5 @@ class DensitySignal(LossSignal):
         return scores
 
     def usage(self) -> list[Usage]:
-        """What scoring has cost since the last call, by the target and by the embedder."""
+        """The cost of scoring since the last call, by the target and by the embedder."""
         return [*super().usage(), *self._vectors.usage()]

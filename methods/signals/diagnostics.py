@@ -15,7 +15,7 @@ from harness.types import Score
 
 
 def score_facts(scores: Sequence[Score]) -> list[Fact]:
-    """How many items were scored, and the mean and spread of their values."""
+    """The number of scored items, and the mean and spread of their values."""
     values = [s.value for s in scores if s.value is not None]
     return [
         Fact("scored", len(values), "scored", "items"),
@@ -26,7 +26,7 @@ def score_facts(scores: Sequence[Score]) -> list[Fact]:
 
 
 def cut_items(scores: Sequence[Score]) -> Fact:
-    """How many items were scored on what the target's length left of their answer."""
+    """The number of items that were scored on what the target's length left of their answer."""
     cut = sum(s.parts.get("truncated_tokens", 0.0) > 0 for s in _scored(scores))
     return Fact("truncated", cut, "scored on a part of their answer", "items")
 

@@ -116,7 +116,7 @@ class GradientNormSignal(TargetSignal[GradientNormSettings]):
         )
 
     def ready(self) -> list[Fact]:
-        """What gradients are taken of, and how many numbers that is."""
+        """The parameters that gradients are taken of, and their number."""
         if self.settings.upstream:
             what, count = "all", sum(p.numel() for p in self.model.parameters())
         elif self.settings.parameters == "head":

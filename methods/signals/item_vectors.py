@@ -34,7 +34,7 @@ class Embeds(Signal[S]):
 
     @classmethod
     def needs(cls, settings: S) -> frozenset[str]:
-        """What turns texts into vectors."""
+        """Always the embedder, which turns texts into vectors."""
         return frozenset({"embedder"})
 
     @classmethod
@@ -66,7 +66,7 @@ class ItemVectors:
         return self._embedder.embed(texts).astype(np.float64)
 
     def facts(self) -> list[Fact]:
-        """Which embedder it is, and how many texts it has cut so far."""
+        """The embedder, and the number of texts that it has cut so far."""
         return [
             Fact("embedder", self._embedder.name, "embedder"),
             Fact("embedder_identity", self._embedder.identity, "identity of its vectors"),

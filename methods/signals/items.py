@@ -1,4 +1,4 @@
-"""What signals see of an item, whichever kind it is: a sample, or a labelled seed."""
+"""The part of an item that signals see, whichever kind it is: a sample, or a labelled seed."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from methods.signals.target.base import TargetSignal
 
 
 class LossSettings(Section):
-    """Which target is read."""
+    """The target that is read."""
 
     checkpoint: Literal["warm", "base"] = "warm"
     """The last warm-up checkpoint, or the base before any training, which needs no warm-up."""
@@ -56,7 +56,7 @@ class LossSignal(TargetSignal[LossSettings]):
         return unlabelled(seed)
 
     def ready(self) -> list[Fact]:
-        """What losses are taken with; nothing is measured beforehand."""
+        """The facts about how losses are taken; nothing is measured beforehand."""
         from methods.signals.target.losses import ReferenceLoss
 
         self._loss = ReferenceLoss(self.model, self.tokenizer.pad_token_id, self.context.scoring.batch_tokens)

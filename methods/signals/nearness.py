@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class NearnessSettings(Section):
-    """What is compared with what."""
+    """The two sides of the comparison."""
 
     text: What = "question"
     """What of a sample is embedded: its question, as published, or question and answer (`pair`)."""
@@ -90,7 +90,7 @@ class _Nearness(Embeds[T]):
 
     @abstractmethod
     def _reference(self, rows: Matrix, seed: int) -> Matrix:
-        """What items are compared with, of the documents' unit rows."""
+        """The reference that items are compared with, of the documents' unit rows."""
 
     @abstractmethod
     def _value(self, nearest: float) -> float:

@@ -36,7 +36,7 @@ class ReducibleLossSignal(TargetSignal[NoSettings]):
         return (ModelUse("target", forward=2),)
 
     def ready(self) -> list[Fact]:
-        """What losses are taken with; nothing is measured beforehand."""
+        """The facts about how losses are taken; nothing is measured beforehand."""
         from methods.signals.target.losses import ReferenceLoss
 
         self._loss = ReferenceLoss(self.model, self.tokenizer.pad_token_id, self.context.scoring.batch_tokens)

@@ -27,7 +27,7 @@ PICK = "pick"
 
 @dataclass(frozen=True, slots=True)
 class SetItem:
-    """What a set function sees of an item, and what is kept beside its score."""
+    """The part of an item that a set function sees, and what is kept beside its score."""
 
     data: Any
     parts: Mapping[str, float] = field(default_factory=dict)

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 
 class SimilaritySettings(Section):
-    """How similarities to several validation items become one value."""
+    """The way in which similarities to several validation items become one value."""
 
     aggregate: Literal["mean", "max"] = "mean"
     """What is taken over the validation items: the mean, as in influence, or the nearest one (`max`)."""
 
 
 class Bm25Settings(SimilaritySettings):
-    """How BM25 counts terms and lengths."""
+    """The weights of terms and lengths in BM25."""
 
     k1: float = Field(1.2, ge=0)
     """How soon repeated terms stop counting; 1.2 is Lucene's."""
@@ -46,7 +46,7 @@ T = TypeVar("T", bound=SimilaritySettings)
 
 
 def compared_text(item: Item) -> str:
-    """What of an item is compared: a sample's question and answer, a seed's document."""
+    """The text of an item that is compared: a sample's question and answer, a seed's document."""
     if isinstance(item, Sample):
         return f"{item.question}\n{item.answer}"
     return item.text or conversation_text(item.messages or ())
@@ -131,7 +131,7 @@ class ValCosineSignal(_ValidationSimilarity[SimilaritySettings]):
 
     @classmethod
     def needs(cls, settings: SimilaritySettings) -> frozenset[str]:
-        """What turns texts into vectors."""
+        """Always the embedder, which turns texts into vectors."""
         return frozenset({"embedder"})
 
     @classmethod

@@ -76,7 +76,7 @@ def dataset(plan: Plan, samples: Stage, scores: Stage | None, selection: Selecti
 
 
 def _values(signal: str, scores: Sequence[Score]) -> dict[str, float | None]:
-    """What the selection ranks by, the higher the better: the score, or, of a chosen set, the order of its choice."""
+    """The values to rank by, the higher the better: the score, or, of a chosen set, the order of its choice."""
     if signal_class(signal).unit == "set":
         return {s.item_id: None if s.value is None else -s.parts.get(PICK, math.inf) for s in scores}
     better = sign(signal)

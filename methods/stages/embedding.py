@@ -56,7 +56,7 @@ class EmbeddingWorker:
 
 
 def embedding_worker(config: EmbedderConfig) -> ShardWorker:
-    """Who embeds: anybody where a model has to run.
+    """The worker that embeds: for any process, where a model has to run.
 
     Hashing words costs less than sending their vectors, and an endpoint is a server, which is scaled by itself.
     """
@@ -106,7 +106,7 @@ class StageEmbedder:
 
     @property
     def truncated(self) -> int:
-        """How many texts were cut in the shards that `embed` has used so far."""
+        """The number of texts that were cut in the shards that `embed` has used so far."""
         return sum(part.cut for part in self._used)
 
     def embed(self, texts: Sequence[str], ids: Sequence[str] | None = None) -> NDArray[np.float32]:

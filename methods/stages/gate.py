@@ -64,7 +64,7 @@ class Gate:
         return check_conversations(self.check, rows, pair=f"{what} × {self.suite}", source=what)
 
     def accept(self, samples: Sequence[Sample]) -> Gated:
-        """What may be trained on."""
+        """The samples that may be trained on."""
         unique = drop_duplicates(samples)
         fresh, copies = drop_near_copies(unique.kept, self.copy_limit)
         repeated = (*unique.rejects, *copies)
@@ -104,7 +104,7 @@ def embedded_texts(plan: Plan, samples: Sequence[Sample]) -> list[str]:
 
 
 def leaks(run: StageRun, plan: Plan, rows: Sequence[Conversation], columns: Collection[str]) -> Mapping[str, str]:
-    """Which of `rows` match a test item of `columns`, by id, and how; only what they ask is compared.
+    """The `rows` that match a test item of `columns`, by id, with how they match; only what they ask is compared.
 
     An answer such as a letter or a drug's name is no test text.
     """

@@ -1,4 +1,4 @@
-"""How a run's validation items are chosen: at random, to cover an embedding space, or along a tree of capabilities.
+"""The choice of a run's validation items: at random, to cover an embedding space, or along a tree of capabilities.
 
 The strategies are in `evals`; here they get what they compare items by. The tree also needs the base target's answers
 to all candidate items: a stage of its own, stored once and shared by every run that starts from the same target. Its

@@ -44,7 +44,7 @@ class Worth:
 
 @dataclass(frozen=True, slots=True)
 class Realised:
-    """What a target is worth after fine-tuning on some pairs: accuracy and mean loss of the right answer on a column.
+    """The worth of a target after fine-tuning on some pairs: accuracy and mean loss of the right answer on a column.
 
     `loss` is in nats per token, averaged within each item first. `pairs` 0 is the target before any fine-tuning.
     """

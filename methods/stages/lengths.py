@@ -1,4 +1,4 @@
-"""What a sample counts against the declared line: one sample, or the tokens that fine-tuning sees of it.
+"""The amount that a sample counts against the declared line: one sample, or the tokens that fine-tuning sees of it.
 
 Tokens are the target's own, template included, as the trainer encodes them: a generator's count would give arms with
 different generators different amounts of training under the same number.
@@ -24,7 +24,7 @@ def line_settings(plan: Plan) -> dict[str, Any]:
 
 
 def weigher(plan: Plan) -> Weigh | None:
-    """How much of the line a sample takes (one epoch); None where the line counts spending and not samples."""
+    """The weight of a sample against the line (one epoch), as a function; None where the line counts spending."""
     c = plan.config
     if c.match == "samples":
         return lambda sample: 1.0

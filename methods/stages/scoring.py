@@ -28,7 +28,7 @@ from methods.stages.warmup import read_checkpoints
 
 
 def signal_settings(plan: Plan, signal: SignalChoice) -> dict[str, Any]:
-    """What of a signal can change its scores: its name, what is not at its default, and what it reads."""
+    """The part of a signal that can change its scores: its name, what is not at its default, and what it reads."""
     own = signal.identity()
     settings: dict[str, Any] = {"signal": own if len(own) > 1 else signal.name, "seed": plan.config.synthesis_seed}
     needs, target = signal_needs(signal), plan.config.models.target
@@ -43,7 +43,7 @@ def signal_settings(plan: Plan, signal: SignalChoice) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How a round of a loop has a signal read: the stage whose fine-tuned target is its `student`, and which `draw`.
+    """A signal's reading in a round of a loop: the stage whose fine-tuned target is its `student`, and which `draw`.
 
     The stage is one of the scoring stage's inputs, by its name, and its folder's name is the weights' revision. Without
     a student it is the target as it is; draw 0 is that of a run without rounds.
@@ -97,10 +97,10 @@ def prepare_signal(
 
 
 class Wanted(Protocol):
-    """What a signal that chooses sets is asked for."""
+    """The request to a signal that chooses sets."""
 
     def wanted(self, items: Sequence[Any]) -> tuple[int, Sequence[Any] | None]:
-        """How many of `items`, and of what groups one each."""
+        """The number of `items` to choose, and the groups of which one each is chosen."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class SignalWorker:
 
 
 def scored_cost(e: Estimator, plan: Plan, signal: SignalChoice, count: int) -> Cost:
-    """What a stage costs that scores `count` items by the chosen signal and does nothing else."""
+    """The cost of a stage that scores `count` items by the chosen signal and does nothing else."""
     own = scoring_cost(e, plan, signal, count)
     return Cost(
         rows=count,
@@ -152,7 +152,7 @@ def scored_cost(e: Estimator, plan: Plan, signal: SignalChoice, count: int) -> C
 
 
 def diagnosed(run: StageRun, signal: SignalChoice) -> Mapping[str, Any]:
-    """What a scoring stage notes: what preparing its signal found, and what is reported of its scores.
+    """The notes of a scoring stage: what preparing its signal found, and what is reported of its scores.
 
     All is read back, since shards of an earlier process count as well.
     """

@@ -1,4 +1,4 @@
-"""What of the generated pairs a data set is made of: how many are drawn of each seed, which are kept, by which signal.
+"""The selection of generated pairs for a data set: how many are drawn of each seed, which are kept, by which signal.
 
 One record serves everybody who has to know: regeneration, which draws until what is kept reaches the budget; the stage
 that scores; the data set, which chooses; and the estimate of how many draws that takes.
@@ -55,11 +55,11 @@ class Selection:
         return sum(sizes[: self._count(len(sizes))])
 
     def most(self, pairs: int, seeds: int) -> int:
-        """How many of `pairs`, made from `seeds`, can be kept at most."""
+        """The number of `pairs`, made from `seeds`, that can be kept at most."""
         return min(pairs, seeds) if self.best else self._count(pairs)
 
     def wanted(self, samples: Sequence[Sample]) -> tuple[int, list[tuple[str, ...]] | None]:
-        """How many of `samples` a signal that chooses sets is asked for, and of what groups one each."""
+        """The number of `samples` asked of a signal that chooses sets, and the groups of which one each is chosen."""
         if self.best:
             seeds = [s.seed_ids for s in samples]
             return len(set(seeds)), seeds
@@ -68,7 +68,7 @@ class Selection:
     def choose(
         self, samples: Sequence[Sample], values: Mapping[str, float | None]
     ) -> tuple[list[Sample], list[Reject]]:
-        """What is kept, and why the others are not.
+        """The samples that are kept, and the reasons why the others are not.
 
         Samples without a value are excluded, never taken for 0; ties go to the earlier sample.
         """
@@ -93,5 +93,5 @@ class Selection:
         return 1.0 / self.per_seed if self.best else survive * self.keep
 
     def _count(self, count: int) -> int:
-        """How many of `count` samples the share `keep` is, to the nearest."""
+        """The number of `count` samples that the share `keep` is, to the nearest."""
         return round(count * self.keep)

@@ -1,4 +1,4 @@
-"""What scoring by a signal costs and loads: the one place that asks a signal for it."""
+"""The cost and loads of scoring by a signal: the one place that asks a signal for it."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _known(e: Estimator, plan: Plan, uses: Sequence[ModelUse]) -> bool:
 
 
 def scoring_parts(sizer: Sizer, plan: Plan, signal: SignalChoice) -> list[Part]:
-    """What the chosen signal holds in memory while it scores."""
+    """The parts that the chosen signal holds in memory while it scores."""
     uses = signal_uses(signal)
     target = [use for use in uses if use.role == "target"]
     if any(use.samples for use in target):

@@ -128,7 +128,7 @@ class SynthesisWorker:
 def synthesis_worker(
     run: StageRun, plan: Plan, seeds: Sequence[Seed], policy: Path | None, *, gated: bool = False
 ) -> ShardWorker:
-    """Who runs trajectories: anybody, or where a server answers for a model only this process.
+    """The worker that runs trajectories: anybody, or where a server answers for a model only this process.
 
     It alone has the ledger, the answers that were paid for and the limits; a server is scaled by itself. `gated`: the
     pairs are for the data set, so they are labelled where that is asked for, and will be compared with test items.
@@ -266,7 +266,7 @@ def regenerate(plan: Plan, source: Stage, policy: Stage | None, selection: Selec
 
 
 def _too_few(plan: Plan, selection: Selection, documents: int, before: float) -> str:
-    """Why so many documents cannot give the budget, even if every draw survives; empty where they can."""
+    """The reason why so many documents cannot give the budget, even if every draw survives; empty where they can."""
     c = plan.config
     most = selection.most(documents * selection.per_seed * c.synthesis.max_passes, documents)
     line = c.budget - before
@@ -304,7 +304,7 @@ def _estimate(e: Estimator, before: Before, plan: Plan, selection: Selection, ro
 
 
 class _Line:
-    """Where regeneration stops: at a number of surviving samples or SFT tokens, or of teacher tokens or FLOPs spent.
+    """The end of regeneration: at a number of surviving samples or SFT tokens, or of teacher tokens or FLOPs spent.
 
     A selection that comes later is counted at its worst, as if it took the samples that count least: then its result
     reaches the line whatever it takes, and is cut there.
@@ -317,7 +317,7 @@ class _Line:
         self.earlier = round_.earlier(run)
 
     def reached(self) -> tuple[float, str]:
-        """How far the line is (1.0: reached) and a note.
+        """The progress to the line (1.0: reached) and a note.
 
         Raises `BudgetError` where a line of spending is so near that the first shard oversteps it by more than a tenth.
         """

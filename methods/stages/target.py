@@ -75,7 +75,7 @@ def tune(
 
 
 def micro_batch(config: RunConfig, batch_size: int) -> int:
-    """How many of a step's samples share a forward pass."""
+    """The number of a step's samples that share a forward pass."""
     return min(batch_size, config.sft.micro_batch or batch_size)
 
 
@@ -173,7 +173,7 @@ def finetuning(sizer: Sizer) -> list[Part]:
 
 
 def training_notes(tuned: Tuned) -> dict[str, Any]:
-    """What a stage that trained says of it."""
+    """The notes of a stage that trained."""
     return {
         "steps": tuned.steps,
         "final_loss": round(tuned.final_loss, 4),

@@ -44,7 +44,7 @@ def standardised(scores: Mapping[str, float]) -> dict[str, float]:
 
 
 def shares(strata: Strata, size: int) -> dict[str, int]:
-    """How many of `size` items each stratum gives: in proportion to its items, by largest remainder."""
+    """The number of `size` items that each stratum gives: in proportion to its items, by largest remainder."""
     total = sum(map(len, strata.values()))
     exact = {name: size * len(ids) / total for name, ids in strata.items()}
     taken = {name: math.floor(x) for name, x in exact.items()}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class VarianceSettings(GroupedSettings):
-    """Which answers are drawn, which are the same, and what is made of their groups."""
+    """The answers that are drawn, the rule of which are the same, and the value made of their groups."""
 
     form: Literal["pairs", "distinct"] = "pairs"
     """Scores by the chance that two answers differ, or by the number of distinct ones."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class ConfidenceSettings(AnswerSettings):
-    """Which target answers and how, and whether the released code's formula is taken."""
+    """The target that answers, its sampling, and whether the released code's formula is taken."""
 
     upstream: bool = False
     """Scores as the released code: 1 / margin, cut at 2, of a bare question's answer drawn at temperature 0.7; it gives

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class DrawnSettings(AnswerSettings):
-    """Which answers are drawn, and what of them counts."""
+    """The answers that are drawn, and what of them counts."""
 
     samples: int = Field(16, ge=2)
     """How many answers are drawn of a question."""
@@ -35,7 +35,7 @@ class DrawnSettings(AnswerSettings):
 
 
 class GroupedSettings(DrawnSettings):
-    """Which answers are drawn, and which of them are the same."""
+    """The answers that are drawn, and the rule of which are the same."""
 
     group: Literal["exact", "embedding"] = "exact"
     """Takes answers for the same where their values are equal, or where their embeddings fall into one cluster (average
@@ -60,7 +60,7 @@ class DrawnSignal(AnswerSignal[D]):
         return settings.samples
 
     def values(self, answers: Sequence[Answer]) -> list[str]:
-        """What each answer says, normalised."""
+        """The value that each answer gives, normalised."""
         texts = [self.tokenizer.decode(answer.ids, skip_special_tokens=True) for answer in answers]
         return [value_of(text, self.settings.marker) for text in texts]
 
@@ -79,7 +79,7 @@ class GroupedSignal(DrawnSignal[G]):
         return (*super().uses(settings), *([ModelUse("embedder")] if settings.group == "embedding" else []))
 
     def ready(self) -> list[Fact]:
-        """What decides answers and groups."""
+        """The facts that decide answers and groups."""
         facts = [*super().ready(), Fact("group", self.settings.group, "how equal answers are told")]
         self._embedder: Any = None
         if self.settings.group == "embedding":

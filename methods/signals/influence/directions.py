@@ -22,7 +22,7 @@ Aggregate = Literal["mean_cosine", "cosine_of_mean", "max_subtask", "mean_dot"]
 
 @dataclass(frozen=True, slots=True)
 class GuidancePart:
-    """Which vector an item belongs to: its subtask, which half of the rewarded items, or the withheld ones."""
+    """The vector that an item belongs to: its subtask, which half of the rewarded items, or the withheld ones."""
 
     subtask: str
     half: Literal["a", "b", "withheld"]

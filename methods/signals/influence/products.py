@@ -1,4 +1,4 @@
-"""What influence takes of every candidate's gradients: Γ, its products with the validation directions, and its norm.
+"""Products of every candidate's gradients: Γ, its products with the validation directions, and its norm.
 
 The score of a candidate z against validation items V is mean over V of cos(∇ℓ(z'), Γ(z)) (OptimSyn Eq. 1 at one
 checkpoint). Since mean cos(g', Γ) = ⟨mean g'/|g'|, Γ/|Γ|⟩, the validation set collapses into one direction, exactly,

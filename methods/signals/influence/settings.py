@@ -10,7 +10,7 @@ from harness.config_models import Section
 
 
 class InfluenceSettings(Section):
-    """Which update direction Γ (`methods.signals.influence.gamma`) and which aggregate over validation items."""
+    """The update direction Γ (`methods.signals.influence.gamma`) and the aggregate over validation items."""
 
     update: Literal["adam", "sgd"] = "adam"
     """The pair's update direction: Adam's, from the warm-up's moments, or the plain gradient."""

@@ -97,7 +97,7 @@ class InfluenceSignal(TargetSignal[InfluenceSettings]):
         return [replace(fact, value=[own[i].value for own in facts]) for i, fact in enumerate(facts[0])]
 
     def _prepare_checkpoint(self, index: int) -> list[Fact]:
-        """What is found at one checkpoint; the values of all become the lists that are reported."""
+        """The findings at one checkpoint; the values of all become the lists that are reported."""
         from methods.signals.influence.directions import guidance, halves
         from methods.signals.influence.gamma import update_rule
 

@@ -1,1 +1,1 @@
-"""What one optimizer step on a sample does to the loss of reference items (Montessori-Instruct, ICLR 2025)."""
+"""The effect of one optimizer step on a sample upon the loss of reference items (Montessori-Instruct, ICLR 2025)."""

@@ -97,7 +97,7 @@ class ExactProbe:
         self.copies = max(1, reference.tokens // tokens) if stacked else 1
 
     def chunk(self, point: WarmPoint, most: int) -> int:
-        """How many candidates' stepped adapters are held at a time."""
+        """The number of candidates whose stepped adapters are held at a time."""
         size = 4 * sum(w.numel() for w in point.adapter.values())
         return max(1, min(most, STACK_BYTES // size))
 
@@ -119,7 +119,7 @@ class ExactProbe:
         return self.losses({n: w[None].expand(copies, *w.shape) for n, w in point.adapter.items()})[0]
 
     def noise(self, point: WarmPoint, before: torch.Tensor) -> torch.Tensor:
-        """What rounding alone does to the losses after a step, [`NOISE_DRAWS`, N], on the scale of `before` − after.
+        """The noise of rounding alone in the losses after a step, [`NOISE_DRAWS`, N], on the scale of `before` − after.
 
         The second difference L(θ + δ) + L(θ − δ) − 2 L(θ) for random δ of size `NOISE_STEP`, over the root of 3: in
         real numbers it is of second order in δ and vanishes beside rounding, while each of its losses is rounded anew.

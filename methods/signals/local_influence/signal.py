@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class LocalInfluenceSettings(Section):
-    """How local influence is measured."""
+    """The measurement of local influence."""
 
     form: Literal["exact", "first_order"] = "exact"
     """By one real optimizer step on the pair, or by its first-order form."""

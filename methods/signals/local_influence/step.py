@@ -12,7 +12,7 @@ from harness.training.adam_state import AdamState
 
 
 def adam_step(state: AdamState, name: str, gradients: torch.Tensor, learning_rate: float) -> torch.Tensor:
-    """What one AdamW step (weight decay 0) adds to parameter `name`, for every candidate; both [B, *shape], float32.
+    """The change of parameter `name` by one AdamW step (weight decay 0), by candidate; both [B, *shape], float32.
 
     Taken from zero, so that a small step is not rounded to the weight's own precision.
     """

@@ -1,1 +1,1 @@
-"""What signals that read the target share: opening it, its gradients and losses, their checks, and a base class."""
+"""Common parts of signals that read the target: opening it, its gradients and losses, their checks, a base class."""

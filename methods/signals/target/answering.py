@@ -35,7 +35,7 @@ CHECKED = 6
 
 
 class AnswerSettings(Section):
-    """Which target answers, and how."""
+    """The target that answers, and its sampling."""
 
     checkpoint: Literal["warm", "base"] = "warm"
     """The last warm-up checkpoint, or the base before any training, which needs no warm-up."""
@@ -71,7 +71,7 @@ class AnswerSignal(TargetReader[A]):
 
     @classmethod
     def count(cls, settings: A) -> int:
-        """How many answers are drawn of an item."""
+        """The number of answers that are drawn of an item."""
         return 1
 
     @classmethod
@@ -84,7 +84,7 @@ class AnswerSignal(TargetReader[A]):
         """The item's `value`, and under other names what is kept beside it."""
 
     def fault(self, item: Item) -> str:
-        """Why an item cannot be scored, before anything is computed; empty where it can."""
+        """The reason why an item cannot be scored, before anything is computed; empty where it can."""
         return "" if asked(item) else "it asks no question"
 
     @classmethod
@@ -117,7 +117,7 @@ class AnswerSignal(TargetReader[A]):
         ]
 
     def ready(self) -> list[Fact]:
-        """What decides the answers."""
+        """The facts that decide the answers."""
         settings = self.settings
         bare = settings.template == "none"
         return [

@@ -1,4 +1,4 @@
-"""What the target answers by itself, and what its distributions were while it did.
+"""The target's own answers, and its distributions while it gave them.
 
 Tokens are chosen by a hook on the decoding loop, so that every row has random numbers of its own: a question's answers
 depend on its seed and on nothing that is computed beside it. A question is decoded alone, all its answers in one batch

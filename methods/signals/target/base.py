@@ -166,15 +166,15 @@ class TargetReader(Signal[S]):
         return encode(self.tokenizer, messages, self.target.max_length)
 
     def conversation(self, item: Item) -> tuple[Message, ...]:
-        """What is encoded of an item; nothing of a kind that is not scored, or without an answer."""
+        """The conversation that is encoded of an item; nothing of a kind that is not scored, or without an answer."""
         return answered(item) if isinstance(item, Sample) or "seed" in self.items else ()
 
     def no_conversation(self, item: Item) -> str:
-        """Why nothing is encoded of an item."""
+        """The reason why nothing is encoded of an item."""
         return UNLABELLED if "seed" in self.items else "only samples can be scored"
 
     def _declared(self, codes: Sequence[Encoded]) -> list[Passes]:
-        """What scoring `codes` takes by the class's own declaration."""
+        """The cost of scoring `codes` by the class's own declaration."""
         use = self.use(self.settings)
         points = len(self.target.checkpoints) if use.every_checkpoint else 1
         passes = [Passes(codes, points * use.forward, points * use.backward)]
@@ -208,7 +208,7 @@ class TargetReader(Signal[S]):
         )
 
     def usage(self) -> list[Usage]:
-        """What was spent since the last call: first the preparation, then a record for every batch of items."""
+        """The usage since the last call: first the preparation, then a record for every batch of items."""
         spent, self._usage = self._usage, []
         return spent
 
