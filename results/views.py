@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.choice import stored_name
 from harness.errors import InputError
 from harness.facts import facts_from_rows
 from harness.record import RunRecord
@@ -102,7 +103,9 @@ def _facts(run: Run) -> list[str]:
     manifest, record = run.manifest, run.record
     facts = {"status": run.status, "created": str(manifest.get("created", ""))[:19]}
     if record:
-        facts["method"] = f"{record.method} = {record.driver} × {record.signal}"
+        route = stored_name(manifest.get("settings", {}).get("route")) or "rubric"
+        way = "" if route == "rubric" else f", route {route}"
+        facts["method"] = f"{record.method} = {record.driver} × {record.signal}{way}"
         facts["target"] = ", ".join(
             part
             for part in (

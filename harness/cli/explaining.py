@@ -65,7 +65,8 @@ def _prompts(args: argparse.Namespace) -> int:
             rows.append((name, prompt.hash, ", ".join(sorted(prompt.variables))))
         emit(table(("prompt", "hash", "variables"), rows))
         emit(f"\nThe files are in {builtin_prompt('rubric').parent}. A file of your own takes a prompt's place with")
-        emit("--set synthesis.rubric_prompt=FILE or --set synthesis.generator_prompt=FILE.")
+        emit("--set synthesis.rubric_prompt=FILE and synthesis.generator_prompt on route rubric, on the others with")
+        emit("route.document_prompt, route.example_prompt (labelled seeds) and route.answer_prompt (docs/routes.md).")
         return 0
     name = args.show
     prompt = load_prompt(builtin_prompt(name) if name in builtin_prompts() else name)
@@ -79,7 +80,7 @@ def _prompts(args: argparse.Namespace) -> int:
 def _variables(seeds: str | None) -> dict[str, str]:
     """The variables that a document fills: the first one of `seeds`, or of the lab."""
     from harness.config import SeedsConfig, SynthesisConfig
-    from harness.synthesis.route import document_of
+    from harness.synthesis.route import variables_of
     from harness.synthesis.seeds import read_seeds
 
     if seeds:
@@ -88,11 +89,7 @@ def _variables(seeds: str | None) -> dict[str, str]:
         from harness.lab.world import World
 
         first = World(0).seeds(1)[0]
-    return {
-        "document": document_of(first),
-        "domain": first.domain,
-        "system_message": SynthesisConfig().system_message,
-    }
+    return {**variables_of(first), "system_message": SynthesisConfig().system_message}
 
 
 def _configure_prompts(parser: Parser) -> None:

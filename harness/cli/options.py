@@ -61,7 +61,7 @@ _NAMED: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             (
                 "--writer-from",
                 "RUN",
-                "start from a finished run's trained writer; with --driver static it is only used",
+                "start from the model that a finished run trained; with --driver static it is only used",
             ),
         ),
     ),

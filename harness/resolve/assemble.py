@@ -10,6 +10,7 @@ from pathlib import Path
 
 from evals.catalogue import load_suite
 from evals.suite import Suite
+from harness.choice import stored_name
 from harness.config import RunConfig
 from harness.errors import ConfigError, InputError
 from harness.record import Origin
@@ -101,6 +102,12 @@ def _writer(config: RunConfig) -> tuple[Path, Path] | None:
     name = stage_of(load_run(folder), "policy")
     if name is None:
         raise InputError(f"run {folder.name} trained no writer; --writer-from needs a run of a driver that trains one")
+    theirs = load_run(folder).manifest.get("settings", {}).get("route") or {"name": "rubric"}
+    if stored_name(theirs) != config.route.name:
+        raise ConfigError(
+            f"run {folder.name} trained the model that drafts on route '{stored_name(theirs)}', and this run takes "
+            f"route '{config.route.name}'; add --route {stored_name(theirs)}, or start from another run"
+        )
     stage = store_of(folder.parent) / name
     if load_run(folder).record is not None and not stage.is_dir():
         raise InputError(

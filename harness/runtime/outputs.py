@@ -19,6 +19,7 @@ from harness.runtime.retention import forgetting, retention
 from harness.runtime.rounds import round_results, write_seeds
 from harness.shards import Summary, read_records, read_shards, write_table, write_text
 from harness.stage import Kind, stage_folder
+from harness.synthesis.route import reference_of
 from harness.types import Sample, Seed, chat
 from results.contamination import contamination_lines
 from results.runs import BASE, MODEL, TUNED
@@ -266,6 +267,8 @@ def _card(
     licences = Counter(s.licence or "not stated" for s in seeds)
     # A seed's source names its row too; the card names files and data sets.
     sources = Counter(s.source.partition("#")[0] or "not stated" for s in seeds)
+    labelled = sum(reference_of(s) is not None for s in seeds)
+    what = "documents" if not labelled else f"seeds, {labelled} of them labelled questions"
     lines = [
         f"# {record.run}",
         "",
@@ -273,10 +276,9 @@ def _card(
         f"`{c.signal.name}`) for the target `{c.models.target.id}`.",
         "",
         *[f"- Note: {line}" for line in copies(c.models)],
-        f"- Writer: `{c.models.writer.id}`{' (trained in this run)' if assembly.last('policy') else ''}; generator: "
-        f"`{c.models.generator.id}`",
-        f"- Seeds: {len(seeds)} documents; sources: {_tally(sources)}; licences: {_tally(licences)}",
-        "- The documents themselves are not included. Answers repeat facts from them; the seeds' licences apply.",
+        f"- Route `{c.route.name}`: {_written_by(assembly)}",
+        f"- Seeds: {len(seeds)} {what}; sources: {_tally(sources)}; licences: {_tally(licences)}",
+        "- The seeds themselves are not included. Answers repeat facts from them; the seeds' licences apply.",
         f"- Guided by the validation set `{c.guide.set}` of suite `{assembly.suite.name}`: "
         f"{'yes' if assembly.reads_itself else 'no'}",
         *[f"- From an earlier run: {origin.line()}" for origin in record.upstream],
@@ -304,6 +306,14 @@ def _card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _written_by(assembly: Assembly) -> str:
+    """The models that wrote the pairs by role, and which of them the run trained."""
+    c, trained = assembly.plan.config, assembly.last("policy") is not None
+    roles = [*c.route_roles, *(["labeller"] if c.labels is not None else [])]
+    notes = {c.route_roles[0]: " (trained in this run)" if trained else ""}
+    return "; ".join(f"{role} `{c.models.of(role).id}`{notes.get(role, '')}" for role in roles)
 
 
 def _tally(counts: Counter[str]) -> str:

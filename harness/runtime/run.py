@@ -146,15 +146,17 @@ def naming_settings(config: RunConfig) -> dict[str, Any]:
 
 
 def run_name(config: RunConfig) -> str:
-    """`method[.driver][+signal]@target-seed-hash`; of the settings only what is not at its default is in the hash.
+    """`method[.driver][.route][+signal]@target-seed-hash`; what stands at its default is not in the hash.
 
     So a setting that is added later, and leaves everything as it was where it is not set, renames no run.
     """
-    own = methods()[config.method].driver if config.method in methods() else config.driver.name
+    known = methods().get(config.method)
+    own, way = (known.driver, known.route) if known else (config.driver.name, "rubric")
     driver = "" if config.driver.name == own else f".{config.driver.name}"
+    route = "" if config.route.name == way else f".{config.route.name}"
     signal = f"+{config.signal.name}" if config.signal.chosen else ""
     digest = stable_hash(naming_settings(config), length=8)
-    return f"{config.method}{driver}{signal}@{short_name(config.target)}-{config.seed}-{digest}"
+    return f"{config.method}{driver}{route}{signal}@{short_name(config.target)}-{config.seed}-{digest}"
 
 
 def create_run(resolved: Resolved, argv: Sequence[str]) -> RunFolder:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +17,9 @@ from harness.errors import ConfigError
 from harness.models.backend import Completion, PromptRequest, Sampling
 from harness.models.extractive.generator import ExtractiveGenerator
 from harness.planning.plan import make_plan
+from harness.resolve.assemble import assemble
 from harness.resolve.layers import resolve_run
+from harness.runtime.run import run_name
 from harness.synthesis.copies import COPIES_SEED, COPIES_SIBLING, common_subsequence, drop_near_copies, rouge_l
 from harness.synthesis.parsing import Failure
 from harness.synthesis.reading import read_answer, read_question, read_tags
@@ -23,6 +27,7 @@ from harness.synthesis.route import Attempt, Draw, Route, reference_of
 from harness.synthesis.synthesize import Counter, Synthesizer
 from harness.types import Message, Sample, Seed
 from methods.routes.catalogue import route_class
+from support.made_runs import make_run
 
 TAGS = """<question>
 What treats gout?
@@ -232,3 +237,27 @@ def test_the_extractive_generator_serves_the_direct_route_and_not_the_question_r
     maker = Synthesizer(make("direct"), None)
     drafts = maker.write(ExtractiveGenerator([text]), [Draw(document, i) for i in range(8)], Sampling(), 0, Counter())
     assert any(a.sample for a in maker.realise(drafts, Sampling(), 0, Counter()))
+
+
+def test_a_runs_name_says_its_route_where_it_is_not_the_methods_own() -> None:
+    named = {
+        None: "static@nano-0-",
+        "rubric": "static@nano-0-",
+        "direct": "static.direct@nano-0-",
+        "question": "static.question@nano-0-",
+    }
+    names = {route: run_name(resolved(route=route).config) for route in named}
+    assert all(names[route].startswith(start) for route, start in named.items())
+    assert names[None] == names["rubric"] and len(set(names.values())) == 3
+    own = run_name(resolved(driver=None, method="acquisition-synthesis").config)
+    assert own.startswith("acquisition-synthesis+confidence@nano-0-")
+
+
+def test_a_policy_of_another_route_is_refused(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "runs", "old", {"lab_asked": [1]}, {"lab_asked": [0]})
+    manifest = json.loads((folder / "run.json").read_text())
+    manifest |= {"stages": {"grpo": "grpo-1"}, "kinds": {"grpo": "policy"}, "settings": {"route": {"name": "direct"}}}
+    (folder / "run.json").write_text(json.dumps(manifest))
+    sets = {"runtime.runs": str(folder.parent)}
+    with pytest.raises(ConfigError, match=r"on route 'direct', and this run takes route 'rubric'; add --route direct"):
+        assemble(resolved(writer_from="old", sets=sets).config)
