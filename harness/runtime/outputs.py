@@ -173,6 +173,7 @@ def _flags(assembly: Assembly, summaries: Mapping[str, Summary]) -> list[str]:
     noted = [summaries[stage.identity].notes for stage in assembly.stages]
     for given in (notes["given"] for notes in noted if notes.get("given")):
         flags.append(f"own warm-up: the signal read {', '.join(given)}, whose training is in no cost of this run")
+    flags += dict.fromkeys(f"variant: {notes['variant']}" for notes in noted if notes.get("variant"))
     flags += _cut_texts(assembly, summaries)
     flags += _partial(assembly, summaries)
     # The last stage that fell short is nearest to the data set.

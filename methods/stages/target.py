@@ -97,6 +97,10 @@ def sft_recipe(config: RunConfig) -> Recipe:
     )
 
 
+GOES_ON = "each round's student was fine-tuned further, on the round's pairs alone: not the recipe of other arms"
+"""What is said of a run whose fine-tuning does not start at the base."""
+
+
 def finetune_stage(plan: Plan, dataset: Stage, student: Stage | None = None, seen: Stage | None = None) -> Stage:
     """The base target fine-tuned on the data set, with the one recipe that all arms share.
 
@@ -120,7 +124,7 @@ def finetune_stage(plan: Plan, dataset: Stage, student: Stage | None = None, see
             known = {s.id for s in run.records(seen.name, Sample)}
             samples = [s for s in samples if s.id not in known]
         tuned = tune(run, plan, samples, sft_recipe(c), seed=c.tuning_seed, output="model", adam=False, start=start)
-        return training_notes(tuned)
+        return {**training_notes(tuned), **({"variant": GOES_ON} if student else {})}
 
     def estimate(e: Estimator, before: Before) -> Cost | None:
         made, known = before[dataset.name], before[seen.name] if seen else None

@@ -105,3 +105,15 @@ def test_the_screens_show_the_rounds(whole: Path, tmp_path: Path) -> None:
     plan = finished(["plan", *LOOP, "--runs", str(whole.parent)], tmp_path).out
     assert "score_seeds_2" in plan and "evaluate_2" in plan
     assert finished(["compare", str(whole), str(whole)], tmp_path).out
+
+
+def test_a_student_that_goes_on_learns_the_new_pairs_alone_and_says_so(whole: Path, tmp_path: Path) -> None:
+    runs = whole.parent
+    finished(["run", *LOOP, "--set", "driver.start=student", "--runs", str(runs), "--quiet"], tmp_path)
+    (other,) = set(run_folders(runs)) - {whole}
+    new = {e["stage"] for e in events(other) if e["event"] == "stage_started"}
+    assert new == {"finetune_2", "evaluate_2"}
+    found = record(other)
+    assert next(c["rows_in"] for c in found["counts"] if c["stage"] == "finetune_2") == 6
+    assert [flag for flag in found["validity_flags"] if flag.startswith("variant: each round's student")]
+    assert (other / "dataset.jsonl").read_bytes() == (whole / "dataset.jsonl").read_bytes()
