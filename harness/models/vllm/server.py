@@ -295,12 +295,16 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+_CONSEQUENCES = ("Engine core initialization failed", "EngineDeadError", "Internal Server Error")
+"""Errors of a log that only say that there was one before."""
+
+
 def last_error(log: Path) -> str:
     """The last line of a server's log that names an error; the last line at all where none does."""
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return "no log"
-    errors = [line for line in lines if "Error" in line and "Engine core initialization failed" not in line]
+    errors = [line for line in lines if "Error" in line and not any(said in line for said in _CONSEQUENCES)]
     line = (errors or lines or ["no output"])[-1]
     return line.rpartition("] ")[2].strip()[:300]
