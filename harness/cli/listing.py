@@ -12,9 +12,13 @@ from harness.screen import emit, emit_json
 def _methods(_: argparse.Namespace) -> int:
     from harness.resolve.registry import methods, unusable_methods
 
-    rows = [(m.name, m.driver, m.signal, ", ".join(m.presets) or "-", m.summary) for m in methods().values()]
-    emit(table(("method", "driver", "signal", "presets", "what it does"), rows))
-    emit("\nA method is a driver and a signal with defaults: any --driver and --signal can be combined.")
+    rows = []
+    for m in methods().values():
+        rows.append((m.name, m.driver, m.signal, m.route, m.summary))
+        if m.presets:
+            rows.append(("", "", "", "", f"presets: {', '.join(m.presets)}"))
+    emit(table(("method", "driver", "signal", "route", "what it does"), rows))
+    emit("\nA method is a driver, signal and route with defaults; --driver, --signal and --route replace them.")
     _say_unusable(unusable_methods())
     return 0
 

@@ -145,7 +145,7 @@ def test_a_reader_that_goes_away_ends_it_quietly() -> None:
     assert (process.wait(timeout=60), said) == (141, "")
 
 
-@pytest.mark.parametrize("command", ["methods", "drivers", "signals", "targets", "suites"])
+@pytest.mark.parametrize("command", ["methods", "drivers", "routes", "signals", "targets", "suites"])
 def test_listings_fit_the_screen(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([command]) == 0
     lines = capsys.readouterr().out.splitlines()
