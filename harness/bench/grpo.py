@@ -38,7 +38,7 @@ from methods.drivers.shaping import shape
 from methods.plan import Plan
 from methods.signals.base import Archive
 from methods.stages.scoring import prepare_signal
-from methods.stages.synthesis import sampling_of, synthesizer
+from methods.stages.trajectories import sampling_of, synthesizer
 
 Rewards = list[float | None]
 """Rewards of all rollouts, in order."""

@@ -48,9 +48,10 @@ class Sizer:
         """The model that makes pairs of drafts, where the route has one."""
         return [part for call, model in self.way[1:] for part in self._generates(call, model, SERVED)]
 
-    def labels_pairs(self) -> list[Part]:
-        """The labelling model, where pairs are labelled by one of its own, which no call of the route has loaded."""
-        if self.labels is None or self.labels[1].role in [model.role for _, model in self.way]:
+    def labels_pairs(self, *, trained: bool = False) -> list[Part]:
+        """The labelling model, where no call of the route has loaded it; a `trained` drafting model is another."""
+        loaded = [model.role for _, model in (self.way[1:] if trained else self.way)]
+        if self.labels is None or self.labels[1].role in loaded:
             return []
         return self._generates(*self.labels, SERVED)
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from harness.synthesis.pairs import PAIR_CONTROL_CHARACTER, PAIR_EMPTY, PAIR_SCHEMA, PAIR_TRUNCATED, parse_pair
 from harness.synthesis.parsing import Failure, control_character, is_unicode, plain_lines
 from harness.synthesis.route import turns
+from harness.synthesis.wording import first_sentences
 from harness.types import Message
 
 NO_TAGS = "pair_no_tags"
@@ -99,10 +100,13 @@ def read_question(text: str, finish_reason: str) -> str | Failure:
     return found
 
 
-def read_answer(text: str, finish_reason: str) -> str | Failure:
-    """The answer to a question that was put alone, without a thought and a leading `Answer:`, or why there is none."""
+def read_answer(text: str, finish_reason: str, *, compact: bool = False) -> str | Failure:
+    """The answer to a question that was put alone, without a thought and a leading `Answer:`, or why there is none.
+
+    A `compact` one is its first two sentences, as the compact wording's pairs have it, without one that did not end.
+    """
     body = plain_lines(without_thought(text)).strip()
-    if finish_reason == "length":
+    if finish_reason == "length" and not compact:
         return Failure(ANSWER_TRUNCATED, "the answer did not end")
     found = tagged(body, "answer")
     thought = tagged(body, "reasoning")
@@ -110,6 +114,11 @@ def read_answer(text: str, finish_reason: str) -> str | Failure:
         body = f"{thought}\n\n{found}" if thought else found
     else:
         body = re.sub(r"^\W*answer\W*:[*_]*\s*", "", body, count=1, flags=re.IGNORECASE)
+    if compact and body:
+        # A small model goes on with questions of its own.
+        body = first_sentences(_LINE.split(body)[0].strip(), ended=finish_reason != "length")
+        if not body and finish_reason == "length":
+            return Failure(ANSWER_TRUNCATED, "the answer's first sentence did not end")
     if fault := content_fault("answer", body):
         return Failure(ANSWER_EMPTY, fault.detail) if fault.reason == PAIR_EMPTY else fault
     return body

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar, get_args
 
 from harness import plugins
 from harness.choice import Plugin
@@ -142,6 +142,19 @@ class Route(Plugin, ABC, Generic[S]):
     answers: ClassVar[Role | None] = None
     structured: ClassVar[frozenset[Role]] = frozenset()
     writes_after_labelled: ClassVar[bool] = False
+
+    @classmethod
+    def faults(cls) -> list[str]:
+        """See `Plugin.faults`; also roles that are missing or unknown, and a role that nothing asks."""
+        found = super().faults()
+        if getattr(cls, "drafts", None) not in ("writer", "generator"):
+            found.append("drafts must be 'writer' or 'generator'")
+        if cls.answers not in (None, *get_args(Role)):
+            found.append(f"answers must be one of {', '.join(get_args(Role))}, or None")
+        own = (cls.ask_rest is not Route.ask_rest, cls.read_rest is not Route.read_rest)
+        if cls.answers is not None and not all(own):
+            found.append("a route with answers needs ask_rest and read_rest")
+        return found
 
     def __init__(self, settings: S, synthesis: SynthesisConfig) -> None:
         """Read and check the prompts. Raises `ConfigError` for a prompt file that cannot be used."""

@@ -84,7 +84,7 @@ def read_lines(text: str, finish_reason: str, system_message: str) -> tuple[Mess
     rest = _QUESTION.search(body, answered.end())
     question = body[asked.end() : answered.start()].strip()
     answer = body[answered.end() : rest.start() if rest else len(body)].strip()
-    answer = _first_sentences(answer, ended=rest is not None or finish_reason != "length")
+    answer = first_sentences(answer, ended=rest is not None or finish_reason != "length")
     if not answer and rest is None and finish_reason == "length":
         return Failure(PAIR_TRUNCATED, "the answer's first sentence did not end")
     for name, content in (("question", question), ("answer", answer)):
@@ -98,8 +98,8 @@ def read_lines(text: str, finish_reason: str, system_message: str) -> tuple[Mess
     return (Message("system", system_message), *pair) if system_message else pair
 
 
-def _first_sentences(text: str, *, ended: bool) -> str:
-    """The first sentences of an answer, without a last one that did not end."""
+def first_sentences(text: str, *, ended: bool) -> str:
+    """The first two sentences of an answer, without a last one that did not end."""
     sentences = split_sentences(text)
     if not ended and not sentences[-1].endswith((".", "!", "?")):
         sentences = sentences[:-1]

@@ -32,7 +32,8 @@ from methods.plan import Plan
 from methods.signals.base import Archive, Signal
 from methods.signals.catalogue import sign
 from methods.stages.scoring import prepare_signal
-from methods.stages.synthesis import TEACHERS, add_usage, sampling_of, synthesizer, upstream_usage
+from methods.stages.synthesis import TEACHERS, add_usage, upstream_usage
+from methods.stages.trajectories import sampling_of, synthesizer
 
 COLOCATED_GAP = "sampling/sampling_logp_difference/mean"
 """TRL's name for the difference of log-probabilities between its own vLLM and the trainer."""

@@ -85,6 +85,6 @@ class QuestionRoute(ExampleRoute[QuestionSettings]):
         if completion.failure:
             failure = Failure(f"answerer_{completion.failure}", completion.text)
             return self.ended(attempt, failure, completion, sample_id, model)
-        read = read_answer(completion.text, completion.finish_reason)
+        read = read_answer(completion.text, completion.finish_reason, compact=not self.wording.json)
         parsed = read if isinstance(read, Failure) else turns(self.system_message, attempt.question, read)
         return self.ended(attempt, parsed, completion, sample_id, model)

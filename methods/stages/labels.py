@@ -9,15 +9,16 @@ pair is checked again with its new answer. Both answers and the agreement are ke
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.config_labels import LabelsConfig
 from harness.costs.estimator import LAB_RATES, Estimator
 from harness.costs.records import Cost
+from harness.errors import ConfigError
 from harness.models.access import Access
-from harness.models.backend import Completion, PromptRequest, Sampling
+from harness.models.backend import Backend, Completion, PromptRequest, Sampling
 from harness.models.embedder import embedder_identity, open_embedder
 from harness.models.open import open_backend
 from harness.synthesis.agreement import Consensus, consensus, value_of
@@ -48,9 +49,14 @@ class Label:
 class Labeller:
     """Labels the pairs of shards; calls of the model go into the given counter, the embedder's into `usage`."""
 
-    def __init__(self, plan: Plan, settings: LabelsConfig, access: Access | None = None) -> None:
+    def __init__(
+        self, plan: Plan, settings: LabelsConfig, loaded: Mapping[str, Backend], access: Access | None = None
+    ) -> None:
+        """`loaded` are models by role that are open already, as they are: a labeller that is one of them is that."""
         self.plan, self.settings = plan, settings
-        self.model = open_backend(plan.config.models.of(ROLE), plan.world, [], role=ROLE, access=access)
+        own, models = plan.config.models.of(ROLE), plan.config.models
+        shared = next((model for role, model in loaded.items() if models.of(role) is own), None)
+        self.model = shared or open_backend(own, plan.world, [], role=ROLE, access=access)
         self.prompt = answer_prompt(settings.prompt, compact=not plan.route.wording.json)
         self.embedder = open_embedder(plan.config.models.embedder) if settings.group == "embedding" else None
 
@@ -89,7 +95,10 @@ class Labeller:
     def _labelled(self, attempt: Attempt, drawn: Sequence[Completion]) -> tuple[Attempt, Label | None]:
         sample = attempt.sample
         assert sample is not None
-        read = [Failure(c.failure) if c.failure else read_answer(c.text, c.finish_reason) for c in drawn]
+        compact = not self.plan.route.wording.json
+        read = [
+            Failure(c.failure) if c.failure else read_answer(c.text, c.finish_reason, compact=compact) for c in drawn
+        ]
         texts = ["" if isinstance(found, Failure) else found for found in read]
         agreed = self._agreed([value_of(text, self.settings.marker) for text in texts])
         share = agreed.size / len(drawn) if agreed else 0.0
@@ -102,7 +111,7 @@ class Labeller:
         completion = Completion(sample.raw, sample.finish_reason, sample.prompt_tokens, sample.completion_tokens)
         by = f"{sample.generator}, labelled by {self.model.name}"
         checked = self.plan.route.ended(replace(attempt, sample=None), pair, completion, sample.id, by)
-        row = Label(sample.id, sample.answer, label, share, groups)
+        row = Label(id=sample.id, generated=sample.answer, label=label, agreement=share, groups=groups)
         return checked, row if checked.sample is not None else None
 
     def _agreed(self, values: Sequence[str]) -> Consensus | None:
@@ -110,11 +119,19 @@ class Labeller:
 
 
 def label_settings(plan: Plan) -> dict[str, Any]:
-    """The settings of labels that change rows; nothing where pairs keep the generator's answers."""
+    """The settings of labels that change rows; nothing where pairs keep the generator's answers.
+
+    Raises `ConfigError` for a labeller that is no language model.
+    """
     c = plan.config
     if c.labels is None:
         return {}
     model = c.models.of(ROLE)
+    if model.backend == "extractive":
+        raise ConfigError(
+            "labels have every question answered without its text, which the extractive generator cannot do; set "
+            "models.labeller.id to a language model, or leave labels out"
+        )
     own = {
         "settings": c.labels.model_dump(mode="json", exclude={"prompt"}, exclude_defaults=True),
         "model": plan.identity(model),

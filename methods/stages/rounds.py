@@ -90,11 +90,11 @@ def score_seeds(plan: Plan, reader: Reader, source: Stage, pool: SeedPool) -> St
         return scored_cost(e, plan, signal, min(e.seeds, pool.size)) if e.seeds else None
 
     return Stage(
-        "score_seeds",
-        1,
-        settings,
-        (source, *reader.inputs),
-        work,
+        name="score_seeds",
+        version=1,
+        settings=settings,
+        inputs=(source, *reader.inputs),
+        work=work,
         kind="scores",
         estimate=estimate,
         loads=lambda sizer: Load("scoring seeds", tuple(scoring_parts(sizer, plan, signal))),
@@ -158,7 +158,16 @@ def select_seeds(plan: Plan, source: Stage, scores: Stage, pool: SeedPool, numbe
 
     settings = {"pool": pool.size, "rule": pool.rule, "choose": pool.count, "seed": seed, "round": number}
     inputs = (source, scores)
-    return Stage("select", 1, settings, inputs, work, kind="chosen", estimate=estimate, loads=no_models)
+    return Stage(
+        name="select",
+        version=1,
+        settings=settings,
+        inputs=inputs,
+        work=work,
+        kind="chosen",
+        estimate=estimate,
+        loads=no_models,
+    )
 
 
 def _words(rule: SeedRule) -> str:
@@ -192,11 +201,11 @@ def score_children(plan: Plan, reader: Reader, source: Stage, data: Stage, numbe
         return scored_cost(e, plan, signal, count) if count else None
 
     return Stage(
-        "score_children",
-        1,
-        settings,
-        (data, source, *reader.inputs),
-        work,
+        name="score_children",
+        version=1,
+        settings=settings,
+        inputs=(data, source, *reader.inputs),
+        work=work,
         kind="measurement",
         estimate=estimate,
         loads=lambda sizer: Load("scoring pairs", tuple(scoring_parts(sizer, plan, signal))),

@@ -12,29 +12,23 @@ import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from harness.config import SynthesisConfig
-from harness.config_labels import LabelsConfig
 from harness.costs.estimator import SURVIVE, Estimator
 from harness.costs.records import Before, Cost, Load
 from harness.errors import BudgetError
-from harness.executor import InProcess, ShardWorker, Task, Work
-from harness.models.access import Access, access
-from harness.models.backend import Backend, Sampling
-from harness.models.open import open_backend
-from harness.shards import ShardOutput, Summary, parts, read_records, summarise
+from harness.executor import Task
+from harness.shards import Summary, parts, read_records, summarise
 from harness.stage import Stage, StageRun, ordered, read_summary, stage_folder
-from harness.synthesis.route import Draw, document_of
-from harness.synthesis.synthesize import Counter, Synthesizer
+from harness.synthesis.route import Draw
 from harness.types import Sample, Seed, Usage, derive_seed
 from methods.plan import Plan
-from methods.stages.embedding import EmbeddingWorker, embedding_worker, with_vectors
-from methods.stages.gate import Gate, embedded_texts, gate_settings
-from methods.stages.labels import Label, Labeller, label_settings, with_labels
+from methods.stages.gate import Gate, gate_settings
+from methods.stages.labels import label_settings, with_labels
 from methods.stages.lengths import line_settings, weigher
 from methods.stages.selection import Selection
+from methods.stages.trajectories import synthesis_worker
 
 
 def draws_of_pass(seeds: Sequence[Seed], per_seed: int, seed: int, number: int, origin: str = "") -> list[Draw]:
@@ -42,113 +36,6 @@ def draws_of_pass(seeds: Sequence[Seed], per_seed: int, seed: int, number: int, 
     order = list(seeds)
     random.Random(derive_seed(seed, "pass", number)).shuffle(order)
     return [Draw(s, number * per_seed + j, origin) for s in order for j in range(per_seed)]
-
-
-def sampling_of(config: Any) -> Sampling:
-    """Decoding settings from a configuration section."""
-    return Sampling(config.temperature, config.top_p, config.max_tokens)
-
-
-def synthesizer(plan: Plan, seeds: Sequence[Seed], access: Access | None = None) -> Synthesizer:
-    """The run's route with the model that it asks after the draft; the seeds are the extractive generator's corpus."""
-    role = plan.route.answers
-    if role is None:
-        return Synthesizer(plan.route, None)
-    corpus = [document_of(s) for s in seeds]
-    return Synthesizer(
-        plan.route, open_backend(plan.config.models.of(role), plan.world, corpus, role=role, access=access)
-    )
-
-
-def drafter(
-    plan: Plan, seeds: Sequence[Seed], maker: Synthesizer, policy: Path | None, access: Access | None = None
-) -> Backend:
-    """The model that drafts, or a trained `policy` in its place; one that answers as well is loaded once."""
-    role, models = plan.route.drafts, plan.config.models
-    rest = plan.route.answers
-    if policy is None and maker.rest is not None and rest is not None and models.of(rest) is models.of(role):
-        return maker.rest
-    corpus = [document_of(s) for s in seeds]
-    return open_backend(models.of(role), plan.world, corpus, policy, role=role, access=access)
-
-
-def synthesize_shard(
-    plan: Plan, maker: Synthesizer, drafts: Backend, draws: Sequence[Draw], seed: int, labeller: Labeller | None = None
-) -> ShardOutput:
-    """One shard of trajectories under the settings of synthesis, their pairs labelled where there is a labeller."""
-    s, counter = plan.config.synthesis, Counter()
-    first, last = (getattr(s, role) for role in (plan.config.route_roles[0], plan.config.route_roles[-1]))
-    written = maker.write(drafts, draws, sampling_of(first), seed, counter)
-    attempts = maker.realise(written, sampling_of(last), seed, counter)
-    labels: list[Label] = []
-    if labeller is not None:
-        attempts, labels = labeller.label(attempts, seed, counter)
-    return ShardOutput(
-        rows=[a.sample for a in attempts if a.sample is not None],
-        rejects=[a.reject for a in attempts if a.reject is not None],
-        usage=[*counter.usage, *(labeller.usage() if labeller is not None else [])],
-        tables={
-            "rubrics": [a.rubric for a in attempts if a.rubric is not None],
-            **({"labels": labels} if labeller is not None else {}),
-        },
-        rows_in=len(draws),
-        shortened=counter.shortened,
-        mended=counter.mended,
-    )
-
-
-@dataclass(frozen=True)
-class SynthesisWorker:
-    """Runs trajectories of one drafting model (`policy`: its trained weights) wherever the models can be loaded.
-
-    `embedding` has it embed what the gate compares, so that counting survivors waits for no worker; `labels` has it
-    label pairs.
-    """
-
-    plan: Plan
-    seeds: tuple[Seed, ...]
-    policy: Path | None
-    embedding: EmbeddingWorker | None = None
-    labels: LabelsConfig | None = None
-
-    def open(self) -> Work:
-        """Set up the models; they are loaded at the first trajectory."""
-        maker = synthesizer(self.plan, self.seeds)
-        drafts = drafter(self.plan, self.seeds, maker, self.policy)
-        embed = self.embedding.open() if self.embedding else None
-        labeller = Labeller(self.plan, self.labels) if self.labels else None
-
-        def shard(items: Sequence[Any], index: int, seed: int) -> ShardOutput:
-            made = synthesize_shard(self.plan, maker, drafts, items, seed, labeller)
-            return with_vectors(made, embedded_texts(self.plan, made.rows), embed) if embed else made
-
-        return shard
-
-
-def synthesis_worker(
-    run: StageRun, plan: Plan, seeds: Sequence[Seed], policy: Path | None, *, gated: bool = False
-) -> ShardWorker:
-    """The worker that runs trajectories: anybody, or where a server answers for a model only this process.
-
-    It alone has the ledger, the answers that were paid for and the limits; a server is scaled by itself. `gated`: the
-    pairs are for the data set, so they are labelled where that is asked for, and will be compared with test items.
-    """
-    c = plan.config
-    labels = c.labels if gated else None
-    models = [c.models.of(role) for role in (*c.route_roles, *(["labeller"] if labels else []))]
-    if not any(model.served for model in models):
-        # Only the extractive generator reads other documents than the one at hand.
-        corpus = tuple(seeds) if any(model.backend == "extractive" for model in models) else ()
-        embedding = embedding_worker(c.models.embedder) if gated and "embedding" in c.decontam.modes else None
-        embedding = embedding if isinstance(embedding, EmbeddingWorker) else None
-        return SynthesisWorker(
-            plan=plan, seeds=corpus, policy=policy.absolute() if policy else None, embedding=embedding, labels=labels
-        )
-    reach = access(c, run)
-    maker = synthesizer(plan, seeds, reach)
-    drafts = drafter(plan, seeds, maker, policy, reach)
-    labeller = Labeller(plan, labels, reach) if labels else None
-    return InProcess(lambda items, index, seed: synthesize_shard(plan, maker, drafts, items, seed, labeller))
 
 
 def initial(plan: Plan, source: Stage) -> Stage:
@@ -250,6 +137,7 @@ def regenerate(plan: Plan, source: Stage, policy: Stage | None, selection: Selec
         "seed": c.synthesis_seed,
     }
     inputs = tuple(stage for stage in (source, policy, round_.prior) if stage)
+    trained = policy is not None or plan.policy is not None
     return Stage(
         name="regenerate",
         version=6,
@@ -259,7 +147,7 @@ def regenerate(plan: Plan, source: Stage, policy: Stage | None, selection: Selec
         kind="pairs",
         estimate=lambda e, before: _labelled(e, _estimate(e, before, plan, selection, round_)),
         loads=lambda sizer: Load(
-            "synthesis", (*sizer.makes(trained=policy is not None), *sizer.labels_pairs(), *sizer.gates())
+            "synthesis", (*sizer.makes(trained=trained), *sizer.labels_pairs(trained=trained), *sizer.gates())
         ),
         lacks=lambda documents: _too_few(plan, selection, min(documents, round_.chosen or documents), round_.before),
     )
@@ -295,12 +183,21 @@ def _estimate(e: Estimator, before: Before, plan: Plan, selection: Selection, ro
     if any(cost is None for cost in spent):
         return None
     if c.match == "flops":
-        one = e.trajectories(1, "").flops
+        one = with_labels(e, e.trajectories(MANY, "")).flops / MANY
         left = c.budget - sum(cost.flops for cost in spent if cost)
         return e.trajectories(max(0, round(left / one)), note) if one else None
-    teacher = sum(sum(cost.models.get(role, (0, 0))) for cost in spent if cost for role in TEACHERS)
-    each = sum(call.prompt + call.completion for call, _ in e.way if call.role in TEACHERS)
+    teacher = sum(_taught(cost) for cost in spent if cost)
+    each = _taught(with_labels(e, e.trajectories(MANY, ""))) / MANY
     return e.trajectories(max(0, round((c.budget - teacher) / each)), note)
+
+
+MANY = 1000
+"""Draws whose estimate gives the mean cost of one, its labels included, of which only the surviving have any."""
+
+
+def _taught(cost: Cost) -> int:
+    """Tokens of a cost that a budget of `teacher_tokens` counts."""
+    return sum(sum(cost.models.get(role, (0, 0))) for role in TEACHERS)
 
 
 class _Line:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.config_labels import LabelsConfig
+from harness.errors import ConfigError
 from harness.models.backend import Completion, PromptRequest, Sampling
 from harness.resolve.assemble import assemble
 from harness.resolve.layers import resolve_run
 from harness.synthesis.agreement import consensus, value_of
 from harness.synthesis.route import Attempt, Draft, Draw
-from harness.synthesis.synthesize import Counter
+from harness.synthesis.synthesize import Counter, Synthesizer
 from harness.types import Message, Sample, Seed
 from methods.plan import Plan
 from methods.stages import labels
 from methods.stages.labels import NO_AGREEMENT, Labeller, label_settings
+from methods.stages.trajectories import untrained
 
 
 @given(st.lists(st.sampled_from(["", "a", "b", "c"]), max_size=12))
@@ -96,7 +99,7 @@ def test_pairs_get_the_answer_that_most_agree_on_or_go(monkeypatch: pytest.Monke
     monkeypatch.setattr(labels, "open_backend", lambda *_, **__: backend)
     given, counter = plan(), Counter()
     assert given.config.labels is not None
-    labeller = Labeller(given, given.config.labels)
+    labeller = Labeller(given, given.config.labels, {})
     empty = Attempt(Draft(Draw(Seed("d", "A text."), 0), "raw", "stop"))
     attempts = [attempt("What treats gout?", "Aspirin"), empty, *(attempt(q, "x") for q in list(answers)[1:])]
     found, rows = labeller.label(attempts, 0, counter)
@@ -115,7 +118,9 @@ def test_a_label_is_checked_like_any_answer(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(labels, "open_backend", lambda *_, **__: backend)
     given = plan()
     assert given.config.labels is not None
-    found, rows = Labeller(given, given.config.labels).label([attempt("What treats gout?", "Aspirin")], 0, Counter())
+    found, rows = Labeller(given, given.config.labels, {}).label(
+        [attempt("What treats gout?", "Aspirin")], 0, Counter()
+    )
     assert found[0].reject is not None and found[0].reject.reason == "refusal" and rows == []
 
 
@@ -125,3 +130,18 @@ def test_labels_are_part_of_what_regeneration_is_and_of_nothing_without_them() -
     four, eight = label_settings(plan()), label_settings(plan(**{"labels.samples": 8}))
     assert four != eight and four["labels"]["model"] == plan().identity(plan().config.models.generator)
     assert LabelsConfig().samples == 16
+
+
+def test_a_labeller_that_answers_nothing_is_refused_before_work() -> None:
+    sets = {"labels.samples": 4, "models.generator.backend": "extractive", "models.generator.id": "extractive"}
+    with pytest.raises(ConfigError, match=r"answered without its text.* set models\.labeller\.id"):
+        assemble(resolve_run(driver="static", target="nano", route="direct", sets=sets).config)
+
+
+def test_a_model_that_is_open_as_it_came_is_the_labeller_and_a_trained_one_is_not() -> None:
+    given, open_ = plan(), Scripted({})
+    assert given.config.labels is not None
+    assert Labeller(given, given.config.labels, {"generator": open_}).model is open_
+    maker = Synthesizer(given.route, None)
+    assert untrained(given, maker, open_, None) == {"generator": open_}
+    assert untrained(given, maker, open_, Path("policy")) == {}

@@ -261,3 +261,23 @@ def test_a_policy_of_another_route_is_refused(tmp_path: Path) -> None:
     sets = {"runtime.runs": str(folder.parent)}
     with pytest.raises(ConfigError, match=r"on route 'direct', and this run takes route 'rubric'; add --route direct"):
         assemble(resolved(writer_from="old", sets=sets).config)
+
+
+def test_a_compact_answer_is_its_first_two_sentences() -> None:
+    text = "Answer: It lowers urate. So gout is rare. It is old.\nQuestion: And then?"
+    assert read_answer(text, "stop", compact=True) == "It lowers urate. So gout is rare."
+    assert read_answer("It lowers urate. So gout", "length", compact=True) == "It lowers urate."
+    cut = read_answer("It lowers", "length", compact=True)
+    assert isinstance(cut, Failure) and cut.reason == "answer_truncated"
+
+
+def test_a_route_that_is_badly_declared_says_what_is_wrong() -> None:
+    class Bad(route_class("direct")):  # type: ignore[misc]
+        answers = "answerer"
+        drafts = "target"
+
+    assert Bad.faults() == [
+        "drafts must be 'writer' or 'generator'",
+        "a route with answers needs ask_rest and read_rest",
+    ]
+    assert route_class("question").faults() == []
