@@ -202,6 +202,11 @@ class Score:
     parts: Mapping[str, float] = field(default_factory=dict)
     target_rev: str = ""
 
+    @classmethod
+    def unscorable(cls, item_id: str, signal: str, reason: str, target_rev: str = "") -> Score:
+        """The score of an item that cannot be measured: no value, and the reason."""
+        return cls(item_id, signal, None, status="unscorable", reason=reason, target_rev=target_rev)
+
     def __post_init__(self) -> None:
         """Refuse a value that is no number, of the reward's items and of the withheld ones."""
         for name, value in (("score", self.value), ("withheld score", self.parts.get("withheld"))):

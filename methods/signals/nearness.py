@@ -85,7 +85,7 @@ class _Nearness(Embeds[T]):
     def _score(self, item: Item, row: Matrix | None, known: Matrix) -> Score:
         if row is None or not row.any():
             reason = EMPTY if isinstance(item, Sample) else "only samples can be scored"
-            return Score(item_id=item.id, signal=self.name, value=None, status="unscorable", reason=reason)
+            return Score.unscorable(item.id, self.name, reason)
         return Score(item.id, self.name, self._value(float((known @ row).max().clip(-1.0, 1.0))))
 
     @abstractmethod

@@ -56,9 +56,7 @@ class OracleSignal(Signal[NoSettings]):
             if turns:
                 scores.append(Score(item.id, self.name, self.sign * label(turns, self._world).utility))
             else:
-                scores.append(
-                    Score(item_id=item.id, signal=self.name, value=None, status="unscorable", reason=UNLABELLED)
-                )
+                scores.append(Score.unscorable(item.id, self.name, UNLABELLED))
         return scores
 
 

@@ -95,7 +95,7 @@ class SetSignal(Signal[S]):
 
     def _without(self, item: Item, reasons: Mapping[str, str]) -> Score:
         reason = reasons.get(item.id, "only samples can be scored")
-        return Score(item_id=item.id, signal=self.name, value=None, status="unscorable", reason=reason)
+        return Score.unscorable(item.id, self.name, reason)
 
     def _scored(self, item: Item, gain: float, parts: Mapping[str, float]) -> Score:
         return Score(item_id=item.id, signal=self.name, value=gain, status="ok", reason="", parts=parts)

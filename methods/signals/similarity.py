@@ -83,9 +83,7 @@ class _ValidationSimilarity(Signal[T]):
         import numpy as np
 
         if row is None or not np.isfinite(row).all():
-            return Score(
-                item_id=item.id, signal=self.name, value=None, status="unscorable", reason="no words to compare"
-            )
+            return Score.unscorable(item.id, self.name, "no words to compare")
         own, other = row[: self._rewarded], row[self._rewarded :]
         parts = {"mean": float(own.mean()), "max": float(own.max())}
         if len(other):

@@ -143,15 +143,7 @@ class AnswerSignal(TargetReader[A]):
         room = min(self.settings.max_tokens, self.target.max_length - len(prompt))
         if reason or not prompt or room < 1:
             reason = reason or "the question leaves no room for an answer"
-            return Score(
-                item_id=item.id,
-                signal=self.name,
-                value=None,
-                status="unscorable",
-                reason=reason,
-                parts={},
-                target_rev=self.target.revision,
-            )
+            return Score.unscorable(item.id, self.name, reason, self.target.revision)
         count = self.count(self.settings)
         seeds = [derive_seed(self.context.seed, "answer", item.id, i) for i in range(count)]
         found = answer(self.model, self.tokenizer, prompt, room, self.temperature(self.settings), seeds)
@@ -162,15 +154,7 @@ class AnswerSignal(TargetReader[A]):
         value = parts.pop("value", math.nan)
         if not math.isfinite(value):
             reason = "the target's probabilities are not finite"
-            return Score(
-                item_id=item.id,
-                signal=self.name,
-                value=None,
-                status="unscorable",
-                reason=reason,
-                parts={},
-                target_rev=self.target.revision,
-            )
+            return Score.unscorable(item.id, self.name, reason, self.target.revision)
         parts |= {"answer_tokens": written / count, "cut_answers": sum(not a.ended for a in found) / count}
         return Score(
             item_id=item.id,

@@ -258,12 +258,4 @@ class TargetSignal(TargetReader[S]):
             )
         reason = self.no_conversation(item) if code is None else "no completion token left"
         reason = self.unmeasured if found is not None else reason
-        return Score(
-            item_id=item.id,
-            signal=self.name,
-            value=None,
-            status="unscorable",
-            reason=reason,
-            parts={},
-            target_rev=self.target.revision,
-        )
+        return Score.unscorable(item.id, self.name, reason, self.target.revision)
