@@ -189,6 +189,7 @@ def _for_route(layer: Layer, route: str) -> Layer:
     if "route" in own:
         # Named here, so that the settings stay when the name comes again on the command line.
         own["route"] = {"name": route, **own["route"]}
+    own = _with_models(own)
     return Layer(layer.name, nest({**dict(flatten(values)), **dict(flatten(own))}) if own else values)
 
 

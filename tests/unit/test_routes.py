@@ -16,9 +16,11 @@ from harness.config import SynthesisConfig
 from harness.errors import ConfigError
 from harness.models.backend import Completion, PromptRequest, Sampling
 from harness.models.extractive.generator import ExtractiveGenerator
+from harness.models.packaged import model_id
 from harness.planning.plan import make_plan
 from harness.resolve.assemble import assemble
 from harness.resolve.layers import resolve_run
+from harness.resolve.registry import targets
 from harness.runtime.run import run_name
 from harness.synthesis.copies import COPIES_SEED, COPIES_SIBLING, common_subsequence, drop_near_copies, rouge_l
 from harness.synthesis.parsing import Failure
@@ -281,3 +283,11 @@ def test_a_route_that_is_badly_declared_says_what_is_wrong() -> None:
         "a route with answers needs ask_rest and read_rest",
     ]
     assert route_class("question").faults() == []
+
+
+@pytest.mark.parametrize("target", sorted(targets()))
+@pytest.mark.parametrize("route", ["rubric", "direct", "question"])
+def test_every_track_has_its_models_by_ids_that_hold_from_anywhere(target: str, route: str, tmp_path: Path) -> None:
+    seeds = str(tmp_path / "d.jsonl") if target != "nano" else None
+    config = resolved(target=target, route=route, seeds=seeds).config
+    assert all(model_id(config.models.of(role).id) == config.models.of(role).id for role in config.model_roles)
