@@ -235,7 +235,8 @@ def _of_own(layers: list[Layer], source: Any, *, other_suite: bool) -> list[Laye
     own = _value(layers, "seeds.source")
     theirs: set[str] = set()
     if source is not None and own not in (None, source):
-        theirs |= {f"seeds.{name}" for name in ("source", "text_field", "domain", "licence", "limit")}
+        theirs |= {f"seeds.{name}" for name in ("source", "text_field", "question_field", "answer_field")}
+        theirs |= {f"seeds.{name}" for name in ("domain", "licence", "limit")}
     if other_suite:
         theirs |= {"guide.set", "guide.rendering"}
     return [Layer(layer.name, nest({k: v for k, v in flatten(layer.values) if k not in theirs})) for layer in layers]

@@ -132,8 +132,9 @@ class Route(Plugin, ABC, Generic[S]):
     Declared on the class, beside what every plug-in declares (`harness.choice.Plugin`): `drafts`, the role whose model
     drafts and which a learner trains; `answers`, the role that is asked for the rest, or None where the draft is the
     pair; `structured`, the roles whose servers can be held to JSON; `writes_after_labelled`, whether a labelled seed is
-    an example to write after, near copies of which `copy_limit` keeps out, or a text to write about as a document is.
-    It is registered in the entry-point group `harness.routes`.
+    an example to write after, near copies of which `copy_limit` keeps out, or a text to write about as a document is;
+    `writes_tags`, whether drafts are asked for in the tags that a format term counts. It is registered in the
+    entry-point group `harness.routes`.
     """
 
     group = plugins.ROUTES
@@ -142,6 +143,7 @@ class Route(Plugin, ABC, Generic[S]):
     answers: ClassVar[Role | None] = None
     structured: ClassVar[frozenset[Role]] = frozenset()
     writes_after_labelled: ClassVar[bool] = False
+    writes_tags: ClassVar[bool] = False
 
     @classmethod
     def faults(cls) -> list[str]:

@@ -43,9 +43,7 @@ class Grpo(Driver[GrpoSettings]):
     """Train the drafting model of the route, then regenerate with it."""
 
     name = "grpo"
-    summary = (
-        "train the drafting model (the rubric writer, on its route) with GRPO on the score of the pair it leads to"
-    )
+    summary = "train the model that drafts (by default the rubric writer) with GRPO on the scores of its pairs"
     Settings = GrpoSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         # OptimSyn, arXiv 2604.00536, App. D; what it does not state is at the class's defaults.
@@ -57,6 +55,10 @@ class Grpo(Driver[GrpoSettings]):
             "schedule": "constant",
             "temperature": 1.5,
             "max_tokens": 8192,
+            # Named, so that they take the place of another preset's.
+            "mini_batch_prompts": None,
+            "kl_coefficient": 0.001,
+            "reward": {"scope": "batch", "invalid": "penalty", "penalty": 0.1},
         },
         # AcquisitionSynthesis' released scripts (verl): one pass over 500 prompts is 41 steps.
         "acquisition_synthesis": {
@@ -94,10 +96,10 @@ class Grpo(Driver[GrpoSettings]):
     def _check(self, plan: Plan) -> None:
         """Refuse rollouts without what they need."""
         role, policy = plan.route.drafts, plan.config.drafter
-        if self.settings.reward.format_term != "none" and plan.route.name != "direct":
+        if self.settings.reward.format_term != "none" and not plan.route.writes_tags:
             raise ConfigError(
-                f"driver.reward.format_term reads the tags of route 'direct', and route '{plan.route.name}' asks for "
-                "none; leave it out, or take --route direct"
+                f"driver.reward.format_term reads tags, and route '{plan.route.name}' asks for none; leave it out, or "
+                "take a route whose drafts have them, such as direct"
             )
         if policy.backend == "extractive":
             raise ConfigError(

@@ -31,6 +31,7 @@ class DirectRoute(ExampleRoute[DirectSettings]):
     summary = "the generator writes question, reasoning and answer from the seed in one go"
     Settings = DirectSettings
     packaged = "direct"
+    writes_tags = True
 
     def load(self, synthesis: SynthesisConfig) -> Mapping[str, Prompt]:
         """The prompt about a document, and the one after a labelled seed."""
