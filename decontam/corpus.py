@@ -33,16 +33,20 @@ _NOT_STATED = "not stated"
 
 
 class _Digest:
+    """A digest of texts in their order, and of the shards that they are cut into."""
+
     def __init__(self, shard_size: int) -> None:
         self._hash = hashlib.sha256(f"shards of {shard_size}".encode())
 
     def add(self, text: str) -> None:
+        """Take in one more text, with its length, so that no two lists of texts run together."""
         data = text.encode()
         self._hash.update(len(data).to_bytes(8, "little"))
         self._hash.update(data)
 
     @property
     def hex(self) -> str:
+        """The first 128 bits of the digest, as 32 hexadecimal digits."""
         return self._hash.hexdigest()[:32]
 
 

@@ -1,4 +1,4 @@
-"""Whether the check finds what it should: test items are altered, put among clean texts, and looked for.
+"""The self-test of the contamination check: test items are altered, put among clean texts, and looked for.
 
 Half of the items are the test side; the other half are clean documents, and hard ones, since they are of the same kind
 and wording. Every item of the first half is injected once for each alteration. Recall is the share of injected texts

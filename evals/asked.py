@@ -29,6 +29,7 @@ class ChatHFLM(HFLM):
         self._chats: dict[str, list[Message]] = {}
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
+        """As lm-eval's, without a progress bar."""
         return super().loglikelihood(requests, disable_tqdm=True)
 
     def _loglikelihood_tokens(self, requests: Any, *arguments: Any, **named: Any) -> list[tuple[float, bool]]:
@@ -39,6 +40,7 @@ class ChatHFLM(HFLM):
         return _apart(requests, groups, lambda some: own(some, *arguments, **named))
 
     def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
+        """As lm-eval's, with batches on one side of the boundary where the model's RoPE depends on lengths."""
         switch = rope_switch(self.model.config)
         if switch is None:
             return super().generate_until(requests, disable_tqdm=True)
@@ -55,6 +57,7 @@ class ChatHFLM(HFLM):
         return int(next(i for i in ids if i is not None))
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The chat as text, rendered as in training; its turns are kept, so that it is encoded as there, too."""
         if not add_generation_prompt:
             return str(super().apply_chat_template(chat_history, add_generation_prompt=False))
         messages = [Message(turn["role"], turn["content"]) for turn in chat_history]
@@ -65,6 +68,7 @@ class ChatHFLM(HFLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, left_truncate_len: int | None = None, **_: Any
     ) -> list[int]:
+        """The ids of a text, as training encodes it; its last `left_truncate_len` where that is given."""
         ids = self._encode(string, add_special_tokens)
         return ids[-left_truncate_len:] if left_truncate_len else ids
 
@@ -75,6 +79,7 @@ class ChatHFLM(HFLM):
         left_truncate_len: int | None = None,
         truncation: bool = False,
     ) -> tuple[Any, Any]:
+        """Ids and attention mask of a batch, [texts, longest text], padded on the left."""
         assert padding_side == "left" and not truncation
         batch = left_padded([self._encode(s, None) for s in strings], self.tokenizer.pad_token_id, None)
         start = -left_truncate_len if left_truncate_len else None

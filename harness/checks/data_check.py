@@ -1,4 +1,4 @@
-"""Whether a run's documents, validation items and tests are what its settings say, before any model is loaded.
+"""Checks of a run's documents, validation items and tests against its settings, before any model is loaded.
 
 What lies on this machine is read as the run will read it; data sets that a hub would send are left to the run.
 """

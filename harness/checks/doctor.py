@@ -1,4 +1,4 @@
-"""Whether this installation and this machine are fit for work.
+"""Checks of this installation and this machine.
 
 Neither torch is imported nor the network used unless that is asked for; so a GPU that the driver lists but torch cannot
 use is found only by comparing versions.

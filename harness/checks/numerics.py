@@ -1,4 +1,4 @@
-"""Whether numbers agree on this machine: products, bfloat16, and the gradients of a tiny model, in some seconds."""
+"""Checks of this machine's arithmetic: products, bfloat16, and the gradients of a tiny model, in some seconds."""
 
 from __future__ import annotations
 

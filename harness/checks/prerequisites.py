@@ -1,4 +1,4 @@
-"""Whether a given run can run here: what it needs, compared with the machine before any work and any folder."""
+"""Checks of what a run needs against this machine, before any work and any folder."""
 
 from __future__ import annotations
 

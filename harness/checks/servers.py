@@ -1,4 +1,4 @@
-"""Whether servers and the hub answer: each is asked once, with a time limit, where the user names it or says so."""
+"""Checks of servers and of the hub: each is asked once, with a time limit, where the user names it or says so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the weights of a run's models are on this machine and can be read, before anything is started."""
+"""Checks of the weights of a run's models: that they are here and can be read, before anything is started."""
 
 from __future__ import annotations
 

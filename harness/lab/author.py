@@ -47,7 +47,7 @@ def ensure_author(world: World, progress: build.ShareCallback | None = None, ste
 
 
 def author_folder(world: World, steps: float = 1.0) -> Path:
-    """Where the world's author lies, or will lie."""
+    """The folder of the world's author, which may not be there yet."""
     return build.cache_root() / f"author-{world.number}-{author_identity(world, steps)}"
 
 

@@ -120,6 +120,7 @@ class _Reader:
         self.path, self.data, self.at = path, data, 4
 
     def header(self) -> Header:
+        """The file's header. Raises `InputError` for a damaged file, another version, or unknown types."""
         version = self.scalar("<I")
         if version not in (2, 3):
             raise InputError(f"{self.path} is GGUF version {version}; versions 2 and 3 can be read")
@@ -157,11 +158,13 @@ class _Reader:
         )
 
     def scalar(self, form: str) -> Any:
+        """The number that comes next, in `struct`'s notation."""
         value = struct.unpack_from(form, self.data, self.at)[0]
         self.at += struct.calcsize(form)
         return value
 
     def string(self) -> str:
+        """The text that comes next, behind its length in bytes. Raises `IndexError` where the file ends within it."""
         length = self.scalar("<Q")
         if self.at + length > len(self.data):
             raise IndexError
@@ -169,6 +172,7 @@ class _Reader:
         return self.data[self.at - length : self.at].decode("utf-8")
 
     def value(self, kind: int) -> Any:
+        """The value of a type that comes next; of a list its length, which is all that is asked of one."""
         if kind in _SCALARS:
             return self.scalar(_SCALARS[kind])
         if kind == _STRING:
@@ -184,6 +188,7 @@ class _Reader:
         return length
 
     def skip(self, kind: int) -> None:
+        """Pass over the value of a type that comes next."""
         if kind == _STRING:
             length = self.scalar("<Q")
             self.at += length

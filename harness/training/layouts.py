@@ -1,4 +1,4 @@
-"""Whether a model scores a sequence the same in a batch as alone: padded on the right or left, or packed in one row.
+"""Checks that a model scores a sequence in a batch as alone: padded on the right or left, or packed in one row.
 
 Three made-up sequences show it in a few forward passes, by two measurements that need no constant per type:
 

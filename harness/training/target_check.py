@@ -1,4 +1,4 @@
-"""Whether a model is trained as its settings say, measured on the model itself before any training.
+"""Checks that a model is trained as its settings say, measured on the model itself before any training.
 
 The parts: the same tokens in training, scoring and testing, and an end that is taught (`token_check`); a batch gives
 each sequence the scores it has alone (`layouts`); an adapter's layers take part in the forward pass, and scores see all

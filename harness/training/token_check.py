@@ -1,4 +1,4 @@
-"""Whether a target is trained, scored and tested on the same tokens, and is taught to stop, before any of it is done.
+"""Checks that a target is trained, scored and tested on the same tokens, and taught to stop, before any of it.
 
 Conversations of the shapes that runs have (with and without a system turn, several turns, blanks and special tokens in
 the text) go through the tokenizer and template once as training encodes them, and once as a model is prompted.

@@ -32,7 +32,7 @@ from methods.stages.target import evaluate_stage, finetune_stage
 
 
 class ActiveLoopSettings(Section):
-    """How many rounds, what seeds are chosen from and how, and where fine-tuning starts."""
+    """Number of rounds, the pool of seeds and the rule that chooses from it, and where fine-tuning starts."""
 
     rounds: int = Field(5, ge=1)
     """Rounds; each adds an equal part of the budget."""
@@ -90,7 +90,7 @@ class ActiveLoop(Driver[ActiveLoopSettings]):
         return in_round(dataset(plan, passed, None, selection), number)
 
     def _line(self, plan: Plan, number: int) -> float:
-        """What the data set of all rounds up to this one is to have."""
+        """Number of pairs that the data set of all rounds up to this one is to have."""
         line = plan.config.budget * number / self.settings.rounds
         return float(round(line)) if plan.config.match == "samples" else line
 
@@ -132,7 +132,7 @@ def in_round(stage: Stage, number: int) -> Stage:
 
 
 def _reader(signal: SignalChoice, student: Stage | None, number: int) -> Reader:
-    """Who scores the seeds of a round: anew where the signal reads the student or is a draw, else once for all."""
+    """The reader of a round's seeds: anew where the signal reads the student or is a draw, else once for all."""
     found = signal_class(signal.name)
     anew = found.student_aware or found.drawn
     return Reader(signal, student if found.student_aware else None, number if anew else 0)

@@ -40,7 +40,7 @@ COLOCATED_GAP = "sampling/sampling_logp_difference/mean"
 
 
 def answered_together(config: RunConfig, g: GrpoSettings) -> int:
-    """How many drafts of a step the generator gets at once: all, or in the process what it takes in other stages.
+    """Number of drafts that the generator gets at once: all of a step, or in the process as many as in other stages.
 
     There its memory would grow with the step.
     """
@@ -65,6 +65,7 @@ class PolicyRun:
         self.started = time.perf_counter()
 
     def go(self) -> Mapping[str, Any]:
+        """Train from the last checkpoint, or from the start, to the last step; the stage's facts."""
         c = self.plan.config
         resumed = self._forget_beyond_checkpoint()
         signal, prepared = prepare_signal(self.run.inputs, self.plan, self.choice)

@@ -27,7 +27,7 @@ from methods.signals.target.base import TargetSignal
 
 
 class GradientNormSettings(Section):
-    """Whose gradient is measured, and where."""
+    """The parameters whose gradient is measured."""
 
     parameters: Literal["lora", "head"] = "lora"
     """The warm-up's adapter, or the LM head in closed form, without a backward pass."""

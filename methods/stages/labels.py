@@ -37,7 +37,7 @@ NO_AGREEMENT = "no_agreement"
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What became of one pair's answer: the generator's, the label, the share that agreed, and groups of answers."""
+    """The outcome for one pair's answer: the generator's, the label, the share that agreed, and groups of answers."""
 
     id: str
     generated: str
@@ -71,7 +71,7 @@ class Labeller:
         return found, rows
 
     def usage(self) -> list[Usage]:
-        """What the embedder cost since it was last asked."""
+        """The embedder's usage since it was last asked."""
         return self.embedder.usage() if self.embedder is not None else []
 
     def _answers(self, attempts: Sequence[Attempt], seed: int, counter: Counter) -> list[list[Completion]]:

@@ -28,7 +28,7 @@ from methods.stages.sources import read_documents
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeedPool:
-    """What seeds are chosen from, and how: `size` seeds drawn once for all rounds, of which `rule` takes `count`."""
+    """A pool of `size` seeds, drawn once for all rounds, of which `rule` takes `count`."""
 
     size: int
     rule: SeedRule
@@ -50,7 +50,7 @@ CHOSEN = "choice"
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Who reads a round's items: a `signal`, of the `student` of the round before, where it reads one and there is one.
+    """A `signal` that reads a round's items, and the `student` of the round before where it reads one.
 
     `number` is the round, or 0 for scores that are taken once for all rounds.
     """
@@ -104,7 +104,7 @@ def score_seeds(plan: Plan, reader: Reader, source: Stage, pool: SeedPool) -> St
 
 
 def _too_few(plan: Plan, signal: SignalChoice, pool: SeedPool, documents: int) -> str:
-    """Why a round cannot choose its seeds out of so many; empty where it can."""
+    """The reason for which a round cannot choose its seeds out of so many; empty where it can."""
     there = min(documents, pool.size)
     if there < pool.count:
         which = f"driver.pool={pool.size}" if pool.size < documents else f"{documents} seeds"

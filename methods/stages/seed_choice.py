@@ -1,4 +1,4 @@
-"""Which seeds of a pool a round of a loop takes: by the rules of active learning, on scores that are there already.
+"""Rules of active learning, by which a round of a loop takes seeds from a pool whose scores are there already.
 
 Every rule is a function of the scores, a seed of randomness and the round, whatever the order of the pool. Many seeds
 have equal scores (a planted utility is 0 or 1), so ties go by chance, anew in every round: else a loop would take the

@@ -1,4 +1,4 @@
-"""Whether the engine sees what autograd sees, on this model, on this machine, before anything is scored with it.
+"""Checks of the engine against autograd, on this model and this machine, before anything is scored with it.
 
 Every way in which per-sample gradients go wrong unnoticed changes a gradient by as much as it is long: an adapter that
 hooks see in part, dropout that stays on, padding that leaks into attention, a type that under-flows. A few validation
