@@ -297,7 +297,7 @@ def _run_bergson(bench: InfluenceBench, bergson: Bergson, progress: Progressed) 
 
 def _bergson_row(bench: InfluenceBench, bergson: Bergson, found: BergsonScores, plain: float) -> Contestant:
     """bergson's row, its speed relative to `plain`, the plain step's median seconds on the same samples."""
-    engine = bench.score(bench.items, bench.guidance, UpdateRule(True, {}, {})).tolist()
+    engine = bench.score(bench.items, bench.guidance, UpdateRule(plain=True, constant={}, floor={})).tolist()
     same = _compare(found.scores, engine)
     rank = "not defined" if same.spearman is None else f"{same.spearman:.4f}"
     note = (

@@ -128,7 +128,9 @@ class World:
             value = self.rules[cls, relation.key]
             messages = pair_messages(stem + cls, cls, relation, rng.choice(QUESTION_TYPES), value, rng)
             identity = stable_hash(source, [m.content for m in messages])
-            seeds.append(Seed(identity, None, messages, domain="pharmacy", source=source, licence="CC0-1.0"))
+            seeds.append(
+                Seed(identity, text=None, messages=messages, domain="pharmacy", source=source, licence="CC0-1.0")
+            )
         return seeds
 
     def test_items(self, column: str, n: int) -> list[LabItem]:

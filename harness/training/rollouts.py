@@ -114,7 +114,7 @@ class ServerRollouts:
         ids = [prompt_ids(trainer.processing_class, [Message(**turn) for turn in p]) for p in prompts]
         c = self._config
         stops = tuple(i for i in trainer.eos_token_ids if i != trainer.processing_class.eos_token_id)
-        decoding = Decoding(c.temperature, c.top_p, c.max_tokens, stops=stops)
+        decoding = Decoding(temperature=c.temperature, top_p=c.top_p, max_tokens=c.max_tokens, stops=stops)
         drawn = self._draw(name, ids, decoding, derive_seed(self._seed, step))
         gap = self._gap(model, name, ids, drawn, decoding)
         self.seconds = time.perf_counter() - started
@@ -172,7 +172,7 @@ class ServerRollouts:
         """Mean and largest difference of log-probabilities between server and trainer."""
         pairs = list(zip(ids, drawn, strict=True))[:COMPARED]
         if self._sampler.constrained or decoding.top_p < 1:
-            decoding = Decoding(1.0, 1.0, PROBE_TOKENS, free=True)
+            decoding = Decoding(temperature=1.0, top_p=1.0, max_tokens=PROBE_TOKENS, free=True)
             distinct = list(dict.fromkeys(tuple(prompt) for prompt in ids))[:COMPARED]
             answers = self._sampler.sample(name, [(prompt, 1) for prompt in distinct], decoding, self._seed)
             pairs = [(prompt, answer[0]) for prompt, answer in zip(distinct, answers, strict=True)]

@@ -83,7 +83,7 @@ def score_seeds(plan: Plan, reader: Reader, source: Stage, pool: SeedPool) -> St
         seeds = pool_of(run.records(source.name, Seed), pool.size, plan.config.synthesis_seed)
         size = max(1, len(seeds)) if whole else plan.config.synthesis.shard_size
         wanted = Count(pool.count) if whole else None
-        run.map_shards(seeds, size, SignalWorker(plan, signal, run.inputs, wanted, reader.reading))
+        run.map_shards(seeds, size, SignalWorker(plan, signal, run.inputs, selection=wanted, reading=reader.reading))
         return diagnosed(run, signal)
 
     def estimate(e: Estimator, before: Before) -> Cost | None:
@@ -191,7 +191,7 @@ def score_children(plan: Plan, reader: Reader, source: Stage, data: Stage, numbe
 
     def work(run: StageRun) -> Mapping[str, Any]:
         pairs = [s for s in run.records(data.name, Sample) if s.round == number]
-        worker = SignalWorker(plan, signal, run.inputs, None, reader.reading)
+        worker = SignalWorker(plan, signal, run.inputs, reading=reader.reading)
         run.map_shards(pairs, plan.config.synthesis.shard_size, worker)
         return {}
 

@@ -181,7 +181,7 @@ def score_stage(
     def work(run: StageRun) -> Mapping[str, Any]:
         pool = run.records(samples.name, Sample)
         size = max(1, len(pool)) if whole else plan.config.synthesis.shard_size
-        run.map_shards(pool, size, SignalWorker(plan, signal, run.inputs, selection if whole else None))
+        run.map_shards(pool, size, SignalWorker(plan, signal, run.inputs, selection=selection if whole else None))
         return diagnosed(run, signal)
 
     def estimate(e: Estimator, before: Before) -> Cost | None:

@@ -66,7 +66,7 @@ def update_rule(state: AdamState | None, settings: InfluenceSettings) -> UpdateR
     `own_second_moment` the denominator uses v as it is. Raises `StageError` where Adam has no moments.
     """
     if settings.update == "sgd":
-        return UpdateRule(True, {}, {})
+        return UpdateRule(plain=True, constant={}, floor={})
     if state is None:
         raise StageError("influence under Adam needs the warm-up's moments; use them, or set signal.update=sgd")
     corrected = settings.bias_correction
