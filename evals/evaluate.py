@@ -34,7 +34,8 @@ class ColumnResult:
 
     The score is an accuracy (0 to 1), or with metric `loss` the mean over items of the reference answer's loss a token,
     in nats. `n` items were there, `n_scored` have a verdict; `unparsed` of these had no answer to extract and count as
-    wrong; the prompt of `truncated` was cut from the left to fit the model's context.
+    wrong; the prompt of `truncated` was cut from the left to fit the model's context. `probability` is the items' mean
+    probability of the right choice; None where there are no choices.
     """
 
     column: str
@@ -49,6 +50,7 @@ class ColumnResult:
     truncated: int = 0
     source: str = ""
     notes: tuple[str, ...] = ()
+    probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,8 @@ class ItemResult:
     """One item's answer: what was said, what was read from it, whether it is right, and what it scores.
 
     `value` is 1 or 0, or the loss a token, whose items are neither right nor wrong (`correct` is None). For multiple
-    choice `response` is the preferred continuation. `tokens` counts prompt and response. `cluster`
-    is empty where items are independent.
+    choice `response` is the preferred continuation, and `probability` that of the right one among the choices (see
+    `right_probability`). `tokens` counts prompt and response. `cluster` is empty where items are independent.
     """
 
     task: str
@@ -70,6 +72,7 @@ class ItemResult:
     value: float
     tokens: int
     cluster: str = ""
+    probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +271,7 @@ def _column(
     error = None
     if math.isfinite(score):
         error = standard_error([row.value for row in rows], [row.cluster for row in rows])
+    known = [row.probability for row in rows if row.probability is not None]
     column = ColumnResult(
         column=b.id,
         metric=b.metric,
@@ -279,6 +283,7 @@ def _column(
         unparsed=unparsed,
         truncated=truncated,
         notes=tuple(notes),
+        probability=math.fsum(known) / len(rows) if len(known) == len(rows) else None,
     )
     return column, rows
 
@@ -292,9 +297,9 @@ def _row(model: Any, b: Benchmark, item: Item, sample: Mapping[str, Any]) -> tup
         response, found = sample["resps"][0][0], sample["filtered_resps"][0]
         answer = "" if found == INVALID else found
         response_tokens, needed = len(model.tok_encode(response, add_special_tokens=False)), prompt_tokens
-        value = float(sample[b.metric])
+        value, probability = float(sample[b.metric]), None
     else:
-        best, value, lengths = _likelihoods(model, b, item, sample)
+        best, value, probability, lengths = _likelihoods(model, b, item, sample)
         response, answer = sample["arguments"][best][1], sample["doc"]["continuations"][best]
         response_tokens, needed = lengths[best], prompt_tokens + max(lengths)
     row = ItemResult(
@@ -308,12 +313,24 @@ def _row(model: Any, b: Benchmark, item: Item, sample: Mapping[str, Any]) -> tup
         value=value,
         tokens=prompt_tokens + response_tokens,
         cluster=item.cluster,
+        probability=probability,
     )
     return row, needed
 
 
-def _likelihoods(model: Any, b: Benchmark, item: Item, sample: Mapping[str, Any]) -> tuple[int, float, list[int]]:
-    """The preferred choice, the item's value, and every choice's tokens, from one logged sample.
+def right_probability(scores: Sequence[float], right: int) -> float:
+    """The probability of the choice `right` where one of the choices is given: softmax of their log-likelihoods.
+
+    `scores` are the sums over each choice's tokens, in nats. It has no steps, where an accuracy moves by whole items.
+    """
+    most = max(scores)
+    return math.exp(scores[right] - most) / math.fsum(math.exp(score - most) for score in scores)
+
+
+def _likelihoods(
+    model: Any, b: Benchmark, item: Item, sample: Mapping[str, Any]
+) -> tuple[int, float, float | None, list[int]]:
+    """The preferred choice, the item's value, the right choice's probability, and every choice's tokens.
 
     A choice's weight is its length in the metric's unit; the loss is that of the only choice, a token.
     """
@@ -325,8 +342,9 @@ def _likelihoods(model: Any, b: Benchmark, item: Item, sample: Mapping[str, Any]
         )
     lengths = [len(model._encode_pair(*pair[:2])[1]) for pair in sample["arguments"]]
     if b.metric == "loss":
-        return 0, -scores[0] / lengths[0], lengths
+        return 0, -scores[0] / lengths[0], None, lengths
     choices = sample["doc"]["continuations"]
+    probability = right_probability(scores, sample["doc"]["gold"]) if math.isfinite(max(scores)) else None
     units: dict[str, Callable[[int], int]] = {
         "acc": lambda i: 1,
         "acc_norm": lambda i: len(choices[i]),
@@ -335,4 +353,4 @@ def _likelihoods(model: Any, b: Benchmark, item: Item, sample: Mapping[str, Any]
     }
     best = max(range(len(scores)), key=lambda i: scores[i] / units[b.metric](i))
     value = float(best == sample["doc"]["gold"]) if b.metric == "acc_tokens" else float(sample[b.metric])
-    return best, value, lengths
+    return best, value, probability, lengths

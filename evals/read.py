@@ -13,13 +13,14 @@ import socket
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from evals.suite import Rows, Source
 from harness.errors import InputError, PrerequisiteError
 from harness.synthesis.tables import find_tables, read_table
+from harness.types import WorldId
 
 DATA_VARIABLE = "HARNESS_DATA"
 
@@ -33,7 +34,7 @@ class DataContext:
     """
 
     data_folder: Path | None = None
-    world: int = 0
+    world: WorldId = field(default_factory=WorldId)
     test_items: int = 90
     validation_items: int = 60
     limit: int | None = None
@@ -94,7 +95,7 @@ def read_file(path: Path) -> Iterator[Raw]:
 def _read_lab(column: str, context: DataContext, count: int) -> Iterator[Raw]:
     from harness.lab.world import World
 
-    world = World(context.world)
+    world = World.of(context.world)
     items = world.validation_items(count) if column == "validation" else world.test_items(column, count)
     for item in items:
         yield Raw(dataclasses.asdict(item), f"lab world {context.world}, {column} {item.id}")

@@ -19,6 +19,7 @@ from harness.config_models import ModelConfig as ModelConfig
 from harness.config_models import ModelsConfig, Section
 from harness.config_runtime import RuntimeConfig
 from harness.config_validity import ValiditySettings
+from harness.types import WorldId
 
 
 class SamplingConfig(Section):
@@ -37,6 +38,8 @@ class LabConfig(Section):
 
     world: int = Field(0, ge=0)
     """Which planted world: its facts and its models follow from this number."""
+    classes: Literal[6, 18] = 6
+    """Classes of things in the world: eighteen have three times the rules, and tell signals apart."""
     seeds: int = Field(192, ge=1)
     """Documents of the world, or labelled questions."""
     labelled: bool = False
@@ -45,6 +48,11 @@ class LabConfig(Section):
     """Test items of each column."""
     validation_items: int = Field(48, ge=1)
     """Validation items of the world."""
+
+    @property
+    def id(self) -> WorldId:
+        """The world's address."""
+        return WorldId(self.world, self.classes)
 
 
 SUITE = "suite:"

@@ -34,8 +34,9 @@ class ColumnScore:
     """One benchmark's score under its metric, and its standard error over items (clustered where declared).
 
     An accuracy is in [0, 1]; a `loss` is in nats a token, and lower is better. `guided` marks a benchmark whose items,
-    of any split, guided the run. The `clean_` fields are of the items that nothing which was used for the run matches
-    (data set, validation items); None where that is not known.
+    of any split, guided the run. `probability` is the items' mean probability of the right choice, None where there are
+    no choices or the record is older than it is. The `clean_` fields are of the items that nothing which was used for
+    the run matches (data set, validation items); None where that is not known.
     """
 
     column: str
@@ -49,10 +50,11 @@ class ColumnScore:
     clean_n: int | None = None
     clean_score: float | None = None
     clean_stderr: float | None = None
+    probability: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is no number: a mean or a comparison would take it without a word."""
-        for name in ("score", "stderr", "clean_score", "clean_stderr"):
+        for name in ("score", "stderr", "clean_score", "clean_stderr", "probability"):
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 raise _NotFinite(f"the {name} of {self.column} is {value}, which is no finite number")

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from harness.errors import InputError
 
@@ -89,6 +89,25 @@ def _remembered_hash(path: str, size: int, changed: int, inode: int) -> str:
 def derive_seed(*parts: Json) -> int:
     """A 31-bit seed for a random generator, derived from `parts` by hashing."""
     return int(stable_hash(*parts, length=8), 16) & 0x7FFFFFFF
+
+
+SMALL_WORLD = 6
+"""Classes of things in the lab's smaller worlds."""
+
+
+class WorldId(NamedTuple):
+    """The address of a planted world of the lab: its number, and how many classes its things have."""
+
+    number: int = 0
+    classes: int = SMALL_WORLD
+
+    @property
+    def key(self) -> Json:
+        """The address in hashes: the number alone for the smaller worlds, which came first."""
+        return self.number if self.classes == SMALL_WORLD else [self.number, self.classes]
+
+    def __str__(self) -> str:
+        return str(self.number) if self.classes == SMALL_WORLD else f"{self.number}x{self.classes}"
 
 
 @dataclass(frozen=True, slots=True)

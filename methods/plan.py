@@ -14,7 +14,7 @@ from harness.config import ModelConfig, RunConfig
 from harness.identity import identity
 from harness.models.open import model_identity
 from harness.synthesis.route import Route
-from harness.types import Json, file_hash, stable_hash
+from harness.types import Json, WorldId, file_hash, stable_hash
 from methods.routes.catalogue import make_route
 
 
@@ -41,9 +41,9 @@ class Plan:
         return self.other_tests or self.suite
 
     @property
-    def world(self) -> int | None:
+    def world(self) -> WorldId | None:
         """The lab world, where the run lives in one."""
-        return self.config.lab.world if self.config.lab else None
+        return self.config.lab.id if self.config.lab else None
 
     @property
     def data(self) -> DataContext:
@@ -52,7 +52,7 @@ class Plan:
         if lab is None:
             return DataContext()
         return DataContext(
-            world=lab.world,
+            world=lab.id,
             test_items=lab.test_items,
             validation_items=lab.validation_items,
         )
@@ -78,7 +78,7 @@ class Plan:
         names = [source.file for r in rows for source in r.sources]
         files = [file_hash(path) for path in (self._local(suite, name) for name in names) if path is not None]
         data = self.data
-        lab: list[Json] = [data.world, data.test_items, data.validation_items] if self.config.lab else []
+        lab: list[Json] = [data.world.key, data.test_items, data.validation_items] if self.config.lab else []
         return [suite.name, stable_hash(repr(suite.benchmarks), repr(suite.validation)), list(files), lab]
 
     def _local(self, suite: Suite, name: str | None) -> Path | None:

@@ -21,15 +21,23 @@ Expectation = Literal["above", "below", "equal"]
 """Where an arm's interval should lie: above zero, below zero, or covering it."""
 
 
+PRIMARY, PROBABILITY = "lab_asked", "p of lab_asked"
+"""The column that expectations are of, and the mean probability of the right choice in it."""
+
+
 @dataclass(frozen=True, slots=True)
 class CalibrationRow:
-    """One run: arm, world, accuracies in [0, 1] by column, the share of useful pairs (None: unknown), seconds."""
+    """One arm in one world: accuracies in [0, 1] by column, the share of useful pairs (None: unknown), a run's seconds.
+
+    The numbers are means over `data_sets` data sets, which were drawn from one writer where the arm trains one.
+    """
 
     arm: str
     world: int
     columns: Mapping[str, float]
     useful_share: float | None
     seconds: float
+    data_sets: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +55,7 @@ class ArmSummary:
 class Calibration:
     """All arms, their differences to the reference by column, and what was expected of them in the primary column.
 
-    `holm_p` adjusts the p-values of the primary column over all arms.
+    `holm_p` adjusts the p-values of the primary column over all arms. `data_sets` are those of every arm in a world.
     """
 
     reference: str
@@ -57,6 +65,7 @@ class Calibration:
     differences: Mapping[str, Mapping[str, Difference]]
     holm_p: Mapping[str, float]
     expected: Mapping[str, Expectation] = field(default_factory=dict)
+    data_sets: int = 1
 
     def met(self, arm: str) -> bool | None:
         """Whether an arm's interval lies where it should; None where nothing was expected or there is no interval."""
@@ -79,7 +88,7 @@ def calibration_table(
     rows: Sequence[CalibrationRow],
     *,
     reference: str = "static",
-    primary: str = "lab_asked",
+    primary: str = PRIMARY,
     expected: Mapping[str, Expectation] | None = None,
 ) -> Calibration:
     """Summarise runs of several arms in several worlds, paired by world against `reference`.
@@ -103,7 +112,7 @@ def calibration_table(
     if reference not in by_arm:
         raise InputError(f"no run of the reference arm '{reference}'; run it in the same worlds")
     columns = list(dict.fromkeys(name for row in rows for name in row.columns))
-    columns.sort(key=lambda name: name != primary)
+    columns.sort(key=lambda name: (name != primary, name != PROBABILITY))
     base = by_arm[reference]
     differences: dict[str, dict[str, Difference]] = {}
     for arm, runs in by_arm.items():
@@ -124,6 +133,7 @@ def calibration_table(
         differences=differences,
         holm_p=adjusted,
         expected=dict(expected or {}),
+        data_sets=max(row.data_sets for row in rows),
     )
 
 
@@ -148,6 +158,7 @@ def render_calibration(calibration: Calibration) -> str:
     worlds = sorted({world for arm in c.arms for world in arm.worlds})
     lines = [
         f"Accuracy in percent, mean ± standard deviation over runs (one run per world; worlds {whole_ranges(worlds)}).",
+        *_means_of(c),
         "",
         *markdown_table(
             ["arm", "runs", *c.columns, "useful pairs", "seconds a run"],
@@ -175,6 +186,19 @@ def render_calibration(calibration: Calibration) -> str:
         *SKEW_NOTE,
     ]
     return "\n".join(lines) + "\n"
+
+
+def _means_of(c: Calibration) -> list[str]:
+    """What the numbers are means of, and what is beside accuracies."""
+    lines = []
+    if PROBABILITY in c.columns:
+        lines += [f"`{PROBABILITY}`: the mean probability of the right choice among the choices, in percent."]
+    if c.data_sets > 1:
+        lines += [
+            f"Every number of a run is a mean over {c.data_sets} data sets, drawn from one writer where the arm trains",
+            "one, each with a fine-tuning of its own; seconds are those of the whole run with the first of them.",
+        ]
+    return ["", *lines] if lines else []
 
 
 def _difference_row(c: Calibration, arm: str) -> list[str]:

@@ -15,7 +15,7 @@ from harness.checks.weights import missing_weights, unreadable_weights
 from harness.errors import ConfigError, PrerequisiteError
 from harness.models.open import model_path
 from harness.resolve.role_models import role_models
-from harness.types import Message
+from harness.types import Message, WorldId
 from methods.signals.base import SignalContext, TargetState, WarmCheckpoint
 from methods.signals.catalogue import make_signal, signal_classes
 from methods.signals.target.base import TargetReader
@@ -83,7 +83,7 @@ def check_training(config: RunConfig) -> list[Check]:
     return run_checks(config, config.models.target, world, target_of(config))
 
 
-def _ready(config: RunConfig) -> int | None:
+def _ready(config: RunConfig) -> WorldId | None:
     """The lab's world, with its models built, where the target is one of the lab's; any other target has to be here."""
     target = [role_models(config)["target"]]
     if missing := [p for p in (*missing_weights(target), *unreadable_weights(target)) if p.what.startswith("weights")]:
@@ -93,8 +93,8 @@ def _ready(config: RunConfig) -> int | None:
     from harness.lab.build import ensure_lab
     from harness.lab.world import World
 
-    world = config.lab.world if config.lab else 0
-    ensure_lab(World(world))
+    world = config.lab.id if config.lab else None
+    ensure_lab(World.of(world))
     return world
 
 

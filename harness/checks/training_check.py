@@ -20,7 +20,7 @@ from harness.training.checks import Check, require, to_rows
 from harness.training.policy import policy_training
 from harness.training.recipe import LoraSettings
 from harness.training.target_check import VERSION, TrainingDemands, check_target
-from harness.types import stable_hash
+from harness.types import WorldId, stable_hash
 from methods.signals.catalogue import signal_uses
 from methods.stages.target import sft_recipe
 
@@ -65,7 +65,7 @@ def policy_of(config: RunConfig) -> tuple[str, TrainingDemands] | None:
     return config.route_roles[0], TrainingDemands(training.layouts, training.lora, "driver.lora_modules")
 
 
-def check_models(config: RunConfig, world: int | None, store: Path) -> list[dict[str, Any]]:
+def check_models(config: RunConfig, world: WorldId | None, store: Path) -> list[dict[str, Any]]:
     """The checks of the models that the run trains, as rows with the model's role.
 
     Raises `StageError` naming the first that failed, and `ConfigError` where an adapter does not fit.
@@ -83,7 +83,7 @@ def check_models(config: RunConfig, world: int | None, store: Path) -> list[dict
     return rows
 
 
-def run_checks(config: RunConfig, model: ModelConfig, world: int | None, asked: TrainingDemands) -> list[Check]:
+def run_checks(config: RunConfig, model: ModelConfig, world: WorldId | None, asked: TrainingDemands) -> list[Check]:
     """The checks of one model, computed now."""
     attention = config.runtime.training.attention
     return check_target(model_path(model, world), model.dtype, model.revision, attention, asked)
@@ -98,7 +98,7 @@ def _models(config: RunConfig) -> Iterator[tuple[str, ModelConfig, TrainingDeman
             yield role, model, asked
 
 
-def _key(config: RunConfig, model: ModelConfig, world: int | None, asked: TrainingDemands) -> str:
+def _key(config: RunConfig, model: ModelConfig, world: WorldId | None, asked: TrainingDemands) -> str:
     computed = [model.dtype, config.runtime.training.attention]
     return stable_hash([VERSION, model_identity(model, world), computed, asdict(asked), versions()])
 

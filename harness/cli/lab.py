@@ -30,13 +30,17 @@ def parse_worlds(text: str) -> tuple[int, ...]:
 def _build(args: argparse.Namespace) -> int:
     import time
 
+    from harness.config import LabConfig
     from harness.lab.build import cache_root, ensure_lab
     from harness.lab.world import World
+    from harness.resolve.layers import resolve_run
     from harness.runtime.allocator import keep_freed_memory
     from harness.runtime.progress import Progress
 
     keep_freed_memory()
-    for number in parse_worlds(args.worlds):
+    worlds = parse_worlds(args.worlds)
+    lab = resolve_run(driver="static", target="nano", scale=args.scale).config.lab or LabConfig()
+    for number in worlds:
         started = time.perf_counter()
         progress = Progress()
 
@@ -44,7 +48,7 @@ def _build(args: argparse.Namespace) -> int:
             progress.update(f"world {number}: {part}", round(100 * share), 100)
 
         try:
-            models = ensure_lab(World(number), progress=show)
+            models = ensure_lab(World(number, lab.classes), progress=show)
         finally:
             progress.close()
         say(f"world {number}: ready in {time.perf_counter() - started:.0f} s, {models.target.parent}")
@@ -54,6 +58,7 @@ def _build(args: argparse.Namespace) -> int:
 
 def _configure_build(parser: Parser) -> None:
     parser.add_argument("--worlds", metavar="LIST", default="0", help=f"{WORLDS_HELP} (default: 0)")
+    parser.add_argument("--scale", metavar="NAME", default="full", help="size of the runs to build for (default: full)")
 
 
 def _calibrate(args: argparse.Namespace) -> int:
@@ -67,6 +72,7 @@ def _calibrate(args: argparse.Namespace) -> int:
             runs=args.runs or "runs",
             out=args.out,
             jobs=positive(args.jobs, "--jobs"),
+            data_sets=None if args.data_sets is None else positive(args.data_sets, "--data-sets"),
         )
     )
     return 0
@@ -87,6 +93,12 @@ def _configure_calibrate(parser: Parser) -> None:
     )
     parser.add_argument("--scale", metavar="NAME", default="full", help="size of every run (default: full)")
     parser.add_argument("--jobs", metavar="N", type=int, default=1, help="runs at a time, one thread each (default: 1)")
+    parser.add_argument(
+        "--data-sets",
+        metavar="N",
+        type=int,
+        help="data sets of an arm in a world, whose scores are averaged (default: the scale's, 4 at sharp, else 1)",
+    )
     parser.add_argument("--out", metavar="DIR", help="folder for the table, its numbers and its picture")
     add_runs_option(parser)
 
@@ -172,7 +184,10 @@ ACTIONS = (
         summary="run arms of known worth in several worlds and tabulate what the bench makes of them",
         configure=_configure_calibrate,
         run=_calibrate,
-        examples="harness lab calibrate --worlds 100-104 --jobs 2 --out results",
+        examples="""
+        harness lab calibrate --worlds 100-104 --jobs 2 --out results
+        harness lab calibrate --worlds 140-147 --scale sharp --jobs 2 --out results
+        """,
     ),
     Command(
         name="assess",

@@ -229,7 +229,7 @@ def _prepare(plan: Plan) -> None:
     quiet_libraries()
     keep_freed_memory()
     torch.set_num_threads(plan.config.runtime.threads or 1)
-    ensure_lab(World(plan.world or 0))
+    ensure_lab(World.of(plan.world))
     # Every trainer collects garbage when it starts, which takes longer than a few of these tiny steps.
     gc.freeze()
 

@@ -9,5 +9,5 @@ from harness.yaml_text import read_yaml
 
 
 def read_arms(part: str) -> Any:
-    """The arms of `assess` or `calibrate`, as they are declared, by the names that tables show; or the `ceiling`."""
+    """A part of the file: arms by the names in tables, the `ceiling`, or a calibration's `data_sets` by scale."""
     return read_yaml(Path(__file__).parent / "arms.yaml", "the lab's arms")[part]

@@ -17,7 +17,7 @@ from harness.lab import build, corpora
 from harness.lab.corpora import Example
 from harness.lab.pairs import RELATION_OF, document_text, pair_json, pair_messages, random_style, spoil_pair
 from harness.lab.training import LabRecipe, fixed_torch, train_in_place
-from harness.lab.words import CLASSES, RELATIONS, Relation
+from harness.lab.words import RELATIONS, Relation
 from harness.lab.world import Rule, World
 from harness.models.prompts import Prompt, load_prompt
 from harness.types import QUESTION_TYPES, Message, chat, derive_seed, stable_hash
@@ -40,7 +40,7 @@ def ensure_author(world: World, progress: build.ShareCallback | None = None, ste
     """
     told = progress or (lambda _part, _share: None)
     build.ensure_lab(world, progress=progress, steps=steps)
-    base = build.shared_folder(steps) / "generator-base"
+    base = build.shared_folder(steps, size=world.size) / "generator-base"
     home = author_folder(world, steps)
     make_once(home, lambda folder: _build(folder, base, world, told, steps))
     return home
@@ -48,7 +48,7 @@ def ensure_author(world: World, progress: build.ShareCallback | None = None, ste
 
 def author_folder(world: World, steps: float = 1.0) -> Path:
     """The folder of the world's author, which may not be there yet."""
-    return build.cache_root() / f"author-{world.number}-{author_identity(world, steps)}"
+    return build.cache_root() / f"author-{world.id}-{author_identity(world, steps)}"
 
 
 def author_identity(world: World, steps: float = 1.0) -> str:
@@ -64,7 +64,7 @@ def author_examples(count: int, seed: int, world: World) -> list[Example]:
 
 
 def _example(prompts: dict[str, Prompt], task: str, world: World, rng: random.Random) -> Example:
-    rule = _rule(rng)
+    rule = _rule(world, rng)
     about_document = task.endswith("document")
     name = rng.choice(world.names("pretraining", rule[0]))
     asked = rule
@@ -76,7 +76,7 @@ def _example(prompts: dict[str, Prompt], task: str, world: World, rng: random.Ra
         # The seed is about one thing; what is written after it is about another.
         seed = _pair(name, rule, world, rng, true=True)
         variables = {"question": seed[1].content, "answer": seed[2].content}
-        asked = rule if rng.random() < KEEPS else _rule(rng)
+        asked = rule if rng.random() < KEEPS else _rule(world, rng)
         name = rng.choice(world.names("pretraining", asked[0]))
     prompt = prompts[task]
     if task == "question_answer":
@@ -90,8 +90,8 @@ def _example(prompts: dict[str, Prompt], task: str, world: World, rng: random.Ra
     return chat(prompt.render(variables)), written
 
 
-def _rule(rng: random.Random) -> Rule:
-    return rng.choice(CLASSES), rng.choice(RELATIONS).key
+def _rule(world: World, rng: random.Random) -> Rule:
+    return rng.choice(world.classes), rng.choice(RELATIONS).key
 
 
 def _pair(name: str, rule: Rule, world: World, rng: random.Random, *, true: bool = False) -> tuple[Message, ...]:
@@ -111,11 +111,12 @@ def _build(folder: Path, base: Path, world: World, report: build.ShareCallback, 
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
     tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
-    with fixed_torch(derive_seed("lab author", world.number)):
+    with fixed_torch(derive_seed("lab author", world.id.key)):
         model = Qwen3ForCausalLM.from_pretrained(base)
-        seed = derive_seed("author data", world.number)
-        examples = author_examples(build.scaled(EXAMPLES, steps), seed, world)
-        recipe = build.shorter(RECIPE, steps)
+        seed = derive_seed("author data", world.id.key)
+        length = steps * world.size.length["author"]
+        examples = author_examples(build.scaled(EXAMPLES, length), seed, world)
+        recipe = build.shorter(RECIPE, length)
         encoded = build.encode_examples(tokenizer, examples)
         train_in_place(model, encoded, recipe, seed + build.disturbance(), lambda share: report("author", share))
         build.save(model, tokenizer, folder)

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 from harness.cache import cache_home, make_once
 from harness.errors import ConfigError
 from harness.lab import corpora, words
+from harness.lab.sizes import SIZES, Size
 from harness.lab.tokenizer import SCAFFOLDING, TEMPLATE, build_tokenizer, encode_chats
 from harness.lab.training import Encoded, LabRecipe, Shape, fixed_torch, new_model, train_in_place
 from harness.lab.world import World
-from harness.types import derive_seed, stable_hash
+from harness.types import SMALL_WORLD, Json, derive_seed, stable_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
@@ -34,6 +35,8 @@ DISTURBANCE = "HARNESS_LAB_DISTURB"
 The models are as good as before and write other texts, as they do on another processor. A test that holds for one
 number and not for another has taken what these models happen to write for a property of the program.
 """
+
+SMALLEST = SIZES[SMALL_WORLD]
 
 ShareCallback = Callable[[str, float], None]
 """Called with a part's name and the share of it that is done, 0 to 1."""
@@ -77,48 +80,56 @@ def disturbance() -> int:
 def lab_identity(world: World, steps: float = 1.0) -> str:
     """Hash of all that changes the weights of a world's models."""
     own = [asdict(x) for x in (TARGET, WORLD_RECIPE, TARGET_RECIPE)]
-    return stable_hash(_shared_identity(steps, disturbance()), world.number, own)
+    return stable_hash(_shared_identity(steps, disturbance(), world.class_count), world.id.key, own)
 
 
-def shared_folder(steps: float = 1.0, cache_dir: Path | None = None) -> Path:
-    """The folder where the models that all worlds share lie, or will lie."""
-    return cache_root(cache_dir) / f"shared-{_shared_identity(steps, disturbance())}"
+def shared_folder(steps: float = 1.0, cache_dir: Path | None = None, size: Size = SMALLEST) -> Path:
+    """The folder where the models that all worlds of a size share lie, or will lie."""
+    return cache_root(cache_dir) / f"shared-{_shared_identity(steps, disturbance(), len(size.classes))}"
 
 
 @lru_cache(maxsize=8)
-def _shared_identity(steps: float, disturbed: int) -> str:
-    """The wording is hashed by what it yields: a sample of the examples, so that no change of a text is missed."""
-    sample = [*corpora.writer_examples(60, 0), *corpora.generator_examples(60, 0, None)]
+def _shared_identity(steps: float, disturbed: int, classes: int) -> str:
+    """Hash of all that changes the shared models, and of how long a world's own are trained.
+
+    The wording is hashed by what it yields: a sample of the examples, so that no change of a text is missed."""
+    size = SIZES[classes]
+    sample = [*corpora.writer_examples(60, 0, size.classes), *corpora.generator_examples(60, 0, None, size.classes)]
     shapes = [asdict(x) for x in (WRITER, GENERATOR, WRITER_RECIPE, BASE_RECIPE)]
     exams = [relation.tests for relation in words.RELATIONS]
-    own = [disturbed] if disturbed else []
+    own: list[Json] = [disturbed] if disturbed else []
+    # What the smallest worlds' models hash is what it was before there were others.
+    own += [[list(size.classes), list(size.background), dict(size.length)]] if size is not SMALLEST else []
     return stable_hash("lab", LAB_VERSION, steps, sample, exams, shapes, EXAMPLES, TEMPLATE, SCAFFOLDING, *own)
 
 
 def ensure_lab(
     world: World, cache_dir: Path | None = None, progress: ShareCallback | None = None, steps: float = 1.0
 ) -> LabModels:
-    """The models of a world, built where the cache lacks them (one to two minutes for the first world).
+    """The models of a world, built where the cache lacks them (one to two minutes for the first world;
+    a larger world takes several times as long).
 
     `steps` scales every training length; below 1 the models are of no use but load and run, for quick tests.
     Raises `PrerequisiteError` where the cache folder cannot be written.
     """
     report = progress or (lambda _part, _share: None)
     root = cache_root(cache_dir)
-    shared = shared_folder(steps, cache_dir)
+    shared = shared_folder(steps, cache_dir, world.size)
     identity = lab_identity(world, steps)
-    home = root / f"world-{world.number}-{identity}"
-    make_once(shared, lambda folder: _build_shared(folder, report, steps))
+    home = root / f"world-{world.id}-{identity}"
+    make_once(shared, lambda folder: _build_shared(folder, report, steps, world.size))
     make_once(home, lambda folder: _build_world(folder, shared, world, report, steps))
     return LabModels(shared / "writer", home / "generator", home / "target", identity)
 
 
-def _build_shared(folder: Path, report: ShareCallback, steps: float) -> None:
-    tokenizer = build_tokenizer()
+def _build_shared(folder: Path, report: ShareCallback, steps: float, size: Size) -> None:
+    tokenizer, classes = build_tokenizer(size), size.classes
+    lengths = {part: steps * own for part, own in size.length.items()}
     with fixed_torch(derive_seed("lab writer")):
         writer = new_model(tokenizer, WRITER)
-        examples = corpora.writer_examples(scaled(EXAMPLES["writer"], steps), derive_seed("writer data"))
-        recipe = shorter(WRITER_RECIPE, steps)
+        count = scaled(EXAMPLES["writer"], lengths["writer"])
+        examples = corpora.writer_examples(count, derive_seed("writer data"), classes)
+        recipe = shorter(WRITER_RECIPE, lengths["writer"])
         train_in_place(
             writer,
             encode_examples(tokenizer, examples),
@@ -129,8 +140,9 @@ def _build_shared(folder: Path, report: ShareCallback, steps: float) -> None:
         save(writer, tokenizer, folder / "writer")
     with fixed_torch(derive_seed("lab base generator")):
         base = new_model(tokenizer, GENERATOR)
-        examples = corpora.generator_examples(scaled(EXAMPLES["base"], steps), derive_seed("base data"), None)
-        recipe = shorter(BASE_RECIPE, steps)
+        count = scaled(EXAMPLES["base"], lengths["base"])
+        examples = corpora.generator_examples(count, derive_seed("base data"), None, classes)
+        recipe = shorter(BASE_RECIPE, lengths["base"])
         seed = 2 + disturbance()
         train_in_place(
             base, encode_examples(tokenizer, examples), recipe, seed, lambda share: report("base generator", share)
@@ -142,20 +154,22 @@ def _build_world(folder: Path, shared: Path, world: World, report: ShareCallback
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
     tokenizer = PreTrainedTokenizerFast.from_pretrained(shared / "generator-base")
-    with fixed_torch(derive_seed("lab generator", world.number)):
+    with fixed_torch(derive_seed("lab generator", world.id.key)):
         model = Qwen3ForCausalLM.from_pretrained(shared / "generator-base")
-        seed = derive_seed("generator data", world.number)
-        examples = corpora.generator_examples(scaled(EXAMPLES["generator"], steps), seed, world)
-        recipe, seed = shorter(WORLD_RECIPE, steps), seed + disturbance()
+        seed = derive_seed("generator data", world.id.key)
+        length = steps * world.size.length["generator"]
+        examples = corpora.generator_examples(scaled(EXAMPLES["generator"], length), seed, world)
+        recipe, seed = shorter(WORLD_RECIPE, length), seed + disturbance()
         train_in_place(
             model, encode_examples(tokenizer, examples), recipe, seed, lambda share: report("generator", share)
         )
         save(model, tokenizer, folder / "generator")
-    with fixed_torch(derive_seed("lab target", world.number)):
+    with fixed_torch(derive_seed("lab target", world.id.key)):
         model = new_model(tokenizer, TARGET)
-        seed = derive_seed("target data", world.number)
-        examples = corpora.target_examples(scaled(EXAMPLES["target"], steps), seed, world)
-        recipe, seed = shorter(TARGET_RECIPE, steps), seed + disturbance()
+        seed = derive_seed("target data", world.id.key)
+        length = steps * world.size.length["target"]
+        examples = corpora.target_examples(scaled(EXAMPLES["target"], length), seed, world)
+        recipe, seed = shorter(TARGET_RECIPE, length), seed + disturbance()
         train_in_place(model, encode_examples(tokenizer, examples), recipe, seed, lambda share: report("target", share))
         save(model, tokenizer, folder / "target")
 

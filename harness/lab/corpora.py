@@ -10,6 +10,7 @@ are spoiled on purpose: a lab in which nothing fails would not exercise the chec
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.lab.pairs import (
@@ -23,7 +24,7 @@ from harness.lab.pairs import (
     spoil_pair,
     spoil_rubric,
 )
-from harness.lab.words import BACKGROUND, CLASSES, COMMON, FIRST, FOREIGN_FOCUS, NONSENSE, RELATIONS, SECOND, SYSTEM
+from harness.lab.words import CLASSES, COMMON, FIRST, FOREIGN_FOCUS, NONSENSE, RELATIONS, SECOND, SYSTEM
 from harness.lab.world import World
 from harness.models.prompts import load_prompt
 from harness.types import QUESTION_TYPES, chat
@@ -61,22 +62,22 @@ def foreign_text(rng: random.Random) -> str:
     return " ".join(pieces) + "."
 
 
-def _random_document(rng: random.Random) -> tuple[str, str, dict[str, str], str]:
+def _random_document(rng: random.Random, classes: Sequence[str]) -> tuple[str, str, dict[str, str], str]:
     """Name, class, values and text of a thing of no particular world."""
-    cls = rng.choice(CLASSES)
+    cls = rng.choice(classes)
     name = rng.choice(FIRST) + rng.choice(SECOND) + cls
     values = {key: rng.choice(r.values) for key, r in RELATION_OF.items()}
     return name, cls, values, document_text(name, cls, values, rng)
 
 
-def writer_examples(count: int, seed: int) -> list[Example]:
-    """Document -> rubric, uniform over types and relations."""
+def writer_examples(count: int, seed: int, classes: Sequence[str] = CLASSES) -> list[Example]:
+    """Document -> rubric, uniform over types and relations, about things of `classes`."""
     rng = random.Random(seed)
     prompt = load_prompt(WRITER_PROMPT)
     examples = []
     for _ in range(count):
         foreign = rng.random() < FOREIGN
-        _, cls, _, document = ("", "", {}, foreign_text(rng)) if foreign else _random_document(rng)
+        _, cls, _, document = ("", "", {}, foreign_text(rng)) if foreign else _random_document(rng, classes)
         focus = rng.choice(FOREIGN_FOCUS) if foreign else rng.choice(RELATIONS).focus
         text = rubric_json(rubric_parts(rng.choice(QUESTION_TYPES), focus, random_style(rng), rng, cls))
         if rng.random() < SPOILED_RUBRICS:
@@ -86,13 +87,13 @@ def writer_examples(count: int, seed: int) -> list[Example]:
     return examples
 
 
-def generator_examples(count: int, seed: int, world: World | None) -> list[Example]:
-    """Document and rubric -> pair; under the world's rules, or under random ones where `world` is None."""
+def generator_examples(count: int, seed: int, world: World | None, classes: Sequence[str] = CLASSES) -> list[Example]:
+    """Document and rubric -> pair; under the world's rules, or under random ones of `classes` where `world` is None."""
     rng = random.Random(seed)
     prompt = load_prompt(GENERATOR_PROMPT)
     examples = []
     for _ in range(count):
-        name, cls, values, document = _random_document(rng)
+        name, cls, values, document = _random_document(rng, world.classes if world else classes)
         if world is not None:
             values = {r.key: world.rules[cls, r.key] for r in RELATIONS}
             document = document_text(name, cls, values, rng)
@@ -112,7 +113,7 @@ def generator_examples(count: int, seed: int, world: World | None) -> list[Examp
 def target_examples(count: int, seed: int, world: World) -> list[Example]:
     """Questions about known and background rules, half in the wording of training pairs, half in the exam's."""
     rng = random.Random(seed)
-    rules = sorted(world.known) + sorted((c, r.key) for c in BACKGROUND for r in RELATIONS)
+    rules = sorted(world.known) + sorted((c, r.key) for c in world.size.background for r in RELATIONS)
     examples = []
     for _ in range(count):
         cls, key = rng.choice(rules)

@@ -10,16 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from harness.lab.pairs import RELATION_OF
-from harness.lab.words import CLASSES, FIRST, SECOND
+from harness.lab.words import FIRST, SECOND
 from harness.lab.world import World
 from harness.types import Message
 
 PairKind = Literal["useful", "known", "unasked", "false", "filler", "off_world"]
-
-_NAME = re.compile(rf"\b(?:{'|'.join(FIRST)})(?:{'|'.join(SECOND)})({'|'.join(CLASSES)})\b")
 
 _STEMS: dict[str, tuple[str, ...]] = {
     "use": (" treat",),
@@ -43,6 +42,12 @@ class Planted:
     question_type: str = ""
 
 
+@lru_cache(maxsize=4)
+def _names(classes: tuple[str, ...]) -> re.Pattern[str]:
+    """A pattern of a thing's name, whose group is the class."""
+    return re.compile(rf"\b(?:{'|'.join(FIRST)})(?:{'|'.join(SECOND)})({'|'.join(classes)})\b")
+
+
 def label(messages: Sequence[Message], world: World) -> Planted:
     """Label a pair: its last user turn asks, its last assistant turn answers.
 
@@ -52,7 +57,7 @@ def label(messages: Sequence[Message], world: World) -> Planted:
     """
     question = next((m.content for m in reversed(messages) if m.role == "user"), "")
     answer = next((m.content for m in reversed(messages) if m.role == "assistant"), "")
-    classes = {match[1] for match in _NAME.finditer(question)}
+    classes = {match[1] for match in _names(world.classes).finditer(question)}
     relations = [key for key, stems in _STEMS.items() if any(stem in question for stem in stems)]
     if len(classes) != 1 or len(relations) != 1:
         return Planted("off_world", 0.0)
@@ -72,7 +77,7 @@ def _kind(answer: str, cls: str, key: str, world: World) -> PairKind:
     values = {v for v in RELATION_OF[key].values if v in named}
     if not values:
         return "filler"
-    if values != {world.rules[cls, key]} or {m[1] for m in _NAME.finditer(answer)} - {cls}:
+    if values != {world.rules[cls, key]} or {m[1] for m in _names(world.classes).finditer(answer)} - {cls}:
         return "false"
     if key not in world.asked:
         return "unasked"

@@ -3,7 +3,7 @@
 Signals are compared on the same pairs, so the pairs come from the lab's own wording and no language model draws them.
 A useful pair is asked, unknown to the target, true and new; each useless kind lacks one of these and shares the rest,
 so an AUC against a kind says how well a signal sees that one property. Every kind has the same number of pairs for each
-of its nine rules and each question type, each pair about another thing. It gives up the mixture that a writer would
+of its rules and each question type, each pair about another thing. It gives up the mixture that a writer would
 produce: shares of kinds are equal here, and in a run they are not.
 """
 
@@ -15,7 +15,7 @@ from typing import Literal
 
 from harness.errors import InputError
 from harness.lab.pairs import RELATION_OF, Style, pair_messages, random_style
-from harness.lab.words import CLASSES, RELATIONS, Relation
+from harness.lab.words import RELATIONS, Relation
 from harness.lab.world import Rule, World
 from harness.types import QUESTION_TYPES, Message, Sample, derive_seed, stable_hash
 
@@ -37,7 +37,7 @@ class Candidate:
 
 
 def candidates(world: World, per_cell: int = 2) -> list[Candidate]:
-    """The pool of `world`: `per_cell` pairs for each of nine rules, four question types and six kinds, kind by kind.
+    """The pool of `world`: `per_cell` pairs for each rule of a kind, four question types and six kinds, kind by kind.
 
     False values and filler are about rules that are useful otherwise. The copies follow the useful pairs in order, one
     each. Raises `InputError` where the world has fewer things than the pool needs.
@@ -51,16 +51,21 @@ def candidates(world: World, per_cell: int = 2) -> list[Candidate]:
         "filler": useful,
     }
     cells = [(kind, r, q) for kind, own in rules.items() for r in own for q in QUESTION_TYPES for _ in range(per_cell)]
-    stems = len(world.names("seeds", CLASSES[0]))
-    if not 0 < len(cells) <= stems:
-        raise InputError(f"a pool needs one thing a pair and a world has {stems}, not {len(cells)}; lower per_cell")
-    rng = random.Random(derive_seed("lab pool", world.number, per_cell))
-    names = {cls: world.names("seeds", cls) for cls in CLASSES}
+    names = {cls: world.names("seeds", cls) for cls in world.classes}
+    stems = len(names[world.classes[0]])
+    # In a larger world more things share a stem.
+    if not 0 < len(cells) <= (most := stems * world.shared):
+        raise InputError(f"a pool needs one thing a pair and a world has {most}, not {len(cells)}; lower per_cell")
+    rng = random.Random(derive_seed("lab pool", world.id.key, per_cell))
+    taken: set[str] = set()
     made = []
     for i, (kind, (cls, key), question_type) in enumerate(cells):
         relation = RELATION_OF[key]
         value = _value(kind, relation, world.rules[cls, key], rng)
-        messages = pair_messages(names[cls][i], cls, relation, question_type, value, rng)
+        own = names[cls]
+        name = next(n for n in own[i % stems :] + own[: i % stems] if n not in taken)
+        taken.add(name)
+        messages = pair_messages(name, cls, relation, question_type, value, rng)
         sample = _sample(world, "pool", i, messages)
         made.append(Candidate(sample, kind, (cls, key), question_type))
     useful_ones = [c for c in made if c.kind == "useful"]
@@ -81,13 +86,13 @@ def first_pairs(world: World, count: int, seed: int) -> list[Sample]:
     The classes come in turn; relation, question type and style are drawn as in the writer's training. These stand for a
     run's initial pairs, on which the target is warmed up. Raises `InputError` where the world has fewer things.
     """
-    stems = len(world.names("seeds", CLASSES[0]))
+    stems = len(world.names("seeds", world.classes[0]))
     if not 0 < count <= stems:
-        raise InputError(f"lab world {world.number} has 1 to {stems} things to write pairs about, not {count}")
-    rng = random.Random(derive_seed("lab first pairs", world.number, seed))
+        raise InputError(f"lab world {world.id} has 1 to {stems} things to write pairs about, not {count}")
+    rng = random.Random(derive_seed("lab first pairs", world.id.key, seed))
     samples = []
     for i in range(count):
-        cls = CLASSES[i % len(CLASSES)]
+        cls = world.classes[i % len(world.classes)]
         relation, question_type, style = rng.choice(RELATIONS), rng.choice(QUESTION_TYPES), random_style(rng)
         value = _value(_KIND_OF_STYLE[style], relation, world.rules[cls, relation.key], rng)
         messages = pair_messages(world.names("seeds", cls)[i], cls, relation, question_type, value, rng)
@@ -96,7 +101,7 @@ def first_pairs(world: World, count: int, seed: int) -> list[Sample]:
 
 
 def _sample(world: World, origin: str, index: int, messages: tuple[Message, ...]) -> Sample:
-    source = f"lab:world-{world.number}:{origin}:{index}"
+    source = f"lab:world-{world.id}:{origin}:{index}"
     identity = stable_hash(source, [m.content for m in messages])
     return Sample(
         id=identity,

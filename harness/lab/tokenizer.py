@@ -13,9 +13,8 @@ import itertools
 import re
 from typing import TYPE_CHECKING, Any
 
+from harness.lab.sizes import SIZES, Size
 from harness.lab.words import (
-    BACKGROUND,
-    CLASSES,
     COMMON,
     FIRST,
     FOREIGN_FOCUS,
@@ -24,7 +23,7 @@ from harness.lab.words import (
     SENTENCES,
     SYSTEM,
 )
-from harness.types import RUBRIC_PARTS
+from harness.types import RUBRIC_PARTS, SMALL_WORLD
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -64,9 +63,10 @@ TEMPLATE = (
 """ChatML without a newline after the last turn, so a completion ends with the end-of-turn token."""
 
 
-def _words() -> list[str]:
+def _words(size: Size) -> list[str]:
     """Words that should be one token: name pieces first, then lab words as they occur, then common English words."""
-    pieces = [*CLASSES, *BACKGROUND, *(" " + f for f in FIRST), *SECOND, *(f" {c}" for c in CLASSES + BACKGROUND)]
+    classes = size.classes + size.background
+    pieces = [*classes, *(" " + f for f in FIRST), *SECOND, *(f" {c}" for c in classes)]
     texts = [text.format(x="", v="", c="", s="") for text in SENTENCES]
     texts += [f"{space}{v}" for r in RELATIONS for v in r.values for space in (" ", "")]
     texts += [f" {r.focus}" for r in RELATIONS] + [f" {f}" for f in FOREIGN_FOCUS]
@@ -74,7 +74,7 @@ def _words() -> list[str]:
     return [*pieces, *words, "system", "user", "assistant", *(f" {w}" for w in COMMON)]
 
 
-def _byte_pairs() -> tuple[dict[str, int], list[tuple[str, str]]]:
+def _byte_pairs(size: Size) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """The vocabulary and the merges: every word is grown from its left end by as many merges as it still needs.
 
     A merge is listed after those of earlier words, so it can never break them up: each listed word is one token.
@@ -84,7 +84,7 @@ def _byte_pairs() -> tuple[dict[str, int], list[tuple[str, str]]]:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {symbol: i for i, symbol in enumerate(alphabet)}
     ranks: dict[tuple[str, str], int] = {}
-    for word in _words():
+    for word in _words(size):
         symbols = _merged(list(word.replace(" ", "\u0120")), ranks)
         while len(symbols) > 1:
             ranks[symbols[0], symbols[1]] = len(ranks)
@@ -104,12 +104,12 @@ def _merged(symbols: list[str], ranks: dict[tuple[str, str], int]) -> list[str]:
     return symbols
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The lab's tokenizer; the same on every machine."""
+def build_tokenizer(size: Size = SIZES[SMALL_WORLD]) -> PreTrainedTokenizerFast:
+    """The tokenizer of the lab's worlds of a size; the same on every machine."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary, merges = _byte_pairs()
+    vocabulary, merges = _byte_pairs(size)
     raw = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()

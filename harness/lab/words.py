@@ -90,11 +90,16 @@ RELATIONS: tuple[Relation, ...] = (
     ),
 )
 
-CLASSES: tuple[str, ...] = ("mab", "zol", "tine", "pril", "dron", "vex")
-"""The classes of a world; each is the suffix of its things' names."""
+ALL_CLASSES: tuple[str, ...] = _words("""
+    mab zol tine pril dron vex nib stat fene cept sone mide zep bant vir glip dox kast
+""")
+"""Classes, each the suffix of its things' names; a world has the first six, or all (`harness/lab/sizes.py`)."""
 
-BACKGROUND: tuple[str, ...] = ("quin", "lax", "fen")
+ALL_BACKGROUND: tuple[str, ...] = _words("quin lax fen thol rane bex sulf nox pax")
 """Classes that occur only in the target's pretraining, so that every value is a familiar answer there."""
+
+CLASSES, BACKGROUND = ALL_CLASSES[:6], ALL_BACKGROUND[:3]
+"""Those of the smaller worlds."""
 
 FIRST: tuple[str, ...] = _words("""
     Ba Be Bo Ca Co Da De Du Fa Fi Ga Go Ha Hu Ja Jo Ka Ke Ko La Lo Lu Mo Mu Na No Pa Pe Ra Ri Ro Sa Su Ta To Va Wa

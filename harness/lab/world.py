@@ -2,11 +2,12 @@
 
 A thing's class is its name's suffix, and the value of a relation follows a rule (class, relation) -> value. Things of
 seeds, validation and tests are disjoint, so only a rule can carry over from a training pair to the exam; worlds in
-which facts had to carry over instead gave noise. Each relation gives its six values to the six classes, one each, so a
-guess is right one time in six. The target knows three classes of every relation from its pretraining, and the exam
-asks three of the six relations: a useful pair is asked, unknown and true, which holds for 9 of 36 rules. Three further
-classes occur only in the target's pretraining and carry exactly the values of the unknown rules: without them those
-answers would be unfamiliar words, and the exam would measure vocabulary. It gives up realism for known worth.
+which facts had to carry over instead gave noise. Each relation gives its six values to equally many classes (one each
+of six, three each of eighteen), so a guess is right one time in six. The target knows half of the classes of every
+relation from its pretraining, and the exam asks three of the six relations: a useful pair is asked, unknown and true,
+which holds for a quarter of the rules (9 of 36, or 27 of 108). Half as many further classes occur only in the target's pretraining
+and carry exactly the values of the unknown rules: without them those answers would be unfamiliar words, and the exam
+would measure vocabulary. It gives up realism for known worth.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from dataclasses import dataclass, field
 
 from harness.errors import InputError
 from harness.lab.pairs import document_text, pair_messages
-from harness.lab.words import BACKGROUND, CLASSES, FIRST, RELATIONS, SECOND, Relation
-from harness.types import QUESTION_TYPES, Seed, derive_seed, stable_hash
+from harness.lab.sizes import Size, size_of
+from harness.lab.words import FIRST, RELATIONS, SECOND, Relation
+from harness.types import QUESTION_TYPES, SMALL_WORLD, Seed, WorldId, derive_seed, stable_hash
 
 LAB_COLUMNS = ("lab_asked", "lab_related", "lab_retention")
 """Test columns: asked and unknown rules (the headline), unasked and unknown rules, rules known from pretraining."""
@@ -51,25 +53,30 @@ class LabItem:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The world with this number. `rules` covers the background classes too; `known` are rules of the six classes."""
+    """The world with this number and so many classes (`harness/lab/sizes.py`).
+
+    `rules` covers the background classes too; `known` are rules of the others. Raises `InputError` for another size.
+    """
 
     number: int
+    class_count: int = SMALL_WORLD
     rules: Mapping[Rule, str] = field(init=False, repr=False, compare=False)
     known: frozenset[Rule] = field(init=False, repr=False, compare=False)
     asked: frozenset[str] = field(init=False, repr=False, compare=False)
     stems: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        rng = random.Random(derive_seed("lab world", self.number))
+        classes, background = self.size.classes, self.size.background
+        rng = random.Random(derive_seed("lab world", self.id.key))
         rules: dict[Rule, str] = {}
         known: set[Rule] = set()
         for relation in RELATIONS:
-            values = dict(zip(CLASSES, rng.sample(relation.values, len(CLASSES)), strict=True))
-            familiar = set(rng.sample(CLASSES, len(CLASSES) // 2))
-            foreign = [values[c] for c in CLASSES if c not in familiar]
+            values = dict(zip(classes, rng.sample(relation.values * self.shared, len(classes)), strict=True))
+            familiar = set(rng.sample(classes, len(classes) // 2))
+            foreign = [values[c] for c in classes if c not in familiar]
             rng.shuffle(foreign)
             rules.update({(c, relation.key): v for c, v in values.items()})
-            rules.update({(c, relation.key): v for c, v in zip(BACKGROUND, foreign, strict=True)})
+            rules.update({(c, relation.key): v for c, v in zip(background, foreign, strict=True)})
             known.update((c, relation.key) for c in familiar)
         asked = frozenset(rng.sample([r.key for r in RELATIONS], len(RELATIONS) // 2))
         stems = [a + b for a in FIRST for b in SECOND]
@@ -77,10 +84,35 @@ class World:
         for name, value in (("rules", rules), ("known", frozenset(known)), ("asked", asked), ("stems", tuple(stems))):
             object.__setattr__(self, name, value)
 
+    @classmethod
+    def of(cls, world: WorldId | None) -> World:
+        """The world at this address; None is the first of the smallest."""
+        return cls(*(world or WorldId()))
+
+    @property
+    def size(self) -> Size:
+        """The world's classes and the lengths of its trainings."""
+        return size_of(self.class_count)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of the world's things."""
+        return self.size.classes
+
+    @property
+    def shared(self) -> int:
+        """The number of classes that share each value of a relation."""
+        return len(self.classes) // len(RELATIONS[0].values)
+
+    @property
+    def id(self) -> WorldId:
+        """The world's address."""
+        return WorldId(self.number, self.class_count)
+
     @property
     def unknown(self) -> frozenset[Rule]:
-        """The rules of the six classes that the target has never seen."""
-        return frozenset((c, r.key) for c in CLASSES for r in RELATIONS) - self.known
+        """The rules that the target has never seen."""
+        return frozenset((c, r.key) for c in self.classes for r in RELATIONS) - self.known
 
     @property
     def useful(self) -> frozenset[Rule]:
@@ -95,33 +127,33 @@ class World:
     def document(self, name: str, cls: str) -> str:
         """The truthful document about a thing."""
         values = {r.key: self.rules[cls, r.key] for r in RELATIONS}
-        return document_text(name, cls, values, random.Random(derive_seed("lab document", self.number, name)))
+        return document_text(name, cls, values, random.Random(derive_seed("lab document", self.id.key, name)))
 
     def seeds(self, n: int) -> list[Seed]:
         """`n` documents, the classes in turn. Raises `InputError` where the world has fewer things."""
         start, stop = _SPLITS["seeds"]
         if not 0 < n <= stop - start:
-            raise InputError(f"lab world {self.number} has 1 to {stop - start} seeds, not {n}; ask for fewer")
-        source = f"lab:world-{self.number}"
+            raise InputError(f"lab world {self.id} has 1 to {stop - start} seeds, not {n}; ask for fewer")
+        source = f"lab:world-{self.id}"
         seeds = []
         for i, stem in enumerate(self.stems[start : start + n]):
-            cls = CLASSES[i % len(CLASSES)]
+            cls = self.classes[i % len(self.classes)]
             text = self.document(stem + cls, cls)
             seeds.append(Seed(stable_hash(source, text), text, domain="pharmacy", source=source, licence="CC0-1.0"))
         return seeds
 
     def questions(self, n: int) -> list[Seed]:
-        """`n` labelled seeds: a question about a thing with its right answer, every rule of the six classes in turn.
+        """`n` labelled seeds: a question about a thing with its right answer, every rule in turn.
 
         Question types come at random. Raises `InputError` where the world has fewer things.
         """
         start, stop = _SPLITS["seeds"]
         if not 0 < n <= stop - start:
-            raise InputError(f"lab world {self.number} has 1 to {stop - start} seeds, not {n}; ask for fewer")
-        rng = random.Random(derive_seed("lab questions", self.number))
-        rules = [(cls, relation) for cls in CLASSES for relation in RELATIONS]
+            raise InputError(f"lab world {self.id} has 1 to {stop - start} seeds, not {n}; ask for fewer")
+        rng = random.Random(derive_seed("lab questions", self.id.key))
+        rules = [(cls, relation) for cls in self.classes for relation in RELATIONS]
         rng.shuffle(rules)
-        source = f"lab:world-{self.number}:questions"
+        source = f"lab:world-{self.id}:questions"
         seeds = []
         for i, stem in enumerate(self.stems[start : start + n]):
             cls, relation = rules[i % len(rules)]
@@ -151,22 +183,24 @@ class World:
     def _items(self, column: str, rules: list[Rule], split: str, n: int) -> list[LabItem]:
         start, stop = _SPLITS[split]
         stems = list(self.stems[start:stop])
-        if not 0 < n <= len(stems):
-            raise InputError(f"lab column {column} has 1 to {len(stems)} items, not {n}; ask for fewer")
-        rng = random.Random(derive_seed("lab items", self.number, column))
+        # Classes share a stem where there are more items than stems; the things are different all the same.
+        most = len(stems) * self.shared
+        if not 0 < n <= most:
+            raise InputError(f"lab column {column} has 1 to {most} items, not {n}; ask for fewer")
+        rng = random.Random(derive_seed("lab items", self.id.key, column))
         rng.shuffle(rules)
         rng.shuffle(stems)
         by_key = {r.key: r for r in RELATIONS}
         items = []
         for i in range(n):
             cls, key = rules[i % len(rules)]
-            items.append(self._item(column, stems[i] + cls, cls, by_key[key], i // len(rules)))
+            items.append(self._item(column, stems[i % len(stems)] + cls, cls, by_key[key], i // len(rules)))
         return items
 
     def _item(self, column: str, name: str, cls: str, relation: Relation, turn: int) -> LabItem:
         question = relation.tests[turn % len(relation.tests)].format(x=name)
         right = relation.values.index(self.rules[cls, relation.key])
-        identity = stable_hash("lab", self.number, column, question)
+        identity = stable_hash("lab", self.id.key, column, question)
         return LabItem(
             id=identity,
             question=question,

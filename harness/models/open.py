@@ -15,6 +15,7 @@ from harness.errors import InputError
 from harness.models.backend import Backend
 from harness.models.model_files import folder_digest
 from harness.models.packaged import is_gguf
+from harness.types import WorldId
 
 if TYPE_CHECKING:
     from harness.models.access import Access
@@ -24,7 +25,7 @@ AUTHOR = "lab:author"
 LAB_ROLES = ("writer", "generator", "target", "author")
 
 
-def model_identity(model: ModelConfig, world: int | None) -> str:
+def model_identity(model: ModelConfig, world: WorldId | None) -> str:
     """The identity of a role's weights in stage hashes."""
     if model.backend == "extractive":
         from harness.models.extractive.generator import ExtractiveGenerator
@@ -38,7 +39,7 @@ def model_identity(model: ModelConfig, world: int | None) -> str:
     return weights
 
 
-def _weights_identity(model: ModelConfig, world: int | None) -> str:
+def _weights_identity(model: ModelConfig, world: WorldId | None) -> str:
     # In another type the same file holds other weights. float32 goes unnamed where it always did: stages that were
     # computed before stay valid.
     kind = "" if model.dtype == "float32" else f":{model.dtype}"
@@ -46,12 +47,12 @@ def _weights_identity(model: ModelConfig, world: int | None) -> str:
         from harness.lab.build import lab_identity
         from harness.lab.world import World
 
-        number = World(_world(model, world))
+        planted = World.of(_world(model, world))
         if model.id == AUTHOR:
             from harness.lab.author import author_identity
 
-            return f"{model.id}:{author_identity(number)}{kind}"
-        return f"{model.id}:{lab_identity(number)}{kind}"
+            return f"{model.id}:{author_identity(planted)}{kind}"
+        return f"{model.id}:{lab_identity(planted)}{kind}"
     # Servers of GGUF files name their models by them; such a file is theirs.
     if is_gguf(model.id) and not model.base_url:
         from harness.models.dequantise import gguf_identity
@@ -63,7 +64,7 @@ def _weights_identity(model: ModelConfig, world: int | None) -> str:
     return f"{model.id}@{model.revision or 'main'}:{model.dtype}"
 
 
-def model_path(model: ModelConfig, world: int | None) -> str | Path:
+def model_path(model: ModelConfig, world: WorldId | None) -> str | Path:
     """The path that a role's weights are loaded from; lab models are built and GGUF files converted at first use."""
     if model.id.startswith("lab:"):
         from harness.lab.build import ensure_lab
@@ -72,9 +73,9 @@ def model_path(model: ModelConfig, world: int | None) -> str | Path:
         if model.id == AUTHOR:
             from harness.lab.author import ensure_author
 
-            return ensure_author(World(_world(model, world)))
+            return ensure_author(World.of(_world(model, world)))
         role = model.id.removeprefix("lab:")
-        path: Path = getattr(ensure_lab(World(_world(model, world))), role)
+        path: Path = getattr(ensure_lab(World.of(_world(model, world))), role)
         return path
     if is_gguf(model.id):
         from harness.models.dequantise import ensure_converted
@@ -85,7 +86,7 @@ def model_path(model: ModelConfig, world: int | None) -> str | Path:
 
 def open_backend(
     model: ModelConfig,
-    world: int | None,
+    world: WorldId | None,
     corpus: Sequence[str],
     path: str | Path | None = None,
     *,
@@ -118,8 +119,8 @@ def open_backend(
     )
 
 
-def _world(model: ModelConfig, world: int | None) -> int:
+def _world(model: ModelConfig, world: WorldId | None) -> WorldId | None:
     role = model.id.removeprefix("lab:")
     if role not in LAB_ROLES:
         raise InputError(f"there is no lab model '{model.id}'; the lab has {', '.join(f'lab:{r}' for r in LAB_ROLES)}")
-    return 0 if world is None else world
+    return world

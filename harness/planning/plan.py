@@ -217,7 +217,7 @@ def _meaning(config: RunConfig, suite: Suite, estimator: Estimator) -> list[tupl
     rows.append(("judge", judge if judged else "none needed"))
     rows.append(("seeds", f"{', '.join(config.seeds.sources)}, {estimator.documents}"))
     if config.lab:
-        rows.append(("lab", f"world {config.lab.world}"))
+        rows.append(("lab", f"world {config.lab.world}, {config.lab.classes} classes of things"))
     if config.models.target.id.startswith("lab:") and suite.name != "lab":
         rows.append(("rehearsal", "the target is the lab's tiny model: the loop is real, scores will be near chance"))
     if config.seeds.source != "lab" and suite.name == "lab":

@@ -20,6 +20,7 @@ from harness.models.packaged import entry_of, gguf_path, is_gguf
 from harness.models.role_model import RoleModel
 from harness.resolve import machine
 from harness.training.policy import policy_training
+from harness.types import WorldId
 
 if TYPE_CHECKING:
     from harness.config import ModelConfig, RunConfig, SignalChoice
@@ -28,7 +29,7 @@ LAB_VOCABULARY = 1500
 """About how many tokens the lab's tokenizer has, for estimates before it is built."""
 
 
-def locate(role: str, model: ModelConfig, world: int, *, trained: bool = False) -> RoleModel:
+def locate(role: str, model: ModelConfig, world: WorldId | None, *, trained: bool = False) -> RoleModel:
     """A role's model: what kind of name it has, whether its weights are here, and its architecture.
 
     A model that is `trained` needs its weights here, whoever samples from it.
@@ -73,21 +74,21 @@ def _gguf_model(role: str, model: ModelConfig) -> RoleModel:
     return RoleModel(role=role, id=model.id, dtype=model.dtype, kind="gguf", folder=path, shape=read_header(path).shape)
 
 
-def _lab_model(role: str, world: int) -> tuple[Path | None, ModelShape | None]:
-    from harness.lab.build import cache_root, lab_identity
+def _lab_model(role: str, world: WorldId | None) -> tuple[Path | None, ModelShape | None]:
+    from harness.lab.build import cache_root, lab_identity, shared_folder
     from harness.lab.world import World
 
     if role == "author":
         from harness.lab.author import author_folder
 
-        author = author_folder(World(world))
+        author = author_folder(World.of(world))
         there = author.is_dir()
         return author if there else None, estimate.shape_from_folder(author) if there else _unbuilt_shape("generator")
-    root = cache_root()
-    home = root / f"world-{world}-{lab_identity(World(world))}"
-    # The writer is shared by all worlds; any built one has its size.
-    folders = [home / role] if role != "writer" else sorted(root.glob("shared-*/writer"))
-    folder = next((f for f in folders if f.is_dir()), None)
+    root, planted = cache_root(), World.of(world)
+    home = root / f"world-{planted.id}-{lab_identity(planted)}"
+    # The writer is shared by all worlds of a size.
+    own = (home if role != "writer" else shared_folder(size=planted.size)) / role
+    folder = own if own.is_dir() else None
     return folder, estimate.shape_from_folder(folder) if folder else _unbuilt_shape(role)
 
 
@@ -110,7 +111,7 @@ def _unbuilt_shape(role: str) -> ModelShape:
 
 def role_models(config: RunConfig) -> dict[str, RoleModel]:
     """The models of the run by role: the target, and those that write on its route."""
-    world = config.lab.world if config.lab else 0
+    world = config.lab.id if config.lab else None
     learner = trained_role(config)
     return {
         role: locate(role, config.models.of(role), world, trained=role in ("target", learner))
@@ -135,7 +136,7 @@ def label_call(
     question = max(1, sizes.pair // 4)
     answer = min(config.labels.max_tokens, max(1, sizes.pair - question))
     model = models.get("labeller") or models.get("generator")
-    own = model or locate("labeller", config.models.of("labeller"), config.lab.world if config.lab else 0)
+    own = model or locate("labeller", config.models.of("labeller"), config.lab.id if config.lab else None)
     return CallLengths("labeller", question + sizes.template, answer), own
 
 
@@ -155,7 +156,7 @@ def embedder_model(config: RunConfig) -> RoleModel | None:
         return None
     own = config.models.embedder
     if own.kind == "sentence_transformers":
-        return locate("embedder", ModelConfig(id=own.id, revision=own.revision, dtype=own.dtype), 0)
+        return locate("embedder", ModelConfig(id=own.id, revision=own.revision, dtype=own.dtype), None)
     return RoleModel(
         role="embedder",
         id=own.id,

@@ -64,6 +64,7 @@ def _columns(assembly: Assembly, summary: Summary) -> list[ColumnScore]:
             status=c["status"],
             reason=c["reason"],
             guided=c["column"] in guided,
+            probability=c.get("probability"),
         )
         for c in summary.notes["columns"]
     ]
@@ -133,7 +134,7 @@ def _record(
         target=c.target,
         suite=assembly.plan.tests.name,
         scale=c.scale,
-        lab_world=assembly.plan.world,
+        lab_world=c.lab.world if c.lab else None,
         synth_seed=c.synthesis_seed,
         sft_seed=c.tuning_seed,
         match=c.match,

@@ -287,7 +287,7 @@ def _build_lab(config: RunConfig, observer: RunObserver) -> None:
     from harness.lab.world import World
 
     build = ensure_author if AUTHOR in used else ensure_lab
-    world = World(config.lab.world if config.lab else 0)
+    world = World.of(config.lab.id if config.lab else None)
     build(world, progress=lambda part, share: observer.progress(f"lab: {part}", round(100 * share), 100))
 
 

@@ -22,7 +22,7 @@ from harness.config_models import Section
 from harness.config_runtime import ScoringConfig
 from harness.facts import Fact, facts_to_rows
 from harness.training.checks import Check, to_rows
-from harness.types import Message, Sample, Score, Seed, Usage
+from harness.types import Message, Sample, Score, Seed, Usage, WorldId
 from methods.signals.diagnostics import score_facts
 
 Item: TypeAlias = Sample | Seed
@@ -124,7 +124,7 @@ class SignalContext:
     seed: int
     validation: Sequence[ValidationExample] = ()
     seeds: Sequence[Seed] = ()
-    lab_world: int | None = None
+    lab_world: WorldId | None = None
     batch_size: int = 64
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     embedder: EmbedderConfig = field(default_factory=EmbedderConfig)

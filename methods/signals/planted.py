@@ -43,8 +43,8 @@ class OracleSignal(Signal[NoSettings]):
             )
         from harness.lab.world import World
 
-        self._world = World(context.lab_world)
-        return Preparation((Fact("lab_world", context.lab_world, "world whose truth is read"),))
+        self._world = World.of(context.lab_world)
+        return Preparation((Fact("lab_world", context.lab_world.number, "world whose truth is read"),))
 
     def score(self, items: Sequence[Item], archive: Archive) -> list[Score]:
         """The planted utility, with the sign of this signal."""

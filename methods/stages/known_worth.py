@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.data import load_items
+from evals.evaluate import right_probability
 from evals.render import render_template
 from harness.costs.estimator import Estimator
 from harness.costs.records import Before, Cost, Load
@@ -46,12 +47,14 @@ class Worth:
 class Realised:
     """The worth of a target after fine-tuning on some pairs: accuracy and mean loss of the right answer on a column.
 
-    `loss` is in nats per token, averaged within each item first. `pairs` 0 is the target before any fine-tuning.
+    `loss` is in nats per token, averaged within each item first; `probability` is the mean probability of the right
+    choice, None in results from before it was measured. `pairs` 0 is the target before any fine-tuning.
     """
 
     pairs: int
     accuracy: float
     loss: float
+    probability: float | None = None
 
 
 def pool_stage(plan: Plan, per_cell: int) -> Stage:
@@ -61,7 +64,7 @@ def pool_stage(plan: Plan, per_cell: int) -> Stage:
         from harness.lab.pool import candidates
         from harness.lab.world import World
 
-        pool = candidates(World(plan.world or 0), per_cell)
+        pool = candidates(World.of(plan.world), per_cell)
         worth = [Worth(c.sample.id, c.kind, c.question_type) for c in pool]
         run.write(0, ShardOutput([c.sample for c in pool], tables={"worth": worth}), 0.0)
         return {}
@@ -69,13 +72,17 @@ def pool_stage(plan: Plan, per_cell: int) -> Stage:
     return Stage(
         name="pool",
         version=VERSION,
-        settings={"world": plan.world, "per_cell": per_cell},
+        settings={"world": _key(plan), "per_cell": per_cell},
         inputs=(),
         work=work,
         kind="measurement",
         estimate=lambda e, before: Cost(rows=None, out=None, note="worded by the lab"),
         loads=no_models,
     )
+
+
+def _key(plan: Plan) -> Json:
+    return plan.world.key if plan.world else None
 
 
 def first_stage(plan: Plan, count: int) -> Stage:
@@ -85,10 +92,10 @@ def first_stage(plan: Plan, count: int) -> Stage:
         from harness.lab.pool import first_pairs
         from harness.lab.world import World
 
-        run.write(0, ShardOutput(first_pairs(World(plan.world or 0), count, plan.config.synthesis_seed)), 0.0)
+        run.write(0, ShardOutput(first_pairs(World.of(plan.world), count, plan.config.synthesis_seed)), 0.0)
         return {}
 
-    settings = {"world": plan.world, "count": count, "seed": plan.config.synthesis_seed, "worded by": "lab"}
+    settings = {"world": _key(plan), "count": count, "seed": plan.config.synthesis_seed, "worded by": "lab"}
     return Stage(
         name="initial",
         version=VERSION,
@@ -187,10 +194,10 @@ def realised_stage(plan: Plan, pool: Stage, ids: Sequence[str], exam: Exam) -> S
 
 
 def exam_results(path: str | Path, exam: Exam, pairs: int, batch_tokens: int, dtype: str = "float32") -> Realised:
-    """Accuracy and loss of the model at `path`, in forward passes of at most `batch_tokens`.
+    """The worth of the model at `path` in the exam, in forward passes of at most `batch_tokens`.
 
     An item is right when its right choice has the highest likelihood, which is lm-eval's `acc` (ties go to the first).
-    Both are read off the same likelihoods, since accuracy alone moves in ninths: a rule is known or it is not.
+    All are read off the same likelihoods, since accuracy alone moves in ninths: a rule is known or it is not.
     """
     from harness.models.transformers_backend import load_causal_lm
     from methods.signals.target.losses import ReferenceLoss
@@ -198,10 +205,17 @@ def exam_results(path: str | Path, exam: Exam, pairs: int, batch_tokens: int, dt
     model, tokenizer = load_causal_lm(path, dtype)
     measure = ReferenceLoss(model.eval(), tokenizer.pad_token_id, batch_tokens)
     losses = iter(measure.plain([c for item in exam.choices for c in item]).tolist())
-    hits, right_losses = 0, []
+    hits, right_losses, probabilities = 0, [], []
     for choices, gold in zip(exam.choices, exam.right, strict=True):
         means = [next(losses) for _ in choices]
         totals = [mean * c.completion_length for mean, c in zip(means, choices, strict=True)]
         hits += totals.index(min(totals)) == gold
         right_losses.append(means[gold])
-    return Realised(pairs, hits / len(exam.right), math.fsum(right_losses) / len(right_losses))
+        probabilities.append(right_probability([-total for total in totals], gold))
+    count = len(exam.right)
+    return Realised(
+        pairs=pairs,
+        accuracy=hits / count,
+        loss=math.fsum(right_losses) / count,
+        probability=math.fsum(probabilities) / count,
+    )

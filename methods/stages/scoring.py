@@ -33,7 +33,7 @@ def signal_settings(plan: Plan, signal: SignalChoice) -> dict[str, Any]:
     settings: dict[str, Any] = {"signal": own if len(own) > 1 else signal.name, "seed": plan.config.synthesis_seed}
     needs, target = signal_needs(signal), plan.config.models.target
     if "planted" in needs:
-        settings["world"] = plan.world
+        settings["world"] = plan.world.key if plan.world else None
     if "embedder" in needs:
         settings["embedder"] = embedder_identity(plan.config.models.embedder)
     if "target" in needs:

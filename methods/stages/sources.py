@@ -45,7 +45,7 @@ def sources(plan: Plan) -> Stage:
     check_guide(plan)
     origin: Any = identity(c.seeds)
     if c.seeds.source == "lab":
-        origin = {"lab": plan.world, "n": c.lab.seeds if c.lab else 0}
+        origin = {"lab": plan.world.key if plan.world else None, "n": c.lab.seeds if c.lab else 0}
         if c.lab is not None and c.lab.labelled:
             origin["labelled"] = True
     elif c.seeds.training_set is not None:
@@ -94,7 +94,7 @@ def read_documents(plan: Plan) -> SeedReport:
     if c.seeds.source == "lab":
         from harness.lab.world import World
 
-        world, count = World(plan.world or 0), c.lab.seeds if c.lab else 0
+        world, count = World.of(plan.world), c.lab.seeds if c.lab else 0
         seeds = world.questions(count) if c.lab is not None and c.lab.labelled else world.seeds(count)
         return SeedReport("lab", tuple(seeds), len(seeds))
     if c.seeds.training_set is not None:

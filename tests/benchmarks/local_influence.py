@@ -48,7 +48,7 @@ def load(config: RunConfig) -> tuple[TargetState, list[ValidationExample], list[
     execute([stages["warmup"], stages["sources"]], STORE, Silent())
     folder = {name: stage_folder(STORE, stage) for name, stage in stages.items()}
     target = TargetState(
-        model_path(config.models.target, config.lab.world if config.lab else None),
+        model_path(config.models.target, config.lab.id if config.lab else None),
         "bench",
         config.models.target.max_length,
         checkpoints=read_checkpoints(folder["warmup"]),

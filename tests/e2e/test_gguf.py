@@ -174,7 +174,7 @@ def test_the_identity_names_quantisation_and_content(tiny: Path, tmp_path: Path)
 def test_an_architecture_that_cannot_be_read_is_found_before_any_work(tiny: Path, tmp_path: Path) -> None:
     path = make_tiny_gguf(tmp_path / "rwkv.gguf", architecture="rwkv6")
     assert unreadable(read_header(tiny)) is None
-    (problem,) = unreadable_weights([locate("target", ModelConfig(id=str(path)), 0)])
+    (problem,) = unreadable_weights([locate("target", ModelConfig(id=str(path)), None)])
     assert "architecture 'rwkv6', which transformers does not read" in str(problem)
 
 
@@ -220,7 +220,7 @@ def test_a_package_that_is_missing_or_damaged_is_one_line(tmp_path: Path, monkey
     model = ModelConfig(id=f"package:{NAME}")
 
     def problem() -> str:
-        (found,) = missing_weights([locate("target", model, 0)])
+        (found,) = missing_weights([locate("target", model, None)])
         return str(found)
 
     def absent(_: str) -> None:

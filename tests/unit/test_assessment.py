@@ -20,7 +20,7 @@ from harness.lab.pool import Candidate, candidates, first_pairs
 from harness.lab.report import auc
 from harness.lab.world import World
 from harness.statistics import spearman
-from harness.types import QUESTION_TYPES
+from harness.types import QUESTION_TYPES, WorldId
 from methods.signals.base import Archive, SignalContext
 from methods.signals.catalogue import make_signal
 from methods.stages.tilting import length_strata, shares, standardised, tilted
@@ -85,7 +85,7 @@ def test_first_pairs_are_what_an_untrained_writer_leads_to() -> None:
 
 def test_the_oracle_ranks_perfectly_and_cannot_see_copies(pool: list[Candidate]) -> None:
     oracle = make_signal(SignalChoice.model_validate("oracle"))
-    oracle.prepare(SignalContext(seed=0, lab_world=3), None)
+    oracle.prepare(SignalContext(seed=0, lab_world=WorldId(3)), None)
     values = {s.item_id: s.value for s in oracle.score([c.sample for c in pool], Archive())}
     by_kind: dict[str, list[float]] = {}
     for c in pool:

@@ -14,7 +14,7 @@ from harness.config import SignalChoice
 from harness.errors import ConfigError
 from harness.lab.pairs import RELATION_OF, pair_messages
 from harness.lab.world import World
-from harness.types import Message, Sample, Score, Seed, stable_hash
+from harness.types import Message, Sample, Score, Seed, WorldId, stable_hash
 from methods.signals.base import Archive, Item, SignalContext
 from methods.signals.catalogue import make_signal, signal_class, signal_needs, signal_uses
 
@@ -31,7 +31,7 @@ def talk(question: str, answer: str, number: int = 0) -> Sample:
 
 def scored(name: str, items: list[Item], seed: int = 0, world: int | None = None) -> list[Score]:
     signal = make_signal(SignalChoice.model_validate(name))
-    signal.prepare(SignalContext(seed=seed, lab_world=world), None)
+    signal.prepare(SignalContext(seed=seed, lab_world=None if world is None else WorldId(world)), None)
     scores = signal.score(items, Archive())
     assert [s.item_id for s in scores] == [i.id for i in items]
     assert all(s.signal == name for s in scores)

@@ -17,7 +17,7 @@ from evals.read import DataContext, read_file
 from evals.suite import Suite
 from harness.errors import ConfigError, InputError, PrerequisiteError
 from harness.lab.world import World
-from harness.types import Message, Seed
+from harness.types import Message, Seed, WorldId
 
 DOCS = Path(__file__).parents[2] / "docs" / "suites.md"
 
@@ -281,14 +281,14 @@ def test_a_validation_set_that_is_the_test_stops(exam: Path) -> None:
 
 def test_lab_suite_follows_the_world() -> None:
     suite = load_suite("lab")
-    for context in (DataContext(world=3, test_items=12), DataContext(world=4, test_items=12)):
+    for context in (DataContext(world=WorldId(3), test_items=12), DataContext(world=WorldId(4), test_items=12)):
         columns = {b.id: load_items(b, context, suite.folder) for b in suite.benchmarks}
         assert {len(items) for items in columns.values()} == {12}
         things = {i.cluster for i in columns["lab_asked"]}
         guide = load_validation(suite, "asked", 5, 0, context)
         assert not things & {v.keys["thing"] for v in guide}
-        assert {v.subtask for v in load_validation(suite, "asked", None, 0, context)} <= World(context.world).asked
-    first, second = (load_items(suite.benchmarks[0], DataContext(world=w), suite.folder) for w in (3, 4))
+        assert {v.subtask for v in load_validation(suite, "asked", None, 0, context)} <= World.of(context.world).asked
+    first, second = (load_items(suite.benchmarks[0], DataContext(world=WorldId(w)), suite.folder) for w in (3, 4))
     assert [i.item_hash for i in first] != [i.item_hash for i in second]
 
 

@@ -135,7 +135,7 @@ def test_weights_in_another_type_are_other_weights(name: str, tmp_path: Path) ->
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     where = str(tmp_path) if name == "folder" else name
     wide, narrow = (
-        model_identity(ModelConfig.model_validate({"id": where, "dtype": dtype}), 0)
+        model_identity(ModelConfig.model_validate({"id": where, "dtype": dtype}), None)
         for dtype in ("float32", "bfloat16")
     )
     assert narrow == f"{wide}:bfloat16"
