@@ -43,7 +43,7 @@ class Subset:
     `arm` and `tilt` say how it was drawn (arm empty: evenly), `pairs` identifies its pairs, `useful` is the share of
     different useful pairs in it, `accuracy` is in [0, 1], `loss_drop` is the fall of the mean loss of the right answers
     against the target before, and `means` holds the mean standardised score of its scored pairs under every arm that
-    has scores of any.
+    has scores of any. `probability` is the mean probability of the right choice; None where it was not measured.
     """
 
     world: int
@@ -54,6 +54,7 @@ class Subset:
     accuracy: float
     loss_drop: float
     means: Mapping[str, float]
+    probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,8 @@ class ArmAssessment:
 
     `own` are Spearman correlations over the subsets that the arm itself tilted, with the even one; `across` over all
     subsets of the world; each with `accuracy` and `loss_drop`. `gain` is the accuracy at the arm's highest tilt less
-    that of the even subset, `span` the same less that of its lowest tilt. Empty where nothing was fine-tuned.
+    that of the even subset, `span` the same less that of its lowest tilt;
+    `gain_p` is as `gain`, of the probability of the right choice. Empty where nothing was fine-tuned or measured.
     """
 
     arm: str
@@ -83,6 +85,7 @@ class ArmAssessment:
     span: Spread | None
     useful: Spread | None
     milliseconds: float
+    gain_p: Spread | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,14 @@ def _check_finite(rankings: Sequence[Ranking], subsets: Sequence[Subset]) -> Non
     ]
     for s in subsets:
         means = {f"mean of {name}": mean for name, mean in s.means.items()}
-        values = {"tilt": s.tilt, "useful": s.useful, "accuracy": s.accuracy, "loss_drop": s.loss_drop, **means}
+        values: dict[str, float | None] = {
+            "tilt": s.tilt,
+            "useful": s.useful,
+            "accuracy": s.accuracy,
+            "loss_drop": s.loss_drop,
+            "p": s.probability,
+            **means,
+        }
         found.append((f"subset of '{s.arm or 'even'}'", s.world, values))
     for who, world, own in found:
         for name, value in own.items():
@@ -146,6 +156,7 @@ def _arm(arm: str, rankings: Mapping[int, Ranking], by_world: Mapping[int, Seque
         if drawn:
             across[world] = list({s.pairs: s for s in drawn}.values())
     even = {w: s.accuracy for w, found in own.items() for s in found if s.tilt == 0}
+    even_p = {w: s.probability for w, found in own.items() for s in found if s.tilt == 0}
     return ArmAssessment(
         arm=arm,
         worlds=sorted(rankings),
@@ -160,7 +171,12 @@ def _arm(arm: str, rankings: Mapping[int, Ranking], by_world: Mapping[int, Seque
         span=_spread({w: found[-1].accuracy - found[0].accuracy for w, found in own.items()}),
         useful=_spread({w: found[-1].useful for w, found in own.items()}),
         milliseconds=sum(r.milliseconds for r in rankings.values()) / len(rankings),
+        gain_p=_spread({w: _difference(found[-1].probability, even_p.get(w)) for w, found in own.items()}),
     )
+
+
+def _difference(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one - other
 
 
 def _correlations(arm: str, found: Mapping[int, Sequence[Subset]]) -> dict[str, Spread]:
@@ -223,14 +239,16 @@ def _realised(assessment: Assessment) -> list[str]:
         "",
         f"Accuracy after fine-tuning on the arm's subset of tilt {max(tilts):g}, in points above the evenly drawn one",
         f"and above the arm's subset of tilt {min(tilts):g}: mean with Student's 95 % interval, lowest and highest",
-        "world; and the share of different useful pairs in the subset of the highest tilt.",
+        "world; the same of the mean probability of the right choice (p); and the share of different useful pairs in",
+        "the subset of the highest tilt.",
         "",
         *markdown_table(
-            ["arm", "above even", "range", "above lowest tilt", "range", "useful pairs"],
+            ["arm", "above even", "range", "above lowest tilt", "range", "above even, p", "useful pairs"],
             [
                 [
                     a.arm,
                     *[text for s in (a.gain, a.span) for text in (_points(s), _points_range(s))],
+                    _points(a.gain_p),
                     "" if a.useful is None else percent(a.useful.mean.mean),
                 ]
                 for a in assessment.arms

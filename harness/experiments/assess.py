@@ -301,6 +301,7 @@ class _Tilting:
                     accuracy=after.accuracy,
                     loss_drop=drop,
                     means=means,
+                    probability=after.probability,
                 )
             )
         return found

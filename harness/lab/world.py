@@ -5,9 +5,9 @@ seeds, validation and tests are disjoint, so only a rule can carry over from a t
 which facts had to carry over instead gave noise. Each relation gives its six values to equally many classes (one each
 of six, three each of eighteen), so a guess is right one time in six. The target knows half of the classes of every
 relation from its pretraining, and the exam asks three of the six relations: a useful pair is asked, unknown and true,
-which holds for a quarter of the rules (9 of 36, or 27 of 108). Half as many further classes occur only in the target's pretraining
-and carry exactly the values of the unknown rules: without them those answers would be unfamiliar words, and the exam
-would measure vocabulary. It gives up realism for known worth.
+which holds for a quarter of the rules (9 of 36, or 27 of 108). Half as many further classes occur only in the target's
+pretraining and carry exactly the values of the unknown rules: without them those answers would be unfamiliar words, and
+the exam would measure vocabulary. It gives up realism for known worth.
 """
 
 from __future__ import annotations

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from harness.errors import ConfigError, PrerequisiteError
 from harness.lab import build
 from harness.lab.corpora import generator_examples, target_examples, writer_examples
+from harness.lab.sizes import SIZES
 from harness.lab.tokenizer import build_tokenizer, encode_chats
-from harness.lab.words import BACKGROUND, CLASSES, FIRST, RELATIONS, SECOND
+from harness.lab.words import ALL_BACKGROUND, ALL_CLASSES, BACKGROUND, CLASSES, FIRST, RELATIONS, SECOND
 from harness.lab.world import World
 from harness.types import RUBRIC_PARTS
 
 TINY = 0.004
-TOKENIZER = build_tokenizer()
+TOKENIZER, LARGE = build_tokenizer(), build_tokenizer(SIZES[18])
 
 
 @settings(deadline=None, max_examples=200)
@@ -32,9 +33,10 @@ def test_any_text_survives_the_tokenizer(text: str) -> None:
 
 def test_names_are_three_tokens_and_values_are_one() -> None:
     rng = random.Random(0)
-    for _ in range(300):
-        pieces = (rng.choice(FIRST), rng.choice(SECOND), rng.choice(CLASSES + BACKGROUND))
-        assert TOKENIZER.tokenize(" " + "".join(pieces)) == ["Ġ" + pieces[0], *pieces[1:]]
+    for tokenizer, classes in ((TOKENIZER, CLASSES + BACKGROUND), (LARGE, ALL_CLASSES + ALL_BACKGROUND)):
+        for _ in range(300):
+            pieces = (rng.choice(FIRST), rng.choice(SECOND), rng.choice(classes))
+            assert tokenizer.tokenize(" " + "".join(pieces)) == ["Ġ" + pieces[0], *pieces[1:]]
     for value in (v for r in RELATIONS for v in r.values):
         assert len(TOKENIZER.tokenize(value)) == len(TOKENIZER.tokenize(" " + value)) == 1
 

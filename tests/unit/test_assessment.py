@@ -174,7 +174,8 @@ def made() -> tuple[list[Ranking], list[Subset]]:
             ("bad", 1.0, 0.5 + 0.1 * sign),
         ):
             means = {"good": accuracy, "bad": sign * accuracy}
-            subsets.append(Subset(w, arm, tilt, f"{arm}{tilt}", 0.3, accuracy, 2 * accuracy, means))
+            p = None if arm == "bad" else accuracy / 2
+            subsets.append(Subset(w, arm, tilt, f"{arm}{tilt}", 0.3, accuracy, 2 * accuracy, means, p))
     return rankings, subsets
 
 
@@ -189,6 +190,8 @@ def test_arms_are_summarised_over_worlds() -> None:
     assert good.gain is not None and good.span is not None
     assert (good.gain.lowest, good.gain.highest) == tuple(map(pytest.approx, (0.3, 0.4)))
     assert good.span.mean.mean == pytest.approx(0.65) and good.milliseconds == 3.0
+    assert bad.gain_p is None and good.gain_p is not None
+    assert (good.gain_p.lowest, good.gain_p.highest) == tuple(map(pytest.approx, (0.15, 0.2)))
     assert bad.gain is not None and (bad.gain.lowest, bad.gain.highest) == tuple(map(pytest.approx, (-0.1, 0.1)))
     assert (bad.across["accuracy"].lowest, bad.across["accuracy"].highest) == tuple(map(pytest.approx, (-1.0, 1.0)))
 
@@ -276,6 +279,13 @@ def test_tilts_are_numbers_other_than_zero() -> None:
             parse_tilts(bad)
 
 
+def test_the_right_choices_probability_is_its_share_of_the_likelihoods() -> None:
+    from evals.evaluate import right_probability
+
+    assert right_probability([math.log(0.03), math.log(0.09)], 1) == pytest.approx(0.75)
+    assert right_probability([-2000.0, -2000.0, -2000.0, -2000.0], 2) == 0.25
+
+
 def test_the_exam_is_lm_evals(tmp_path: Path) -> None:
     from evals.evaluate import evaluate
     from harness.resolve.assemble import assemble
@@ -290,5 +300,7 @@ def test_the_exam_is_lm_evals(tmp_path: Path) -> None:
     found = exam_results(model, exam, 0, 4096)
     expected = evaluate(model, plan.tests, plan.data, columns=["lab_asked"]).columns[0]
     assert found.accuracy == expected.score and 0 < found.accuracy < 1
+    # The likelihoods of the two are computed by different code.
+    assert found.probability == pytest.approx(expected.probability, abs=1e-5) and 0.1 < found.probability < 0.25
     # A model with random weights knows nothing: about one in 512 tokens.
     assert found.loss == pytest.approx(math.log(512), rel=0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,10 +11,12 @@ from harness.cli.lab import _arm
 from harness.cli.main import main
 from harness.errors import ConfigError, StageError
 from harness.experiments import calibrate as module
-from harness.experiments.calibrate import ARMS, calibrate
+from harness.experiments.calibrate import ARMS, calibrate, wanted
 from harness.resolve.assemble import assemble
 from harness.resolve.layers import resolve_run
-from results.calibration import CalibrationRow
+from harness.types import WorldId
+from results.calibration import PROBABILITY, CalibrationRow
+from support.made_runs import make_record
 
 ASKED = {"static": 0.4, "grpo × oracle": 0.7, "grpo × random": 0.41}
 
@@ -22,7 +25,7 @@ ASKED = {"static": 0.4, "grpo × oracle": 0.7, "grpo × random": 0.41}
 def asked_for(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str | None, int]]:
     """Calibration without its runs; returns the signal and world of each that it asks for."""
     calls: list[tuple[str | None, int]] = []
-    monkeypatch.setattr(module, "_run", lambda arm, world, scale, runs: calls.append((arm.signal, world)))
+    monkeypatch.setattr(module, "_run", lambda arm, world, scale, runs, count: [calls.append((arm.signal, world))])
 
     def row(name: str, world: int, record: Any, runs: str) -> CalibrationRow:
         return CalibrationRow(name, world, {"lab_asked": ASKED[name] + world / 1000}, 0.5, 1.0)
@@ -57,7 +60,7 @@ def test_an_unknown_arm_is_named_with_the_nearest() -> None:
 def test_the_first_failing_run_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[int] = []
 
-    def run(arm: Any, world: int, scale: str, runs: str) -> None:
+    def run(arm: Any, world: int, scale: str, runs: str, count: int) -> None:
         started.append(world)
         raise StageError("this run failed")
 
@@ -72,6 +75,40 @@ def test_all_arms_name_drivers_and_signals_that_exist() -> None:
 
     signals = (None, *plugins.names(plugins.SIGNALS))
     assert all(arm.driver in plugins.names(plugins.DRIVERS) and arm.signal in signals for arm in ARMS.values())
+
+
+def test_other_data_sets_are_drawn_from_the_first_runs_writer() -> None:
+    first, *others = wanted(ARMS["grpo × oracle"], 7, "sharp", "r", 3)
+    assert (first.config.driver.name, first.config.signal.name, first.config.seed) == ("grpo", "oracle", 7)
+    for other in others:
+        assert (other.config.driver.name, other.config.signal.chosen) == ("static", False)
+        assert other.config.writer_from == first.name and other.argv[-4:-2] == ["--writer-from", first.name]
+    assert len({w.name for w in (first, *others)}) == len({w.config.seed for w in (first, *others)}) == 3
+    assert {w.config.lab and w.config.lab.id for w in (first, *others)} == {WorldId(7, 18)}
+
+
+def test_an_arm_without_a_writer_is_run_anew_for_each_data_set() -> None:
+    runs = wanted(ARMS["best_of_n × influence"], 7, "full", "r", 2)
+    assert {(w.config.driver.name, w.config.signal.name) for w in runs} == {("best_of_n", "influence")}
+    assert {w.config.writer_from for w in runs} == {None} and len({w.name for w in runs}) == 2
+    assert runs[0].argv == [
+        *("harness", "run", "--driver", "best_of_n", "--target", "nano", "--scale", "full", "--seed", "7"),
+        *("--runs", "r", "--signal", "influence", "--set", "lab.world=7"),
+    ]
+
+
+def test_an_arms_scores_are_means_over_its_data_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = {"a": 0.25, "b": 0.75}
+    monkeypatch.setattr(module, "_useful_share", lambda record, runs: shares[record.run])
+    records = []
+    for name, score, p in (("a", [1, 0, 0, 0], 0.3), ("b", [1, 1, 0, 0], 0.4)):
+        record = make_record(name, {"lab_asked": score, "lab_related": [1]}, {})
+        columns = [replace(c, probability=p) for c in record.columns]
+        records.append(replace(record, columns=columns))
+    row = module._row("static", 3, records, "runs")
+    assert row.columns == pytest.approx({"lab_asked": 0.375, PROBABILITY: 0.35, "lab_related": 1.0})
+    assert row.useful_share == 0.5 and row.data_sets == 2
+    assert row.seconds == pytest.approx(sum(c.seconds for c in records[0].counts))
 
 
 def test_jobs_are_a_number_from_1(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,10 +8,12 @@ import re
 import pytest
 
 from harness.errors import InputError
+from harness.lab.build import lab_identity
 from harness.lab.pairs import RELATION_OF, pair_messages
 from harness.lab.planted import label
+from harness.lab.pool import candidates
 from harness.lab.report import learning
-from harness.lab.words import BACKGROUND, CLASSES, RELATIONS
+from harness.lab.words import CLASSES, RELATIONS
 from harness.lab.world import LAB_COLUMNS, World
 from harness.synthesis.validity import check_pair
 from harness.types import QUESTION_TYPES, Message
@@ -39,14 +41,29 @@ def test_a_world_is_its_number() -> None:
     assert {World(n).asked for n in range(20)} != {World(0).asked}
 
 
-@pytest.mark.parametrize("number", range(5))
-def test_rules_are_balanced_and_a_quarter_is_useful(number: int) -> None:
-    world = World(number)
-    assert len(world.known) == len(world.unknown) == 18 and len(world.useful) == 9
+@pytest.mark.parametrize("world", [*map(World, range(5)), World(0, 18), World(1, 18)], ids=str)
+def test_rules_are_balanced_and_a_quarter_is_useful(world: World) -> None:
+    rules = len(world.classes) * len(RELATIONS)
+    assert len(world.known) == len(world.unknown) == rules / 2 and len(world.useful) == rules / 4
     for relation in RELATIONS:
-        assert sorted(world.rules[c, relation.key] for c in CLASSES) == sorted(relation.values)
-        unknown = {world.rules[c, relation.key] for c in CLASSES if (c, relation.key) in world.unknown}
-        assert {world.rules[c, relation.key] for c in BACKGROUND} == unknown
+        values = sorted(world.rules[c, relation.key] for c in world.classes)
+        assert values == sorted(relation.values * (len(world.classes) // 6))
+        unknown = [world.rules[c, relation.key] for c in world.classes if (c, relation.key) in world.unknown]
+        assert sorted(world.rules[c, relation.key] for c in world.size.background) == sorted(unknown)
+
+
+def test_a_larger_world_is_another_and_asks_of_different_things() -> None:
+    small, large = World(3), World(3, 18)
+    assert (small.id.key, large.id.key) == (3, [3, 18]) and lab_identity(small) != lab_identity(large)
+    assert small.seeds(1)[0].id != large.seeds(1)[0].id
+    for column in LAB_COLUMNS:
+        items = large.test_items(column, 270)
+        assert len({i.question for i in items}) == 270 and {i.cls for i in items} == set(large.classes)
+    pool = candidates(large, 1)
+    assert len({c.sample.messages[1].content for c in pool}) == len(pool) - 27 * 4
+    assert all(label(c.sample.messages, large).kind == c.kind for c in pool if c.kind != "repeat")
+    with pytest.raises(InputError, match="no worlds of 7 classes; it has 6 and 18"):
+        World(0, 7)
 
 
 def test_things_are_disjoint() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.errors import InputError
-from results.calibration import CalibrationRow, calibration_table
+from results.calibration import PROBABILITY, CalibrationRow, calibration_table
 from results.lab_files import write_calibration
 
 STATIC = {100: 0.40, 101: 0.60, 102: 0.50, 103: 0.70, 104: 0.30}
@@ -27,6 +28,14 @@ ROWS = [
     *arm("anti_oracle", [-0.1, -0.12, -0.08, -0.1, -0.1]),
     *arm("random", [0.01, -0.02, 0.02, -0.01, 0.0]),
 ]
+
+
+def test_the_probability_stands_beside_accuracy_with_what_is_averaged() -> None:
+    rows = [replace(r, columns={**r.columns, PROBABILITY: r.columns["lab_asked"] / 2}, data_sets=4) for r in ROWS]
+    table = calibration_table(rows)
+    assert list(table.columns)[:2] == ["lab_asked", PROBABILITY]
+    assert table.differences["oracle"][PROBABILITY].mean == pytest.approx(0.1)
+    assert "4 data sets" in table.markdown() and "data sets" not in calibration_table(ROWS).markdown()
 
 
 def test_differences_are_paired_by_world() -> None:
