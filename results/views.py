@@ -30,7 +30,7 @@ from results.tables import (
     mark_notes,
     score_cell,
 )
-from results.text import count, duration, kept_together, shorten, wrapped
+from results.text import count, duration, kept_together, percent, shorten, wrapped
 
 ONE_DRAW = "Errors are over test items; one run is one draw, and another seed of the same method would differ."
 _REASONS_WIDTH = 58
@@ -76,7 +76,7 @@ def render_show(run_folder: Path) -> str:
         lines += ["", f"Not complete. Last event: {doing or 'none'}. Go on with: harness resume {run_folder}"]
         return "\n".join(lines)
     arm = Arm("run", run.record, read_items(run_folder))
-    lines += ["", SCORES_TITLE, *aligned(_scores(arm))]
+    lines += ["", SCORES_TITLE, *aligned(_scores(arm)), *_probabilities(run.record)]
     lines += [line for origin in run.record.upstream for line in wrapped(f"From an earlier run: {origin.line()}")]
     lines += _unmeasured(run) + [line for flag in run.record.validity_flags for line in wrapped(f"Caution: {flag}")]
     lines += mark_notes([run.record])
@@ -144,6 +144,17 @@ def _scores(arm: Arm) -> list[list[str]]:
         if clean:
             rows[-1].append(clean_cell(column))
     return rows
+
+
+def _probabilities(record: RunRecord) -> list[str]:
+    """The mean probability of the right choice by column, before and after; it has no steps, as an accuracy has."""
+    base = {c.column: c.probability for c in record.base_columns}
+    said = []
+    for column in record.columns:
+        before, after = base.get(column.column), column.probability
+        if after is not None:
+            said.append(f"{column.column} {'?' if before is None else percent(before)} → {percent(after)}")
+    return wrapped(f"Mean probability of the right choice, in percent: {', '.join(said)}") if said else []
 
 
 def _unmeasured(run: Run) -> list[str]:

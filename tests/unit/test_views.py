@@ -97,6 +97,15 @@ def test_show_of_a_complete_run(tmp_path: Path) -> None:
     assert "2 conversations" in text
 
 
+def test_show_gives_the_right_choices_probability_where_it_was_measured(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "a", BETTER, BASE)
+    assert "Mean probability" not in render_show(folder)
+    record = json.loads((folder / "record.json").read_text())
+    record["columns"][0]["probability"], record["base_columns"][0]["probability"] = 0.625, 0.25
+    (folder / "record.json").write_text(json.dumps(record))
+    assert "Mean probability of the right choice, in percent: asked 25.0 → 62.5\n" in render_show(folder)
+
+
 def test_show_of_an_incomplete_run_says_how_to_go_on(tmp_path: Path) -> None:
     folder = unfinished_run(tmp_path, "u")
     assert f"Last event: stage_started grpo. Go on with: harness resume {folder}" in render_show(folder)
