@@ -92,7 +92,8 @@ def shared_folder(steps: float = 1.0, cache_dir: Path | None = None, size: Size 
 def _shared_identity(steps: float, disturbed: int, classes: int) -> str:
     """Hash of all that changes the shared models, and of how long a world's own are trained.
 
-    The wording is hashed by what it yields: a sample of the examples, so that no change of a text is missed."""
+    The wording is hashed by what it yields: a sample of the examples, so that no change of a text is missed.
+    """
     size = SIZES[classes]
     sample = [*corpora.writer_examples(60, 0, size.classes), *corpora.generator_examples(60, 0, None, size.classes)]
     shapes = [asdict(x) for x in (WRITER, GENERATOR, WRITER_RECIPE, BASE_RECIPE)]
@@ -106,11 +107,11 @@ def _shared_identity(steps: float, disturbed: int, classes: int) -> str:
 def ensure_lab(
     world: World, cache_dir: Path | None = None, progress: ShareCallback | None = None, steps: float = 1.0
 ) -> LabModels:
-    """The models of a world, built where the cache lacks them (one to two minutes for the first world;
-    a larger world takes several times as long).
+    """The models of a world, built where the cache lacks them.
 
-    `steps` scales every training length; below 1 the models are of no use but load and run, for quick tests.
-    Raises `PrerequisiteError` where the cache folder cannot be written.
+    That takes one to two minutes for the first of the smaller worlds, and about twice as long for a larger one. `steps`
+    scales every training length; below 1 the models are of no use but load and run, for quick tests. Raises
+    `PrerequisiteError` where the cache folder cannot be written.
     """
     report = progress or (lambda _part, _share: None)
     root = cache_root(cache_dir)

@@ -301,6 +301,6 @@ def test_the_exam_is_lm_evals(tmp_path: Path) -> None:
     expected = evaluate(model, plan.tests, plan.data, columns=["lab_asked"]).columns[0]
     assert found.accuracy == expected.score and 0 < found.accuracy < 1
     # The likelihoods of the two are computed by different code.
-    assert found.probability == pytest.approx(expected.probability, abs=1e-5) and 0.1 < found.probability < 0.25
+    assert found.probability == pytest.approx(expected.probability, abs=1e-5) and 0.1 < found.probability < 0.4
     # A model with random weights knows nothing: about one in 512 tokens.
     assert found.loss == pytest.approx(math.log(512), rel=0.1)

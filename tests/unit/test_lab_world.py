@@ -58,7 +58,7 @@ def test_a_larger_world_is_another_and_asks_of_different_things() -> None:
     assert small.seeds(1)[0].id != large.seeds(1)[0].id
     for column in LAB_COLUMNS:
         items = large.test_items(column, 270)
-        assert len({i.question for i in items}) == 270 and {i.cls for i in items} == set(large.classes)
+        assert len({i.question for i in items}) == 270 and not {i.cls for i in items} <= set(CLASSES)
     pool = candidates(large, 1)
     assert len({c.sample.messages[1].content for c in pool}) == len(pool) - 27 * 4
     assert all(label(c.sample.messages, large).kind == c.kind for c in pool if c.kind != "repeat")
