@@ -1,4 +1,4 @@
-"""Registered names: signals, drivers, routes, methods and suites, the project's own and anybody else's.
+"""Registered names: signals, drivers, routes, methods, suites and raters, the project's own and anybody else's.
 
 All register in the same entry-point groups. Reading them imports nothing; a class is imported when its name is used.
 In a checkout the project's own entries are read from its `pyproject.toml`: what an editable installation noted of them
@@ -19,14 +19,14 @@ from typing import Any
 
 from harness.errors import ConfigError, suggest
 
-SIGNALS, DRIVERS, ROUTES, METHODS, SUITES = (
-    f"harness.{kind}" for kind in ("signals", "drivers", "routes", "methods", "suites")
+SIGNALS, DRIVERS, ROUTES, METHODS, SUITES, RATERS = (
+    f"harness.{kind}" for kind in ("signals", "drivers", "routes", "methods", "suites", "raters")
 )
-GROUPS = (SIGNALS, DRIVERS, ROUTES, METHODS, SUITES)
+GROUPS = (SIGNALS, DRIVERS, ROUTES, METHODS, SUITES, RATERS)
 """The entry-point groups that are read."""
 
 CLASSES = (SIGNALS, DRIVERS, ROUTES)
-"""Those whose entries are classes with settings; methods and suites are files."""
+"""Those whose entries are classes with settings; methods, suites and raters are files."""
 
 _RENAMED = {(DRIVERS, "grpo_rubric"): "grpo"}
 """What a name of an older version is called now."""
@@ -39,7 +39,7 @@ OWN = "harness"
 class Entry:
     """One registration: its group and name, what it points at, and the package that brings it.
 
-    It points at `module:attribute`, or, for methods and suites, at `package:FILE`.
+    It points at `module:attribute`, or, for methods, suites and raters, at `package:FILE`.
     """
 
     group: str

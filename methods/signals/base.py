@@ -21,6 +21,7 @@ from harness.config import EmbedderConfig
 from harness.config_models import Section
 from harness.config_runtime import ScoringConfig
 from harness.facts import Fact, facts_to_rows
+from harness.raters.declaration import RaterDeclaration
 from harness.training.checks import Check, to_rows
 from harness.types import Message, Sample, Score, Seed, Usage, WorldId
 from methods.signals.diagnostics import score_facts
@@ -45,7 +46,7 @@ NEEDS: Mapping[str, str] = MappingProxyType(
 )
 """What a signal may need, and what each is."""
 
-PROVIDED = frozenset({"warm_target", "target", "target_sampling", "embedder", "planted"})
+PROVIDED = frozenset({"warm_target", "target", "target_sampling", "embedder", "rater", "planted"})
 """The needs that runs can meet; a signal with another one is refused before anything is loaded."""
 
 
@@ -58,10 +59,10 @@ class ModelUse:
     warm-up's checkpoints. `hooks`: gradients are read by hooks on LoRA's linears, which see no parameter outside of
     them. `every_weight`: gradients of all weights are held at once, an item at a time. `dtype` is the type that the
     model is loaded in, where it is not the role's own. `samples` completions of at most `tokens` tokens are drawn of an
-    item, of which a batch decodes `at_once`.
+    item, of which a batch decodes `at_once`. A rater is no role of the run, so `parameters` says how large it is.
     """
 
-    role: Literal["target", "embedder", "judge"] = "target"
+    role: Literal["target", "embedder", "judge", "rater"] = "target"
     forward: int = 1
     backward: int = 0
     validation: int = 0
@@ -72,6 +73,7 @@ class ModelUse:
     samples: int = 0
     tokens: int = 0
     at_once: int = 1
+    parameters: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +204,16 @@ class Signal(Plugin, ABC, Generic[S]):
     @classmethod
     def uses(cls, settings: S) -> tuple[ModelUse, ...]:
         """The models that it has in memory and computes with under these settings; none where scoring is free."""
+        return ()
+
+    @classmethod
+    def raters(cls, settings: S) -> tuple[RaterDeclaration, ...]:
+        """The raters that it asks under these settings. Raises `HarnessError` for one that is not there."""
+        return ()
+
+    @classmethod
+    def files(cls, settings: S) -> tuple[str, ...]:
+        """The files that its settings name, whose content decides its scores."""
         return ()
 
     @classmethod

@@ -9,9 +9,10 @@ from harness import plugins
 from harness.choice import plugin_class, plugin_classes
 from harness.config import SignalChoice
 from harness.errors import ConfigError
+from harness.raters.declaration import RaterDeclaration
 from methods.signals.base import PROVIDED, ModelUse, Signal, Use
 
-CostClass = Literal["free", "embedding", "forward", "backward", "sampling", "judge"]
+CostClass = Literal["free", "embedding", "rating", "forward", "backward", "sampling", "judge"]
 
 
 def signal_class(name: str) -> type[Signal[Any]]:
@@ -60,6 +61,16 @@ def signal_uses(choice: SignalChoice) -> tuple[ModelUse, ...]:
     return signal_class(choice.name).uses(choice.settings) if choice.chosen else ()
 
 
+def signal_raters(choice: SignalChoice) -> tuple[RaterDeclaration, ...]:
+    """The raters that the chosen signal asks; none where none is chosen."""
+    return signal_class(choice.name).raters(choice.settings) if choice.chosen else ()
+
+
+def signal_files(choice: SignalChoice) -> tuple[str, ...]:
+    """The files that the chosen signal's settings name."""
+    return signal_class(choice.name).files(choice.settings) if choice.chosen else ()
+
+
 def describe_signal(signal: type[Signal[Any]]) -> dict[str, Any]:
     """The declarations of a signal, as plain values: what it needs and uses is that of its default settings."""
     settings = signal.Settings()
@@ -101,4 +112,6 @@ def cost_class(uses: tuple[ModelUse, ...]) -> CostClass:
         return "backward"
     if "target" in roles:
         return "forward"
+    if "rater" in roles:
+        return "rating"
     return "embedding" if roles else "free"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from harness.config import SignalChoice
@@ -14,12 +15,20 @@ from harness.executor import Work
 from harness.facts import Fact, facts_to_rows
 from harness.models.embedder import embedder_identity
 from harness.models.open import model_path
+from harness.raters.catalogue import rater_identity
 from harness.shards import ShardOutput, read_records
 from harness.stage import Stage, StageInputs, StageRun
-from harness.types import Sample, Score, Seed, derive_seed
+from harness.types import Sample, Score, Seed, derive_seed, file_hash
 from methods.plan import Plan
 from methods.signals.base import Archive, Preparation, Signal, SignalContext, TargetState
-from methods.signals.catalogue import check_use, make_signal, signal_class, signal_needs
+from methods.signals.catalogue import (
+    check_use,
+    make_signal,
+    signal_class,
+    signal_files,
+    signal_needs,
+    signal_raters,
+)
 from methods.signals.sets import SetSignal
 from methods.stages.selection import Selection
 from methods.stages.signal_cost import scoring_cost, scoring_parts
@@ -38,6 +47,10 @@ def signal_settings(plan: Plan, signal: SignalChoice) -> dict[str, Any]:
         settings["embedder"] = embedder_identity(plan.config.models.embedder)
     if "target" in needs:
         settings["target"] = [plan.identity(target), target.dtype, target.max_length]
+    if "rater" in needs:
+        settings["raters"] = [rater_identity(rater) for rater in signal_raters(signal)]
+    if named := signal_files(signal):
+        settings["files"] = [file_hash(Path(name).expanduser()) for name in named]
     return settings
 
 

@@ -15,7 +15,7 @@ from harness.estimate import weight_bytes
 from harness.training.lora_modules import plain_names
 from methods.plan import Plan
 from methods.signals.base import ModelUse
-from methods.signals.catalogue import signal_uses
+from methods.signals.catalogue import signal_raters, signal_uses
 from methods.stages.guide import guide_items
 from methods.stages.warmup import warm
 
@@ -44,9 +44,12 @@ def scoring_cost(e: Estimator, plan: Plan, signal: SignalChoice, count: int) -> 
     uses = signal_uses(signal)
     read, back = _target_tokens(e, plan, uses)
     embedded = count * e.sizes.pair * sum(use.forward for use in uses if use.role == "embedder")
+    rated = count * e.sizes.pair
+    raters = [use for use in uses if use.role == "rater"]
     sampling = [(use, min(use.tokens, e.sizes.pair)) for use in uses if use.samples]
     written = count * sum(use.samples * tokens for use, tokens in sampling)
     flops = e.target.flops(count * (read + 2 * back)) + (e.embedder.flops(embedded) if e.embedder else 0.0)
+    flops += sum(2.0 * use.parameters * rated for use in raters)
     # A lab model takes about as long for a decoding step as for a pass over a pair.
     steps = sum(tokens for _, tokens in sampling)
     passes = max(1.0, (read + 2 * back) / (3 * e.sizes.row)) + steps
@@ -58,6 +61,7 @@ def scoring_cost(e: Estimator, plan: Plan, signal: SignalChoice, count: int) -> 
         models={
             **({"target": (count * read, written)} if read else {}),
             **(e.embedder_tokens(embedded) if embedded else {}),
+            **({"rater": (rated * len(raters), 0)} if raters else {}),
         },
         usd=e.embedder_usd if embedded else 0.0,
         drawn=e.target.flops(written),
@@ -88,6 +92,8 @@ def _known(e: Estimator, plan: Plan, uses: Sequence[ModelUse]) -> bool:
     """Whether the operations of a score are known: the size of the models that give it, and what it reads."""
     if any(use.role == "embedder" for use in uses) and e.embedder is not None and not e.embedder.sized:
         return False
+    if any(use.role == "rater" and not use.parameters for use in uses):
+        return False
     if not any(use.role == "target" for use in uses):
         return True
     return e.target.shape is not None and not (any(use.validation for use in uses) and guide_items(plan) is None)
@@ -103,7 +109,14 @@ def scoring_parts(sizer: Sizer, plan: Plan, signal: SignalChoice) -> list[Part]:
         parts = _gradients(sizer, plan, signal)
     else:
         parts = sizer.reads() if target else []
-    return [*parts, *(sizer.embeds() if any(use.role == "embedder" for use in uses) else [])]
+    parts = [*parts, *(sizer.embeds() if any(use.role == "embedder" for use in uses) else [])]
+    return [*parts, *_rating(signal)]
+
+
+def _rating(signal: SignalChoice) -> list[Part]:
+    """The raters of the signal, of which all are in memory together."""
+    held = sum(rater.weight_bytes for rater in signal_raters(signal))
+    return [Part("rater", "weights", held)] if held else []
 
 
 def _answers(sizer: Sizer, uses: Sequence[ModelUse]) -> list[Part]:

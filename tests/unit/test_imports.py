@@ -22,6 +22,7 @@ FORBIDDEN = {
     "harness.synthesis": (*MAKERS, "harness.training", "methods", "evals", "results"),
     "harness.models": (*MAKERS, "methods", "evals", "results"),
     "harness.training": (*MAKERS, "harness.synthesis", "methods", "evals", "results"),
+    "harness.raters": (*MAKERS, "methods", "evals", "results"),
     "harness.lab": (*MAKERS, "harness.training", "methods", "evals", "results"),
     "harness.resolve": MAKERS[1:],
     "harness.checks": MAKERS[2:],

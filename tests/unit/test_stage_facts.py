@@ -49,7 +49,7 @@ def unscored(driver: str, target: str) -> Cost:
 def scorers(signal: SignalChoice) -> set[str]:
     """The roles whose models a signal computes with."""
     needs = signal_needs(signal)
-    return ({"target"} if needs & {"warm_target", "target"} else set()) | needs & {"embedder"}
+    return ({"target"} if needs & {"warm_target", "target"} else set()) | needs & {"embedder", "rater"}
 
 
 @pytest.mark.parametrize("driver, signal", PAIRINGS)

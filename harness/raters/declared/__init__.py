@@ -1,0 +1,1 @@
+"""The declarations of published raters; the file names of their entries in `harness.raters`."""
