@@ -10,14 +10,14 @@ from harness.checks.data_check import check_data
 from harness.checks.doctor import requirements
 from harness.checks.findings import Problem
 from harness.checks.needs import GPU_FROM, loads
-from harness.checks.weights import missing_weights, unreadable_weights
+from harness.checks.weights import missing_raters, missing_weights, unreadable_weights
 from harness.errors import InputError, PrerequisiteError
 from harness.estimate import gigabytes
 from harness.models.context import folder_config
 from harness.models.role_model import RoleModel
 from harness.models.rope import rope_switch
 from harness.resolve import machine
-from harness.resolve.role_models import embedder_model, role_models, trained_role
+from harness.resolve.role_models import embedder_model, raters_of_signals, role_models, trained_role
 from harness.training.policy import policy_training
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def check_prerequisites(config: RunConfig, stages: Sequence[Stage]) -> list[Prob
         *_missing_data(config),
         *_missing_services(config),
         *missing_weights([*models, *([embedder] if embedder else [])]),
+        *missing_raters(raters_of_signals(config)),
         *unreadable_weights(models),
         *_two_sides(config, found),
         *_missing_memory(models, loads(config, stages)),

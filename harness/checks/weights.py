@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from harness.checks.findings import Problem
 from harness.errors import PrerequisiteError
@@ -10,6 +11,7 @@ from harness.estimate import gigabytes
 from harness.models import packaged
 from harness.models.known import by_id
 from harness.models.role_model import RoleModel
+from harness.raters.declaration import RaterDeclaration
 from harness.resolve import machine
 
 
@@ -24,6 +26,22 @@ def missing_weights(models: Sequence[RoleModel]) -> list[Problem]:
         where, fix = _where_weights_lack(model)
         problems.append(Problem(f"weights of the {roles}, {model.id}", size, where, fix))
     return problems[::-1]
+
+
+def missing_raters(raters: Sequence[RaterDeclaration]) -> list[Problem]:
+    """Raters whose checkpoint is not on this machine, and what brings it or takes its place."""
+    problems = []
+    for rater in raters:
+        if Path(rater.checkpoint).is_dir() or machine.cached_model(rater.checkpoint, rater.revision):
+            continue
+        fix = (
+            f"hf download {rater.checkpoint}, or train one (harness rater train) and name its folder: "
+            "--set signal.rater=DIR"
+        )
+        size = gigabytes(rater.weight_bytes) if rater.parameters else "an unknown size"
+        what = f"weights of the rater {rater.name}, {rater.checkpoint}"
+        problems.append(Problem(what, size, f"not in {machine.hub_cache()}", fix))
+    return problems
 
 
 def unreadable_weights(models: Sequence[RoleModel]) -> list[Problem]:

@@ -165,6 +165,27 @@ def _configure_assess(parser: Parser) -> None:
     add_runs_option(parser)
 
 
+def _judgments(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from harness.lab.judged import write_judgments
+    from harness.lab.world import World
+
+    path = Path(args.to).expanduser()
+    world, *_ = parse_worlds(args.world)
+    count = write_judgments(World(world), path, positive(args.count, "--count"), args.grades, args.seed)
+    say(f"{path}: {count} {'grades' if args.grades else 'comparisons'} of pairs of world {world}")
+    return 0
+
+
+def _configure_judgments(parser: Parser) -> None:
+    parser.add_argument("--to", metavar="FILE", required=True, help="JSONL file for the judgments")
+    parser.add_argument("--world", metavar="N", default="0", help="the world whose pairs are judged (default: 0)")
+    parser.add_argument("--count", metavar="N", type=int, default=1000, help="judgments (default: 1000)")
+    parser.add_argument("--grades", action="store_true", help="grades of single pairs (default: comparisons of two)")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the draw (default: 0)")
+
+
 def _configure(parser: Parser) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     for command in ACTIONS:
@@ -195,6 +216,13 @@ ACTIONS = (
         configure=_configure_assess,
         run=_assess,
         examples="harness lab assess --worlds 100-109 --out results",
+    ),
+    Command(
+        name="judgments",
+        summary="judge pairs of a world by their planted worth, to train a rater on",
+        configure=_configure_judgments,
+        run=_judgments,
+        examples="harness lab judgments --world 0 --to judgments.jsonl",
     ),
 )
 

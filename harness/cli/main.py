@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import harness
-from harness.cli import bench, browsing, decontam, explaining, lab, listing, planning, running
+from harness.cli import bench, browsing, decontam, explaining, lab, listing, planning, rater, running
 from harness.cli.command import Command, Parser
 from harness.errors import HarnessError
 from harness.screen import check_arguments, emit, prepare_screens, say
@@ -22,6 +22,7 @@ GROUPS: tuple[tuple[str, tuple[Command, ...]], ...] = (
     ("Results", browsing.COMMANDS),
     ("Contamination", decontam.COMMANDS),
     ("What there is to choose from", (*listing.COMMANDS, *explaining.COMMANDS)),
+    ("Raters", rater.COMMANDS),
     ("The lab", lab.COMMANDS),
     ("Benchmarks", bench.COMMANDS),
 )

@@ -114,7 +114,7 @@ def _unavailable(d: RaterDeclaration, error: Exception) -> Exception:
         return InputError(f"the rater in {d.checkpoint} cannot be loaded ({reason}); save it again, with its tokenizer")
     return PrerequisiteError(
         f"the checkpoint {d.checkpoint} of rater '{d.name}' cannot be loaded ({reason}); hf download {d.checkpoint} "
-        "where there is a network, or train a rater (harness rater train) and name its folder with --set signal.rater=DIR"
+        "where there is a network, or train one (harness rater train) and name its folder: --set signal.rater=DIR"
     )
 
 

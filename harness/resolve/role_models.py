@@ -24,6 +24,7 @@ from harness.types import WorldId
 
 if TYPE_CHECKING:
     from harness.config import ModelConfig, RunConfig, SignalChoice
+    from harness.raters.declaration import RaterDeclaration
 
 LAB_VOCABULARY = 1500
 """About how many tokens the lab's tokenizer has, for estimates before it is built."""
@@ -187,3 +188,11 @@ def needs_of_signals(config: RunConfig) -> list[frozenset[str]]:
     from methods.signals.catalogue import signal_needs
 
     return [signal_needs(signal) for signal in used_signals(config)]
+
+
+def raters_of_signals(config: RunConfig) -> list[RaterDeclaration]:
+    """The quality raters that the run's signals ask, each once."""
+    from methods.signals.catalogue import signal_raters
+
+    every = [rater for signal in used_signals(config) for rater in signal_raters(signal)]
+    return [rater for at, rater in enumerate(every) if rater not in every[:at]]

@@ -167,7 +167,7 @@ def described() -> dict[str, tuple[str, str]]:
     found, section = {}, ""
     for line in (ROOT / "docs" / "signals.md").read_text(encoding="utf-8").splitlines():
         section = line.removeprefix("## ") if line.startswith("## ") else section
-        if row := re.match(r"\| `(\w+)` \|[^|]*\|([^|]*)\|", line):
+        if row := re.match(r"\| `([\w-]+)` \|[^|]*\|([^|]*)\|", line):
             assert row[1] not in found
             found[row[1]] = (section, row[2].split(",")[0].split("(")[0].strip())
     return found

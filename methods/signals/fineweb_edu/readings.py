@@ -78,7 +78,7 @@ class Classifier:
         raw = self._panel.rate(items)
         shares = to_shares(raw, self._low, self._high)
         heads = self._panel.heads
-        both = zip(raw, shares, np.isfinite(raw).all(axis=1), strict=True)
+        both = zip(raw, shares, np.asarray(np.isfinite(raw).all(axis=1)), strict=True)
         return [{"value": float(s.mean()), **rated_parts(heads, own, s)} if has else {} for own, s, has in both]
 
     def usage(self) -> list[Usage]:
