@@ -91,7 +91,8 @@ def first_fault(error: ValidationError) -> str:
     """The first fault of refused settings in one line: key and reason."""
     fault = error.errors()[0]
     key = ".".join(str(part) for part in fault["loc"])
-    return f"{key}: {fault['msg'].removeprefix('Value error, ')}" if key else fault["msg"]
+    said = fault["msg"].removeprefix("Value error, ")
+    return f"{key}: {said}" if key else said
 
 
 def plugin_class(group: str, name: str) -> type[Plugin]:

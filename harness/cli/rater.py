@@ -19,7 +19,7 @@ def _list(_: argparse.Namespace) -> int:
     from harness.raters.catalogue import raters
 
     usable, faults = raters()
-    rows = []
+    rows: list[tuple[str, str, str]] = []
     for d in usable:
         rows.append((d.name, d.output, d.summary))
         rows.append(("", "", f"{d.checkpoint}; {d.licence}; {', '.join(d.heads)}"))

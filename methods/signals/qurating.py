@@ -8,15 +8,16 @@ score when the pool does, and cannot be a reward. Reference mean and deviation a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from harness.errors import StageError
 from harness.facts import Fact
-from harness.types import stable_hash
+from harness.types import Score, stable_hash
 from methods.signals.base import SignalContext, Use
+from methods.signals.diagnostics import mean_of
 from methods.signals.rated import Rated, RaterSettings, declarations, heads_of
 from methods.signals.texts import read_texts
 
@@ -91,6 +92,19 @@ class QuratingSignal(Rated[QuratingSettings]):
         clip = self.settings.clip
         z: Matrix = ((raw - self._mean) / self._sd).clip(-clip, clip)
         return z
+
+    def beside(self, raw: Any) -> Mapping[str, float]:
+        """The share of heads whose z was clipped."""
+        import numpy as np
+
+        beyond = np.abs((raw - self._mean) / self._sd) > self.settings.clip
+        return {"clipped": float(beyond.mean())}
+
+    @classmethod
+    def diagnose(cls, scores: Sequence[Score]) -> list[Fact]:
+        """As `Rated.diagnose`, with how often the scale was left: then another reference is needed."""
+        clipped = mean_of(scores, "clipped", "clipped", "mean share of heads that were clipped")
+        return [*super().diagnose(scores), clipped]
 
     def weights(self, heads: Sequence[str]) -> Sequence[float]:
         """Equal ones, or all for the head that counts."""

@@ -181,8 +181,12 @@ class Rated(Signal[T]):
         if not np.isfinite(raw).all():
             return Score.unscorable(item.id, self.name, NOTHING)
         parts = rated_parts(self.panel.heads, raw, scaled)
-        parts["words"] = float(len(compared_text(item).split()))
+        parts |= {**self.beside(raw), "words": float(len(compared_text(item).split()))}
         return Score(item.id, self.name, float(np.dot(self._weights, scaled)), parts=parts)
+
+    def beside(self, raw: Any) -> Mapping[str, float]:
+        """More parts of an item's score, of its ratings [heads]."""
+        return {}
 
     def usage(self) -> list[Usage]:
         """The cost of rating since the last call."""

@@ -8,11 +8,12 @@ and q the buckets' shares in the reference and in raw text.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING
+
+import regex
 
 from harness.errors import InputError
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
     Row = NDArray[np.float64]
 
-_WORDS = re.compile(r"\w+|[^\w\s]+")
+# regex and re differ over fractions such as ½; the package goes by regex.
+_WORDS = regex.compile(r"\w+|[^\w\s]+")
 _SMALL = 1e-8
 """What is added to every share before its logarithm, as in the package."""
 
