@@ -12,7 +12,8 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,14 +90,7 @@ def train_rater(
         raise InputError(f"{source} leaves one judgment, and one has to be held out; give more")
     train, held, apart = split(usable, settings.held_out, settings.seed)
     require_contrast(train)
-    if folder.exists():
-        raise InputError(f"{folder} is there already; name another folder with --to")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise write_failure(folder, error) from None
-    try:
+    with _made(folder) as work:
         grades = tuple(sorted({g for head in range(len(usable.heads)) for g in usable.column(head)}))
         declared = _begin(usable.heads, output, grades, base, work, settings, folder.name)
         rater = Rater(declared, keep=False)
@@ -106,12 +100,6 @@ def train_rater(
         declared = declared.model_copy(update={"trained": notes, "parameters": int(rater.parameters)})
         rater.model.save_pretrained(work)
         _write(declared, work)
-        os.chmod(work, 0o755)
-        work.rename(folder)
-    except OSError as error:
-        raise write_failure(folder, error) from None
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return TrainedRater(
         folder=folder,
         declaration=declared,
@@ -121,6 +109,25 @@ def train_rater(
         apart=apart,
         agreement=found,
     )
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[Path]:
+    """A folder to work in, which becomes `folder` when all went well and is removed when not."""
+    if folder.exists():
+        raise InputError(f"{folder} is there already; name another folder with --to")
+    work = folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        yield work
+        os.chmod(work, 0o755)
+        work.rename(folder)
+    except OSError as error:
+        raise write_failure(folder, error) from None
+    finally:
+        if work != folder:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def _output(judgments: Judgments, settings: RaterTraining) -> Output:
