@@ -75,7 +75,8 @@ def test_a_rater_on_a_real_encoder_separates_real_texts(
     rows = []
     for name in ("nih_medquad_docs", "standardebooks_hss"):
         for text in texts_of(test_data / "seeds" / f"{name}.jsonl.gz", 60):
-            words = text.split()
+            words = text.split()[:28]
+            text = " ".join(words)
             if len(words) < 20:
                 continue
             draw.shuffle(words)
@@ -85,7 +86,7 @@ def test_a_rater_on_a_real_encoder_separates_real_texts(
     said = trained(
         capsys,
         *("--judgments", written(tmp_path / "j.jsonl", rows), "--base", str(minilm()), "--to", str(tmp_path / "rater")),
-        *("--held-out", "0.3", "--epochs", "2", "--rate", "2e-4", "--batch", "8", "--max-length", "64"),
+        *("--held-out", "0.3", "--epochs", "2", "--rate", "2e-4", "--batch", "8", "--max-length", "48"),
     )
     print(said)
     notes = find_rater(str(tmp_path / "rater")).trained
