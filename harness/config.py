@@ -19,6 +19,7 @@ from harness.config_models import ModelConfig as ModelConfig
 from harness.config_models import ModelsConfig, Section
 from harness.config_runtime import RuntimeConfig
 from harness.config_validity import ValiditySettings
+from harness.errors import ConfigError
 from harness.types import WorldId
 
 
@@ -328,9 +329,9 @@ class RunConfig(Section):
 
     @property
     def route_roles(self) -> tuple[str, ...]:
-        """The roles that write on this route: the one that drafts, and where there is one that which finishes."""
+        """The roles that write on this route: the one that drafts, and that which finishes, as far as there are any."""
         route: Any = self.route.plugin
-        return (route.drafts, *([route.answers] if route.answers else []))
+        return tuple(role for role in (route.drafts, route.answers) if role)
 
     @property
     def model_roles(self) -> tuple[str, ...]:
@@ -339,6 +340,19 @@ class RunConfig(Section):
         return ("target", *(role for role in used if getattr(self.models, role) is not None))
 
     @property
+    def drafting_role(self) -> str:
+        """The role whose model drafts on this route, which a learner trains.
+
+        Raises `ConfigError` where none does, since the seeds are the pairs.
+        """
+        if not self.route_roles:
+            raise ConfigError(
+                f"driver '{self.driver.name}' needs a model that drafts, and on route '{self.route.name}' none does, "
+                "since the seeds are the pairs; take another --route, or a driver that trains nothing"
+            )
+        return self.route_roles[0]
+
+    @property
     def drafter(self) -> ModelConfig:
-        """The model that drafts on this route, which a learner trains."""
-        return self.models.of(self.route_roles[0])
+        """The model of that role. Raises as it does."""
+        return self.models.of(self.drafting_role)

@@ -98,7 +98,12 @@ class Plan:
     @property
     def drafter_identity(self) -> str:
         """The identity of the weights that draft: a trained policy's, where the run starts from one."""
-        return f"policy:{self.policy[0]}" if self.policy else self.identity(self.config.drafter)
+        return f"policy:{self.policy[0]}" if self.policy else self.untrained_identity
+
+    @property
+    def untrained_identity(self) -> str:
+        """The identity of the weights that draft as they came; `none` where the seeds hold the pairs."""
+        return self.identity(self.config.drafter) if self.config.route_roles else "none"
 
     def synthesis_settings(self, *, sampled: bool = True) -> dict[str, Any]:
         """The settings of synthesis that change its rows; the decoding among them where the stage does not set it."""

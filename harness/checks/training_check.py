@@ -62,7 +62,7 @@ def policy_of(config: RunConfig) -> tuple[str, TrainingDemands] | None:
     training = policy_training(config.driver)
     if training is None:
         return None
-    return config.route_roles[0], TrainingDemands(training.layouts, training.lora, "driver.lora_modules")
+    return config.drafting_role, TrainingDemands(training.layouts, training.lora, "driver.lora_modules")
 
 
 def check_models(config: RunConfig, world: WorldId | None, store: Path) -> list[dict[str, Any]]:

@@ -42,7 +42,7 @@ def _routes(_: argparse.Namespace) -> int:
     from methods.routes.catalogue import route_classes
 
     usable, faults = route_classes()
-    rows = [(route.name, route.drafts, route.answers or "-", route.summary) for route in usable]
+    rows = [(route.name, route.drafts or "-", route.answers or "-", route.summary) for route in usable]
     emit(table(("route", "drafts", "finishes", "how a seed becomes a pair"), rows))
     emit("\nThe model that drafts is the one that a driver trains; the rest of the way stays as it is.")
     _say_unusable(faults)

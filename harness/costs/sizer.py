@@ -41,7 +41,9 @@ class Sizer:
         return self.way[0][1]
 
     def writes(self) -> list[Part]:
-        """The drafting model, sampling drafts."""
+        """The drafting model, sampling drafts; nothing where the seeds hold the pairs."""
+        if not self.way:
+            return []
         return self._generates(*self.way[0], WHOLE if len(self.way) > 1 else SERVED)
 
     def answers(self) -> list[Part]:

@@ -30,7 +30,7 @@ def _adapters(config: RunConfig) -> Iterator[tuple[str, RoleModel, int, Sequence
     if warms and not w.adapter:
         yield "warm-up", target, w.lora_rank, w.lora_modules, "warmup.lora_modules"
     if training is not None and training.lora is not None:
-        policy, lora = models[config.route_roles[0]], training.lora
+        policy, lora = models[config.drafting_role], training.lora
         yield training.label, policy, lora.rank, lora.modules, "driver.lora_modules"
     if config.sft.tune == "lora":
         yield "fine-tuning", target, config.sft.lora_rank, w.lora_modules, "warmup.lora_modules"

@@ -182,8 +182,8 @@ def _here(config: RunConfig) -> MachineSpeed | None:
         from harness.models.dequantise import converted_folder
 
         folder = converted_folder(target.id) if converted_folder(target.id).is_dir() else None
-    last = config.route_roles[-1]
-    together = decoding_batch(config, config.models.of(last))
+    last = [config.models.of(role) for role in config.route_roles[-1:]]
+    together = decoding_batch(config, last[0]) if last else 1
     return measure(target.dtype, folder, target.shape, together, lengths(config).generator_prompt)
 
 

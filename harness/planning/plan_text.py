@@ -131,9 +131,10 @@ def _basis(plan: PlanReport) -> list[str]:
             time += "; that of endpoints, and waiting for them, is left out"
     route: Any = plan.config.route.plugin
     calls = [f"{call.role} {call.prompt:,} to {call.completion:,}" for call in route.calls(sizes)]
+    asked = f", from prompt to output of the {', '.join(calls)}" if calls else ""
     text = (
-        f"Basis, in tokens: a document of {sizes.document}, a pair of {sizes.pair}, from prompt to output of the "
-        f"{', '.join(calls)}; {SURVIVE:.0%} of draws assumed to survive the checks; {time}."
+        f"Basis, in tokens: a document of {sizes.document}, a pair of {sizes.pair}{asked}; "
+        f"{SURVIVE:.0%} of draws assumed to survive the checks; {time}."
     )
     return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
 

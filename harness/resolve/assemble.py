@@ -81,8 +81,8 @@ def assemble(config: RunConfig) -> Assembly:
     if config.suite != "lab" and config.lab is not None:
         raise ConfigError(f"lab settings are given, but the suite is '{config.suite}'; drop 'lab', or use --suite lab")
     training = policy_training(config.driver)
-    role = config.route_roles[0]
-    if training is not None and config.models.of(role).backend == "openai":
+    if training is not None and config.drafter.backend == "openai":
+        role = config.drafting_role
         raise ConfigError(
             f"driver '{config.driver.name}' trains its {role}, and the weights behind models.{role}.base_url are not "
             f"here; set models.{role}.backend to transformers or vllm, or take a driver that trains nothing ('harness "

@@ -170,7 +170,7 @@ def embedder_model(config: RunConfig) -> RoleModel | None:
 
 def trained_role(config: RunConfig) -> str | None:
     """The role whose model the run's driver trains: the one that drafts on its route. None where it trains none."""
-    return config.route_roles[0] if policy_training(config.driver) is not None else None
+    return config.drafting_role if policy_training(config.driver) is not None else None
 
 
 def used_signals(config: RunConfig) -> list[SignalChoice]:

@@ -314,7 +314,9 @@ def _written_by(assembly: Assembly) -> str:
     """The models that wrote the pairs by role, and which of them the run trained."""
     c, trained = assembly.plan.config, assembly.last("policy") is not None
     roles = [*c.route_roles, *(["labeller"] if c.labels is not None else [])]
-    notes = {c.route_roles[0]: " (trained in this run)" if trained else ""}
+    if not roles:
+        return "the authors of the seeds"
+    notes = {roles[0]: " (trained in this run)" if trained else ""}
     return "; ".join(f"{role} `{c.models.of(role).id}`{notes.get(role, '')}" for role in roles)
 
 

@@ -19,6 +19,7 @@ NO_TAGS = "pair_no_tags"
 QUESTION_NONE = "question_none"
 QUESTION_TRUNCATED = "question_truncated"
 ANSWER_EMPTY = "answer_empty"
+NO_REFERENCE = "pair_no_reference"
 ANSWER_TRUNCATED = "answer_truncated"
 
 READING_REASONS: Mapping[str, str] = MappingProxyType(
@@ -27,6 +28,7 @@ READING_REASONS: Mapping[str, str] = MappingProxyType(
         QUESTION_NONE: "no question in the generator's output",
         QUESTION_TRUNCATED: "the output hit the token limit before the question was complete",
         ANSWER_EMPTY: "the answerer wrote no answer",
+        NO_REFERENCE: "the seed has no question with its answer, which is the pair on route 'corpus'",
         ANSWER_TRUNCATED: "the output hit the token limit before the answer was complete",
     }
 )

@@ -119,6 +119,14 @@ def reference_of(seed: Seed) -> tuple[str, str] | None:
     return None
 
 
+def first_exchange(seed: Seed) -> tuple[str, str] | None:
+    """The first question of a labelled seed with its answer, which stand alone; None for a document."""
+    spoken = [m for m in seed.messages or () if m.role != "system"]
+    if [m.role for m in spoken[:2]] != ["user", "assistant"]:
+        return None
+    return spoken[0].content, spoken[1].content
+
+
 def variables_of(seed: Seed) -> dict[str, str]:
     """The variables of a prompt about a seed: `document`, `domain`, and of a labelled one `question` and `answer`."""
     known = {"document": document_of(seed), "domain": seed.domain}
@@ -130,16 +138,16 @@ class Route(Plugin, ABC, Generic[S]):
     """A route: what it declares, how it asks, and how it reads. A subclass is the whole route, settings included.
 
     Declared on the class, beside what every plug-in declares (`harness.choice.Plugin`): `drafts`, the role whose model
-    drafts and which a learner trains; `answers`, the role that is asked for the rest, or None where the draft is the
-    pair; `structured`, the roles whose servers can be held to JSON; `writes_after_labelled`, whether a labelled seed is
-    an example to write after, near copies of which `copy_limit` keeps out, or a text to write about as a document is;
-    `writes_tags`, whether drafts are asked for in the tags that a format term counts. It is registered in the
-    entry-point group `harness.routes`.
+    drafts and which a learner trains, or None where the seed holds the pair and `read` takes it from there; `answers`,
+    the role that is asked for the rest, or None where the draft is the pair; `structured`, the roles whose servers can
+    be held to JSON; `writes_after_labelled`, whether a labelled seed is an example to write after, near copies of which
+    `copy_limit` keeps out, or a text to write about as a document is; `writes_tags`, whether drafts are asked for in
+    the tags that a format term counts. It is registered in the entry-point group `harness.routes`.
     """
 
     group = plugins.ROUTES
 
-    drafts: ClassVar[Role]
+    drafts: ClassVar[Role | None]
     answers: ClassVar[Role | None] = None
     structured: ClassVar[frozenset[Role]] = frozenset()
     writes_after_labelled: ClassVar[bool] = False
@@ -149,8 +157,11 @@ class Route(Plugin, ABC, Generic[S]):
     def faults(cls) -> list[str]:
         """See `Plugin.faults`; also roles that are missing or unknown, and a role that nothing asks."""
         found = super().faults()
-        if getattr(cls, "drafts", None) not in ("writer", "generator"):
-            found.append("drafts must be 'writer' or 'generator'")
+        drafts = getattr(cls, "drafts", "")
+        if drafts not in ("writer", "generator", None):
+            found.append("drafts must be 'writer' or 'generator', or None where the seed holds the pair")
+        if drafts is not None and cls.ask is Route.ask:
+            found.append("a route whose model drafts needs ask")
         if cls.answers not in (None, *get_args(Role)):
             found.append(f"answers must be one of {', '.join(get_args(Role))}, or None")
         own = (cls.ask_rest is not Route.ask_rest, cls.read_rest is not Route.read_rest)
@@ -178,13 +189,18 @@ class Route(Plugin, ABC, Generic[S]):
     def calls(cls, sizes: Lengths) -> tuple[CallLengths, ...]:
         """The calls of one draw in their order, with typical tokens: the drafting one first."""
 
-    @abstractmethod
     def ask(self, seed: Seed) -> Asked:
         """The request to the drafting model for a draft about a seed."""
+        raise NotImplementedError(f"route '{self.name}' asks nobody for a draft")
 
     @abstractmethod
     def read(self, draft: Draft) -> Attempt:
         """The attempt that a draft makes: one that is still open, or one that ends here."""
+
+    @classmethod
+    def unusable(cls, seed: Seed) -> str:
+        """The reason for which no pair can come of a seed, whatever is written; empty for one that is good."""
+        return ""
 
     def ask_rest(self, attempt: Attempt) -> Asked:
         """The request that brings an open attempt to a pair, by the model of the role `answers`."""

@@ -16,7 +16,7 @@ from harness.errors import ConfigError
 from harness.models.backend import Backend, Completion, PromptRequest, Sampling
 from harness.models.prompts import Prompt
 from harness.synthesis.parsing import mends
-from harness.synthesis.route import Asked, Attempt, Draft, Draw, Route
+from harness.synthesis.route import Asked, Attempt, Draft, Draw, Route, document_of
 from harness.types import Message, Seed, Usage, derive_seed
 
 _LONGEST_WORD = 40
@@ -102,9 +102,11 @@ class Synthesizer:
         return _fitted(self.route.ask(seed), drafter, sampling)
 
     def write(
-        self, drafter: Backend, draws: Sequence[Draw], sampling: Sampling, seed: int, counter: Counter
+        self, drafter: Backend | None, draws: Sequence[Draw], sampling: Sampling | None, seed: int, counter: Counter
     ) -> list[Draft]:
-        """Let the drafting model write a draft for every draw."""
+        """Let the drafting model write a draft for every draw; without one a draft is the seed as it is."""
+        if drafter is None or sampling is None:
+            return [Draft(draw, document_of(draw.seed), "stop", model=draw.seed.source) for draw in draws]
         started = time.perf_counter()
         requests, cuts = [], []
         for draw in draws:
@@ -112,8 +114,9 @@ class Synthesizer:
             messages, cut = _fitted(asked, drafter, sampling)
             cuts.append(cut)
             requests.append(PromptRequest(messages, asked.variables, asked.form))
-        completions = drafter.generate(requests, sampling, derive_seed(seed, self.route.drafts))
-        counter.add(self.route.drafts, drafter, completions, time.perf_counter() - started)
+        role = str(self.route.drafts)
+        completions = drafter.generate(requests, sampling, derive_seed(seed, role))
+        counter.add(role, drafter, completions, time.perf_counter() - started)
         return [
             Draft(
                 draw=draw,
@@ -128,13 +131,13 @@ class Synthesizer:
             for draw, c, cut in zip(draws, completions, cuts, strict=True)
         ]
 
-    def realise(self, drafts: Sequence[Draft], sampling: Sampling, seed: int, counter: Counter) -> list[Attempt]:
+    def realise(self, drafts: Sequence[Draft], sampling: Sampling | None, seed: int, counter: Counter) -> list[Attempt]:
         """Turn drafts into pairs: read, ask for the rest, read, check. One attempt per draft, in order."""
         started = time.perf_counter()
         attempts = [self.route.read(draft) for draft in drafts]
         texts = [draft.text for draft in drafts]
         cut = {i for i, d in enumerate(drafts) if d.shortened}
-        if self.rest is not None:
+        if self.rest is not None and sampling is not None:
             role = self.route.answers or ""
             ready = [i for i, a in enumerate(attempts) if a.open]
             asked = [self.route.ask_rest(attempts[i]) for i in ready]

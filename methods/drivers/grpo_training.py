@@ -53,7 +53,7 @@ class PolicyRun:
 
     def __init__(self, run: StageRun, plan: Plan, grpo: GrpoSettings, signal: SignalChoice) -> None:
         self.run, self.plan, self.choice, self.name = run, plan, signal, signal.name
-        self.grpo, self.role = grpo, plan.route.drafts
+        self.grpo, self.role = grpo, plan.config.drafting_role
         self.seeds = {s.id: s for s in run.records("sources", Seed)}
         self.rows: list[RolloutRow] = []
         self.rejects: list[Reject] = []

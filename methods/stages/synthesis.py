@@ -21,13 +21,14 @@ from harness.errors import BudgetError
 from harness.executor import Task
 from harness.shards import Summary, parts, read_records, summarise
 from harness.stage import Stage, StageRun, ordered, read_summary, stage_folder
-from harness.synthesis.route import Draw
+from harness.synthesis.route import Draw, Route
 from harness.types import Sample, Seed, Usage, derive_seed
 from methods.plan import Plan
 from methods.stages.gate import Gate, gate_settings
 from methods.stages.labels import label_settings, with_labels
 from methods.stages.lengths import line_settings, weigher
 from methods.stages.selection import Selection
+from methods.stages.sources import read_documents
 from methods.stages.trajectories import synthesis_worker
 
 
@@ -43,7 +44,7 @@ def initial(plan: Plan, source: Stage) -> Stage:
     c = plan.config
     settings = {
         **plan.synthesis_settings(),
-        "writer_model": plan.identity(c.drafter),
+        "writer_model": plan.untrained_identity,
         "samples": c.synthesis.initial_samples,
         "per_seed": c.synthesis.samples_per_seed,
         "shard": c.synthesis.shard_size,
@@ -156,6 +157,15 @@ def regenerate(plan: Plan, source: Stage, policy: Stage | None, selection: Selec
 def _too_few(plan: Plan, selection: Selection, documents: int, before: float) -> str:
     """The reason why so many documents cannot give the budget, even if every draw survives; empty where they can."""
     c = plan.config
+    seeds = read_documents(plan).seeds if type(plan.route).unusable is not Route.unusable else ()
+    reasons = [plan.route.unusable(seed) for seed in seeds]
+    if seeds and all(reasons):
+        return (
+            f"route '{plan.route.name}' can use none of the {len(seeds)} seeds: {reasons[0]}; give rows "
+            "with both (--seeds), and name their columns where they are not found (seeds.question_field, "
+            "seeds.answer_field)"
+        )
+    documents = min(documents, reasons.count("")) if seeds else documents
     most = selection.most(documents * selection.per_seed * c.synthesis.max_passes, documents)
     line = c.budget - before
     if c.match != "samples" or c.allow_shortfall or most >= line:

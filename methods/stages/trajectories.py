@@ -41,9 +41,14 @@ def synthesizer(plan: Plan, seeds: Sequence[Seed], access: Access | None = None)
 
 def drafter(
     plan: Plan, seeds: Sequence[Seed], maker: Synthesizer, policy: Path | None, access: Access | None = None
-) -> Backend:
-    """The model that drafts, or a trained `policy` in its place; one that answers as well is loaded once."""
+) -> Backend | None:
+    """The model that drafts, or a trained `policy` in its place; one that answers as well is loaded once.
+
+    None where the seeds hold the pairs.
+    """
     role, models = plan.route.drafts, plan.config.models
+    if role is None:
+        return None
     rest = plan.route.answers
     if policy is None and maker.rest is not None and rest is not None and models.of(rest) is models.of(role):
         return maker.rest
@@ -51,23 +56,29 @@ def drafter(
     return open_backend(models.of(role), plan.world, corpus, policy, role=role, access=access)
 
 
-def untrained(plan: Plan, maker: Synthesizer, drafts: Backend, policy: Path | None) -> dict[str, Backend]:
+def untrained(plan: Plan, maker: Synthesizer, drafts: Backend | None, policy: Path | None) -> dict[str, Backend]:
     """The models of a route by role that are open as they came, which others may use, too."""
     rest = {plan.route.answers: maker.rest} if plan.route.answers and maker.rest else {}
     return {
-        **({} if policy else {str(plan.route.drafts): drafts}),
+        **({str(plan.route.drafts): drafts} if drafts is not None and not policy else {}),
         **{str(role): model for role, model in rest.items()},
     }
 
 
 def synthesize_shard(
-    plan: Plan, maker: Synthesizer, drafts: Backend, draws: Sequence[Draw], seed: int, labeller: Labeller | None = None
+    plan: Plan,
+    maker: Synthesizer,
+    drafts: Backend | None,
+    draws: Sequence[Draw],
+    seed: int,
+    labeller: Labeller | None = None,
 ) -> ShardOutput:
     """One shard of trajectories under the settings of synthesis, their pairs labelled where there is a labeller."""
     s, counter = plan.config.synthesis, Counter()
-    first, last = (getattr(s, role) for role in (plan.config.route_roles[0], plan.config.route_roles[-1]))
-    written = maker.write(drafts, draws, sampling_of(first), seed, counter)
-    attempts = maker.realise(written, sampling_of(last), seed, counter)
+    sampled = [sampling_of(getattr(s, role)) for role in plan.config.route_roles]
+    first, last = (sampled[0], sampled[-1]) if sampled else (None, None)
+    written = maker.write(drafts, draws, first, seed, counter)
+    attempts = maker.realise(written, last, seed, counter)
     labels: list[Label] = []
     if labeller is not None:
         attempts, labels = labeller.label(attempts, seed, counter)

@@ -78,3 +78,29 @@ def test_a_question_is_written_after_a_seed_and_answered_alone(lab: None, tmp_pa
     pairs = rows(stage_folder(folder, "regenerate"))
     asked = [(seeds[json.loads(p["seed_ids"])[0]], json.loads(p["messages"])[1]["content"]) for p in pairs]
     assert len(asked) >= 12 and all(new != old for old, new in asked)
+
+
+def test_a_corpus_is_an_arm_of_which_a_signal_takes_half(lab: None, tmp_path: Path) -> None:
+    """Rows of a file as pairs: checked, the same twice and a bad one rejected, scored, chosen from, trained on."""
+    good = [{"question": f"What is drug {n} for?", "answer": "Drug " + "very " * n + "good."} for n in range(12)]
+    table = tmp_path / "corpus.jsonl"
+    table.write_text(
+        "\n".join(map(json.dumps, [*good, {"question": "Who?", "answer": "..."}, {"text": "A document " * 20}]))
+    )
+    sets = ("select.signal=length", "select.keep=0.5", "eval.limit=2", "sft.epochs=1")
+    finished(
+        [
+            *("run", "--method", "dataset", "--target", "nano", "--suite", "lab", "--seeds", str(table), "--quiet"),
+            *("--budget", "4", *(word for setting in sets for word in ("--set", setting))),
+        ],
+        tmp_path,
+    )
+    (run,) = run_folders(tmp_path / "runs")
+    made = [json.loads(row["messages"])[-1]["content"] for row in rows(stage_folder(run, "regenerate"))]
+    assert set(made) <= {row["answer"] for row in good}
+    kept = [json.loads(line) for line in (run / "dataset.jsonl").read_text(encoding="utf-8").splitlines()]
+    longest = sorted(made, key=lambda text: -len(text.split()))
+    assert len(kept) == 4
+    assert {row["messages"][-1]["content"] for row in kept} <= set(longest[: len(made) // 2])
+    record = json.loads((run / "record.json").read_text(encoding="utf-8"))
+    assert {cost["role"] for cost in record["cost"]} == {"target"}

@@ -291,3 +291,28 @@ def test_every_track_has_its_models_by_ids_that_hold_from_anywhere(target: str, 
     seeds = str(tmp_path / "d.jsonl") if target != "nano" else None
     config = resolved(target=target, route=route, seeds=seeds).config
     assert all(model_id(config.models.of(role).id) == config.models.of(role).id for role in config.model_roles)
+
+
+def test_a_corpus_gives_its_own_pairs_and_no_model_drafts() -> None:
+    more = (*TALK, Message("user", "And in children?"), Message("assistant", "Half."))
+    route = make("corpus")
+    counter = Counter()
+    draws = [Draw(seed, 0) for seed in (LABELLED, Seed("t", None, more, source="talks.jsonl"), DOCUMENT)]
+    found = Synthesizer(route, None).realise(
+        Synthesizer(route, None).write(None, draws, None, 0, counter), None, 0, counter
+    )
+    # What a conversation goes on with rests on its first exchange.
+    assert [pair(attempt) for attempt in found[:2]] == [(TALK[0].content, TALK[1].content)] * 2
+    assert found[1].sample is not None and found[1].sample.generator == "talks.jsonl"
+    assert found[2].reject is not None and found[2].reject.reason == "pair_no_reference"
+    assert not counter.usage
+
+
+def test_a_corpus_refuses_what_drafts_and_seeds_without_pairs(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="on route 'corpus' none does"):
+        resolved(driver="grpo", signal="length", route="corpus")
+    table = tmp_path / "documents.jsonl"
+    table.write_text(json.dumps({"text": "Colchicine treats gout. " * 10}) + "\n")
+    plan = assemble(resolve_run(method="dataset", target="nano", seeds=str(table)).config)
+    (lacks,) = [stage.lacks for stage in plan.stages if stage.name == "regenerate"]
+    assert "can use none of the 1 seeds: it is a document" in lacks(1)
