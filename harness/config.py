@@ -206,10 +206,16 @@ class SignalChoice(Choice):
 
 
 class SelectConfig(Section):
-    """Selection after generation: the best-scored share of the valid pairs is kept."""
+    """Selection after generation: a share of the valid pairs is kept, by what a signal says of them."""
 
     keep: float = Field(0.5, gt=0, lt=1)
-    """Share of the valid pairs that is kept, the best-scored first."""
+    """Share of the valid pairs that is kept."""
+    rule: Literal["top", "bottom", "gumbel"] = "top"
+    """Which are kept: the best-scored, the worst-scored (a control), or a draw that favours the better, each with
+    probability in proportion to exp(z / temperature) among those that are left (Gumbel top-k)."""
+    temperature: float = Field(2.0, ge=0)
+    """Under `gumbel`, in standard deviations of the pool's scores: at 0 the best are kept, the higher the more it is
+    left to chance. By default QuRating's."""
     signal: SignalChoice | None = None
     """The signal that scores them; by default the run's."""
 

@@ -16,7 +16,7 @@ from harness.errors import ConfigError
 from harness.stage import Stage
 from harness.training.policy import PolicyTraining
 from methods.plan import Plan
-from methods.signals.catalogue import signal_needs
+from methods.signals.catalogue import signal_class, signal_needs
 from methods.stages.dataset import dataset
 from methods.stages.decontaminate import decontaminate
 from methods.stages.scoring import score_stage
@@ -95,4 +95,17 @@ def optional_selection(plan: Plan, signal: SignalChoice) -> Selection:
     own = select.signal or signal
     if not own.chosen:
         raise ConfigError("select keeps the best-scored pairs and this run has no signal; set select.signal=NAME")
-    return Selection(per_seed=per_seed, rule="top_share", keep=select.keep, signal=own)
+    if select.rule != "top" and signal_class(own.name).unit == "set":
+        raise ConfigError(
+            f"select.rule={select.rule} ranks pairs by their own scores, and signal '{own.name}' chooses a set; leave "
+            "select.rule out, or take a signal of single pairs"
+        )
+    return Selection(
+        per_seed=per_seed,
+        rule="top_share",
+        keep=select.keep,
+        signal=own,
+        order=select.rule,
+        temperature=select.temperature,
+        seed=plan.config.synthesis_seed,
+    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,41 @@ class TestSelection:
     def test_zero_is_a_score(self) -> None:
         kept, rejects = selection("top_share", 0.99).choose(SAMPLES[:2], {"s0": 0.0, "s1": None})
         assert ids(kept) == ["s0"] and [r.reason for r in rejects] == ["unscored"]
+
+    def test_the_worst_share_is_the_best_of_the_negatives(self) -> None:
+        scored: dict[str, float | None] = {f"s{i}": float(v) for i, v in enumerate((3, 1, 4, 1, 5, 9, 2, 6, 5))}
+        worst = Selection(per_seed=1, rule="top_share", keep=0.34, order="bottom")
+        assert ids(worst.choose(SAMPLES, scored)[0]) == ["s1", "s3", "s6"]
+
+    def test_gumbel_draws_in_proportion_and_between_best_and_chance(self) -> None:
+        """One of four: the softmax of z / temperature, whatever unit the scores have; two: the same without the first.
+
+        At temperature 0 the best, at a high one every set as often.
+        """
+        four, values = SAMPLES[:4], {"s0": 10.0, "s1": 20.0, "s2": 20.0, "s3": 50.0}
+        z = [-1.0, -1 / 3, -1 / 3, 5 / 3]
+
+        def taken(keep: float, temperature: float, seed: int, unit: float = 1.0) -> list[str]:
+            drawn = Selection(
+                per_seed=1, rule="top_share", keep=keep, order="gumbel", temperature=temperature, seed=seed
+            )
+            return ids(drawn.choose(four, {key: unit * value for key, value in values.items()})[0])
+
+        assert taken(0.5, 0.0, 1) == ["s1", "s3"]
+        draws = [taken(0.25, 2.0, seed) for seed in range(4000)]
+        assert [taken(0.25, 2.0, seed, 1e-3) for seed in range(50)] == draws[:50]
+        weights = [math.exp(each / 2) for each in z]
+        for number, weight in enumerate(weights):
+            share = weight / sum(weights)
+            error = math.sqrt(share * (1 - share) / len(draws))
+            assert draws.count([f"s{number}"]) / len(draws) == pytest.approx(share, abs=4 * error)
+        pairs = Counter(tuple(taken(0.5, 1e6, seed)) for seed in range(3000))
+        assert len(pairs) == 6 and max(abs(n - 500) for n in pairs.values()) < 4 * math.sqrt(500 * 5 / 6)
+
+    def test_the_order_changes_no_identity_of_what_was_chosen_before(self) -> None:
+        assert selection("top_share", 0.3).choice_settings == {"selection": "top_share", "keep": 0.3}
+        drawn = Selection(per_seed=1, rule="top_share", keep=0.3, order="gumbel", temperature=2.0, seed=7)
+        assert drawn.choice_settings["temperature"] == 2.0 and drawn.choice_settings["seed"] == 7
 
 
 class TestTrim:
