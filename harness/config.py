@@ -163,7 +163,7 @@ class WarmupConfig(Section):
     """Passes over the pairs."""
     schedule: Literal["linear", "constant"] = "linear"
     """How the learning rate falls: linearly to 0, or not at all."""
-    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    warmup_ratio: float = Field(0.03, ge=0, le=1)
     """Share of the steps over which the learning rate rises."""
     lora_rank: int = Field(128, ge=1)
     """Rank of the adapter."""
@@ -298,6 +298,9 @@ class RunConfig(Section):
     """Goes on with fewer pairs than the budget where the documents give no more."""
     writer_from: str | None = None
     """A finished run whose trained writer is started from."""
+    iteration: int | None = Field(None, ge=1)
+    """Which of the models that are trained one from another writes the data set: those of the run that `writer_from`
+    names, else of the run's own driver; by default the last."""
     models: ModelsConfig
     """The models in their roles."""
     lab: LabConfig | None = None

@@ -124,11 +124,16 @@ _KINDS_BEFORE = {"sources": "seeds", "warmup": "checkpoints", "grpo": "policy", 
 """What stages left in runs of versions that did not say it in their manifest."""
 
 
-def stage_of(run: Run, kind: str) -> str | None:
-    """The store's folder of the (last) stage of a run that leaves an output of this kind; None where it has none."""
+def stages_of(run: Run, kind: str) -> list[str]:
+    """The store's folders of the stages of a run that leave an output of this kind, in their order."""
     stages = run.manifest.get("stages", {})
     kinds = run.manifest.get("kinds", _KINDS_BEFORE)
-    return next((str(stages[name]) for name in reversed(stages) if kinds.get(name) == kind), None)
+    return [str(folder) for name, folder in stages.items() if kinds.get(name) == kind]
+
+
+def stage_of(run: Run, kind: str) -> str | None:
+    """As `stages_of`, the last one; None where there is none."""
+    return next(reversed(stages_of(run, kind)), None)
 
 
 def output(run: Run, name: str) -> Path | None:

@@ -76,6 +76,9 @@ def add_run_options(parser: Parser) -> None:
         for flag, metavar, line in options:
             several: dict[str, Any] = {"nargs": "+", "action": "extend"} if flag == "--seeds" else {}
             group.add_argument(flag, metavar=metavar, help=line, **several)
+        if title == "data":
+            line = "which of a run's models, trained one from another, writes the data set (default: the last)"
+            group.add_argument("--iteration", type=int, metavar="N", help=line)
     fair = parser.add_argument_group("budget and randomness")
     fair.add_argument("--match", choices=MATCHES, metavar="KIND", help=f"what the budget counts: {', '.join(MATCHES)}")
     fair.add_argument("--budget", type=float, metavar="N", help="the line at which every arm stops, counted in --match")
@@ -112,5 +115,5 @@ def resolve_options(args: argparse.Namespace) -> Resolved:
     if args.engine:
         sets["runtime.engine"] = args.engine
     named = [flag.removeprefix("--").replace("-", "_") for _, options in _NAMED for flag, _, _ in options]
-    given = {name: getattr(args, name) for name in (*named, "match", "budget", "seed")}
+    given = {name: getattr(args, name) for name in (*named, "iteration", "match", "budget", "seed")}
     return resolve_run(**given, config_file=config_file, sets=sets)

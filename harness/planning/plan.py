@@ -166,7 +166,10 @@ def make_plan(resolved: Resolved, replicates: int | None = None) -> PlanReport:
             config, suite, assembly.guided_columns, replicates or find_target(config.target).replicates
         ),
         published=tuple(
-            published(_reference(config.method).get("costs", ()), {x.kind: x.cost for x in lines if x.cost})
+            published(
+                _reference(config.method).get("costs", ()),
+                {name: x.cost for x in lines if x.cost for name in (x.kind, x.name)},
+            )
         ),
     )
 
@@ -223,7 +226,8 @@ def _meaning(config: RunConfig, suite: Suite, estimator: Estimator) -> list[tupl
     if config.seeds.source != "lab" and suite.name == "lab":
         rows.append(("caution", LAB_TESTS))
     if config.writer_from:
-        rows.append(("writer from", config.writer_from))
+        which = f", iteration {config.iteration}" if config.iteration else ""
+        rows.append(("writer from", config.writer_from + which))
     rows.append(("budget", f"{config.budget:,.0f} {config.match}, the same line for every arm"))
     rows.append(("seed", f"synthesis {config.synthesis_seed}, fine-tuning {config.tuning_seed}"))
     return rows

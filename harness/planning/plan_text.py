@@ -169,8 +169,9 @@ def _devices(plan: PlanReport) -> list[str]:
         for text in _divided(plan):
             lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
     for p in plan.published:
-        here = "not estimated" if p.here is None else f"{p.here:,.0f} device hours"
-        text = f"published: {p.what}, {p.theirs:,.0f} device hours; here {here} ({p.basis})"
+        theirs, here = (f"{x:,.0f}" if x and x >= 100 else f"{x:.2g}" for x in (p.theirs, p.here or 0.0))
+        here = "not estimated" if p.here is None else here
+        text = f"published: {p.what}, {theirs} {p.unit}; here {here} ({p.basis})"
         lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
     return lines
 

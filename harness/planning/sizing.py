@@ -55,12 +55,13 @@ class Detectable:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A published figure, and this plan's for the same work, both in device hours."""
+    """A published figure, and this plan's for the same work, both in `unit`."""
 
     what: str
     theirs: float
     here: float | None
     basis: str
+    unit: str = "device hours"
 
 
 def tokens_by_model(costs: Sequence[Cost]) -> dict[str, tuple[int, int]]:
@@ -136,10 +137,17 @@ def _noncentral(df: int, alpha: float = 0.05, power: float = 0.8) -> float:
     return float(nctdtrinc(df, 1 - power, stdtrit(df, 1 - alpha / 2)))
 
 
-def published(entries: Sequence[Mapping[str, Any]], costs: Mapping[Kind, Cost]) -> list[Published]:
-    """The method's published costs beside this plan's by the kind of stage, brought to the same number of samples."""
+def published(entries: Sequence[Mapping[str, Any]], costs: Mapping[Kind | str, Cost]) -> list[Published]:
+    """The method's published costs beside this plan's.
+
+    Device hours of a kind of stage are brought to the same number of samples; seconds of a row are those of a stage that
+    is named, from `costs`, which has both.
+    """
     found = []
     for entry in entries:
+        if "seconds" in entry:
+            found.append(_a_row(entry, costs.get(entry["stage"])))
+            continue
         kind, theirs = device(entry["device"]), float(entry["devices"]) * float(entry["hours"])
         cost = costs.get(entry["kind"])
         here, basis = None, "not estimated here"
@@ -153,3 +161,15 @@ def published(entries: Sequence[Mapping[str, Any]], costs: Mapping[Kind, Cost]) 
         what = f"{entry['what']}: {entry['devices']} x {kind.name} for {entry['hours']} h"
         found.append(Published(what, theirs, here, basis))
     return found
+
+
+def _a_row(entry: Mapping[str, Any], cost: Cost | None) -> Published:
+    """A published time of one row, on hardware that its source does not compare with any."""
+    here = cost.seconds / cost.rows if cost is not None and cost.rows and cost.seconds is not None else None
+    return Published(
+        what=entry["what"],
+        theirs=float(entry["seconds"]),
+        here=here,
+        basis=f"this plan's time of stage {entry['stage']} over its rows",
+        unit="seconds a row",
+    )

@@ -88,7 +88,18 @@ def assemble(config: RunConfig) -> Assembly:
             f"here; set models.{role}.backend to transformers or vllm, or take a driver that trains nothing ('harness "
             "drivers')"
         )
+    if training is not None and config.models.of(role).backend == "extractive":
+        raise ConfigError(
+            f"driver '{config.driver.name}' trains the model that drafts, on route '{config.route.name}' the {role}, and "
+            f"that is the extractive generator here, which has no weights; take another route, or set models.{role}"
+        )
     stages = tuple(ordered(make_driver(config.driver).stages(plan, config.signal)))
+    own = sum(stage.kind == "policy" for stage in stages)
+    if config.iteration is not None and writer is None and own != config.iteration:
+        raise ConfigError(
+            f"--iteration {config.iteration}: driver '{config.driver.name}' trains {_models(own)}; leave it out, or name a "
+            "run that trained as many with --writer-from"
+        )
     return Assembly(plan, suite, stages, origins(config, writer))
 
 
@@ -96,12 +107,15 @@ def _writer(config: RunConfig) -> tuple[Path, Path] | None:
     """The run whose trained writer is started from: its folder, and that of the stage which trained the writer."""
     if config.writer_from is None:
         return None
-    from results.runs import find_run, load_run, stage_of
+    from results.runs import find_run, load_run, stages_of
 
     folder = find_run(Path(config.runtime.runs), config.writer_from)
-    name = stage_of(load_run(folder), "policy")
-    if name is None:
+    names = stages_of(load_run(folder), "policy")
+    if not names:
         raise InputError(f"run {folder.name} trained no writer; --writer-from needs a run of a driver that trains one")
+    if config.iteration is not None and config.iteration > len(names):
+        raise InputError(f"--iteration {config.iteration}: run {folder.name} trained {_models(len(names))}; give another")
+    name = names[-1 if config.iteration is None else config.iteration - 1]
     theirs = load_run(folder).manifest.get("settings", {}).get("route") or {"name": "rubric"}
     if stored_name(theirs) != config.route.name:
         raise ConfigError(
@@ -117,3 +131,7 @@ def _writer(config: RunConfig) -> tuple[Path, Path] | None:
     if read_summary(stage) is None:
         raise InputError(f"run {folder.name} has not finished training its writer; resume it first")
     return folder, stage
+
+
+def _models(count: int) -> str:
+    return {0: "no model", 1: "one model"}.get(count, f"{count} models one from another")

@@ -43,6 +43,7 @@ def resolve_run(
     seed: int | None = None,
     config_file: str | None = None,
     writer_from: str | None = None,
+    iteration: int | None = None,
     sets: Mapping[str, Any] | None = None,
 ) -> Resolved:
     """Resolve a run's settings; None means "not given". `guide` is a validation set, or SET:COUNT.
@@ -70,12 +71,14 @@ def resolve_run(
     aims = _of_own(_target_layers(aim, size, tested, source), source, other_suite=tested not in (None, aim.suite))
     aims = [_for_route(layer, named_route or info.route) for layer in aims]
     layers += [_for_driver(layer, named_driver or info.driver, info.driver) for layer in aims]
+    layers += _models_of_preset(info, preset or file.values.get("preset") or info.preset, aim)
     layers += [file] if file.values else []
     flags = {
         # What a file names too, the flags name anew, as they did in choosing the layers.
         **{key: value for key, value in names.items() if key in file.values},
         **{"driver": driver, "route": route, "signal": signal, "suite": suite, "match": match, "budget": budget},
-        **{"seeds.source": documents, "seed": seed, "writer_from": writer_from, **_guide(guide)},
+        **{"seeds.source": documents, "seed": seed, "writer_from": writer_from, "iteration": iteration},
+        **_guide(guide),
         "models.generator.id": _model(generator) if generator else None,
     }
     layers.append(Layer("command line", {**{k: v for k, v in flags.items() if v is not None}, **sets}))
@@ -106,6 +109,14 @@ def _method_layers(info: MethodInfo, preset: str | None) -> list[Layer]:
     if preset:
         layers.append(Layer(f"preset {preset}", {"preset": preset, **preset_settings(info, preset)}))
     return layers
+
+
+def _models_of_preset(info: MethodInfo, preset: str | None, aim: TargetInfo) -> list[Layer]:
+    """A layer of the models that a preset names, which take the place of a track's; a lab has its own in any case."""
+    from harness.settings import Layer
+
+    models = preset_settings(info, preset).get("models") if preset and aim.lab is None else None
+    return [Layer(f"preset {preset}", _with_models({"models": models}))] if models else []
 
 
 def _named_in_full(sets: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,14 +7,12 @@ trainer starts at a rollout boundary, so nothing is scored twice or lost.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigError, InputError, PrerequisiteError
-from harness.models.access import ADAPTER
 from harness.stage import SCRATCH
 from harness.training.chat import prompt_ids
 from harness.training.grpo_config import GrpoConfig
@@ -28,9 +26,8 @@ from harness.training.trainer import (
     callback,
     common_arguments,
     model_arguments,
-    publish,
     require_one_side,
-    save_output,
+    save_policy,
     settle_tokens,
     train,
 )
@@ -175,7 +172,7 @@ def train_policy(
     side = _TrlSide(trajectory, updates, lengths, server)
     trainer = _trainer(model_path, ordered, arguments, tokenizer, adapter, watch, side)
     moved = train(trainer, folder / SCRATCH)
-    _save(trainer, tokenizer, folder, merge=adapter is not None)
+    save_policy(trainer, tokenizer, folder, merge=adapter is not None)
     return moved
 
 
@@ -265,22 +262,6 @@ class _TrlSide:
         seconds = self.server.seconds if self.server else self._generating["seconds"]
         self._generating["seconds"] = 0.0
         return list(self._trajectory(RolloutBatch(step, rollouts, self._parameters, seconds)))
-
-
-def _save(trainer: Any, tokenizer: Any, folder: Path, *, merge: bool) -> None:
-    """The policy in `policy`; a LoRA policy is merged, with the adapter beside it for a server that takes one."""
-    if not merge:
-        save_output(trainer, tokenizer, folder, "policy")
-        return
-    temporary = folder / ".policy.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    model.save_pretrained(temporary / ADAPTER)
-    model.generation_config.save_pretrained(temporary / ADAPTER)
-    # A sum in bfloat16 would round most of the adapter away; the processor has room for the base in float32.
-    model.to("cpu").float().merge_and_unload().save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    publish(temporary, folder / "policy")
 
 
 def _lora(config: GrpoConfig, seed: int, model: Any) -> Any:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigError, StageError
+from harness.models.access import ADAPTER
 from harness.models.rope import rope_switch
 from harness.models.tokenizers import declare_stop, fit_padding, save_beside
 from harness.shards import write_json
@@ -241,6 +242,23 @@ def save_output(
         beside(temporary)
         publish(temporary, folder / name)
     trainer.accelerator.wait_for_everyone()
+
+
+def save_policy(trainer: Any, tokenizer: Any, folder: Path, *, merge: bool) -> None:
+    """A trained policy in `folder/policy`; with `merge` its adapter is merged, and beside it for a server that takes one.
+    """
+    if not merge:
+        save_output(trainer, tokenizer, folder, "policy")
+        return
+    temporary = folder / ".policy.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    model.save_pretrained(temporary / ADAPTER)
+    model.generation_config.save_pretrained(temporary / ADAPTER)
+    # A sum in bfloat16 would round most of the adapter away; the processor has room for the base in float32.
+    model.to("cpu").float().merge_and_unload().save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    publish(temporary, folder / "policy")
 
 
 def publish(temporary: Path, final: Path) -> None:

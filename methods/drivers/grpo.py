@@ -101,11 +101,6 @@ class Grpo(Driver[GrpoSettings]):
                 f"driver.reward.format_term reads tags, and route '{plan.route.name}' asks for none; leave it out, or "
                 "take a route whose drafts have them, such as direct"
             )
-        if policy.backend == "extractive":
-            raise ConfigError(
-                f"driver 'grpo' trains the model that drafts, on route '{plan.route.name}' the {role}, and that is the "
-                f"extractive generator here, which has no weights; take another route, or set models.{role}"
-            )
         served = policy.backend == "vllm" and self.settings.tune == "lora"
         if self.settings.rollouts == "server" and not served:
             raise ConfigError(

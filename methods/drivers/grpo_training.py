@@ -15,8 +15,7 @@ from harness.config import RunConfig, SignalChoice
 from harness.errors import BudgetError, StageError
 from harness.facts import Fact, facts_to_rows
 from harness.models.access import access, connect
-from harness.models.backend import Sampling
-from harness.models.open import model_path, open_backend
+from harness.models.open import model_path
 from harness.models.sampler import ServerSampler
 from harness.shards import ShardOutput, parts, read_metadata, read_records, summarise, write_shard
 from harness.stage import SCRATCH, StageRun
@@ -33,7 +32,7 @@ from methods.signals.base import Archive, Signal
 from methods.signals.catalogue import sign
 from methods.stages.scoring import prepare_signal
 from methods.stages.synthesis import TEACHERS, add_usage, upstream_usage
-from methods.stages.trajectories import sampling_of, synthesizer
+from methods.stages.trajectories import drafting_prompts, sampling_of, synthesizer
 
 COLOCATED_GAP = "sampling/sampling_logp_difference/mean"
 """TRL's name for the difference of log-probabilities between its own vLLM and the trainer."""
@@ -133,19 +132,10 @@ class PolicyRun:
 
     def _prompts(self, path: Any) -> list[PolicyPrompt]:
         """The policy's prompts, shortened to its context where needed."""
-        # Only to count tokens: prompts are cut before the trainer sees them, so whoever samples gets the same.
-        counting = self.plan.config.drafter.model_copy(
-            update={"backend": "transformers", "base_url": None, "structured": False}
-        )
-        policy = open_backend(counting, self.plan.world, [], path)
-        sampling = Sampling(max_tokens=self.grpo.max_tokens)
-        prompts = []
-        for seed in self.seeds.values():
-            messages, cut = self.maker.messages(seed, policy, sampling)
-            if cut:
-                self.cut.add(seed.id)
-            prompts.append(PolicyPrompt(seed.id, messages))
-        return prompts
+        seeds = list(self.seeds.values())
+        found = drafting_prompts(self.plan, self.maker, seeds, path, self.grpo.max_tokens)
+        self.cut |= {key for key, (_, cut) in found.items() if cut}
+        return [PolicyPrompt(key, messages) for key, (messages, _) in found.items()]
 
     def _trajectory(self, batch: RolloutBatch) -> Sequence[float | None]:
         """Drafts to pairs to scores to rewards for one rollout batch."""

@@ -59,12 +59,14 @@ class Reading:
     """A signal's reading in a round of a loop: the stage whose fine-tuned target is its `student`, and which `draw`.
 
     The stage is one of the scoring stage's inputs, by its name, and its folder's name is the weights' revision. Without
-    a student it is the target as it is; draw 0 is that of a run without rounds.
+    a student it is the target as it is; draw 0 is that of a run without rounds. `warmup` is the name of the stage that
+    left the checkpoints of a warmed-up target, among the inputs, too.
     """
 
     student: str = ""
     revision: str = ""
     draw: int = 0
+    warmup: str = "warmup"
 
 
 ONCE = Reading()
@@ -87,7 +89,7 @@ def prepare_signal(
             max_length=c.models.target.max_length,
             dtype=c.models.target.dtype,
             hub_revision=c.models.target.revision,
-            checkpoints=read_checkpoints(inputs.input("warmup")) if "warm_target" in needs else (),
+            checkpoints=read_checkpoints(inputs.input(reading.warmup)) if "warm_target" in needs else (),
         )
         if reading.student:
             own = inputs.input(reading.student) / "model"
@@ -175,7 +177,12 @@ def diagnosed(run: StageRun, signal: SignalChoice) -> Mapping[str, Any]:
 
 
 def score_stage(
-    plan: Plan, signal: SignalChoice, samples: Stage, inputs: Sequence[Stage], selection: Selection | None = None
+    plan: Plan,
+    signal: SignalChoice,
+    samples: Stage,
+    inputs: Sequence[Stage],
+    selection: Selection | None = None,
+    reading: Reading = ONCE,
 ) -> Stage:
     """Scores of the samples of `samples` under `signal`; `inputs` are the stages that the signal reads.
 
@@ -194,7 +201,8 @@ def score_stage(
     def work(run: StageRun) -> Mapping[str, Any]:
         pool = run.records(samples.name, Sample)
         size = max(1, len(pool)) if whole else plan.config.synthesis.shard_size
-        run.map_shards(pool, size, SignalWorker(plan, signal, run.inputs, selection=selection if whole else None))
+        worker = SignalWorker(plan, signal, run.inputs, selection=selection if whole else None, reading=reading)
+        run.map_shards(pool, size, worker)
         return diagnosed(run, signal)
 
     def estimate(e: Estimator, before: Before) -> Cost | None:

@@ -39,12 +39,12 @@ def draws_of_pass(seeds: Sequence[Seed], per_seed: int, seed: int, number: int, 
     return [Draw(s, number * per_seed + j, origin) for s in order for j in range(per_seed)]
 
 
-def initial(plan: Plan, source: Stage) -> Stage:
-    """Pairs of the untrained drafting model, of which a share warms the target up."""
+def initial(plan: Plan, source: Stage, policy: Stage | None = None) -> Stage:
+    """Pairs of the untrained drafting model, or of that which `policy` trained, of which a share warms the target up."""
     c = plan.config
     settings = {
         **plan.synthesis_settings(),
-        "writer_model": plan.untrained_identity,
+        "writer_model": "trained" if policy else plan.untrained_identity,
         "samples": c.synthesis.initial_samples,
         "per_seed": c.synthesis.samples_per_seed,
         "shard": c.synthesis.shard_size,
@@ -59,7 +59,8 @@ def initial(plan: Plan, source: Stage) -> Stage:
         while len(draws) < wanted:
             draws += draws_of_pass(seeds, c.synthesis.samples_per_seed, run.seed, number)
             number += 1
-        run.map_shards(draws[:wanted], c.synthesis.shard_size, synthesis_worker(run, plan, seeds, None))
+        folder = run.input(policy.name) / "policy" if policy else None
+        run.map_shards(draws[:wanted], c.synthesis.shard_size, synthesis_worker(run, plan, seeds, folder))
         return {}
 
     def estimate(e: Estimator, before: Before) -> Cost | None:
@@ -70,11 +71,11 @@ def initial(plan: Plan, source: Stage) -> Stage:
         name="initial",
         version=5,
         settings=settings,
-        inputs=(source,),
+        inputs=(source, policy) if policy else (source,),
         work=work,
         kind="pairs",
         estimate=estimate,
-        loads=lambda sizer: Load("synthesis", tuple(sizer.makes())),
+        loads=lambda sizer: Load("synthesis", tuple(sizer.makes(trained=policy is not None))),
     )
 
 

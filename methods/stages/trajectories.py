@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from harness.shards import ShardOutput
 from harness.stage import StageRun
 from harness.synthesis.route import Draw, document_of
 from harness.synthesis.synthesize import Counter, Synthesizer
-from harness.types import Seed
+from harness.types import Message, Seed
 from methods.plan import Plan
 from methods.stages.embedding import EmbeddingWorker, embedding_worker, with_vectors
 from methods.stages.gate import embedded_texts
@@ -65,15 +66,46 @@ def untrained(plan: Plan, maker: Synthesizer, drafts: Backend | None, policy: Pa
     }
 
 
+def drafting_prompts(
+    plan: Plan, maker: Synthesizer, seeds: Sequence[Seed], policy: Path | str, max_tokens: int
+) -> dict[str, tuple[tuple[Message, ...], bool]]:
+    """By seed, the chat that the drafting model is asked with, and whether its document was cut to fit the context.
+
+    `policy` is where its weights are, of which only the tokenizer is read: a trainer is given its prompts cut already,
+    so that whoever samples gets the same.
+    """
+    counting = plan.config.drafter.model_copy(
+        update={"backend": "transformers", "base_url": None, "structured": False, "structured_chars": None}
+    )
+    counter = open_backend(counting, plan.world, [], policy)
+    return {seed.id: maker.messages(seed, counter, Sampling(max_tokens=max_tokens)) for seed in seeds}
+
+
+@dataclass(frozen=True, slots=True)
+class DraftText:
+    """The text that the drafting model wrote for a pair, by the pair's id."""
+
+    id: str
+    text: str
+
+
+DRAFTS = "drafts"
+"""The side table of `DraftText`."""
+
+
 def synthesize_shard(
     plan: Plan,
     maker: Synthesizer,
     drafts: Backend | None,
+    labeller: Labeller | None,
+    keep_drafts: bool,
     draws: Sequence[Draw],
     seed: int,
-    labeller: Labeller | None = None,
 ) -> ShardOutput:
-    """One shard of trajectories under the settings of synthesis, their pairs labelled where there is a labeller."""
+    """One shard of trajectories under the settings of synthesis, their pairs labelled where there is a labeller.
+
+    `keep_drafts` adds the side table `DRAFTS`, of the drafts that became pairs.
+    """
     s, counter = plan.config.synthesis, Counter()
     sampled = [sampling_of(getattr(s, role)) for role in plan.config.route_roles]
     first, last = (sampled[0], sampled[-1]) if sampled else (None, None)
@@ -89,6 +121,7 @@ def synthesize_shard(
         tables={
             "rubrics": [a.rubric for a in attempts if a.rubric is not None],
             **({"labels": labels} if labeller is not None else {}),
+            **({DRAFTS: [DraftText(a.sample.id, a.draft.text) for a in attempts if a.sample]} if keep_drafts else {}),
         },
         rows_in=len(draws),
         shortened=counter.shortened,
@@ -101,7 +134,7 @@ class SynthesisWorker:
     """Runs trajectories of one drafting model (`policy`: its trained weights) wherever the models can be loaded.
 
     `embedding` has it embed what the gate compares, so that counting survivors waits for no worker; `labels` has it
-    label pairs.
+    label pairs, `keep_drafts` keep their drafts.
     """
 
     plan: Plan
@@ -109,6 +142,7 @@ class SynthesisWorker:
     policy: Path | None
     embedding: EmbeddingWorker | None = None
     labels: LabelsConfig | None = None
+    keep_drafts: bool = False
 
     def open(self) -> Work:
         """Set up the models; they are loaded at the first trajectory."""
@@ -120,19 +154,26 @@ class SynthesisWorker:
             labeller = Labeller(self.plan, self.labels, untrained(self.plan, maker, drafts, self.policy))
 
         def shard(items: Sequence[Any], index: int, seed: int) -> ShardOutput:
-            made = synthesize_shard(self.plan, maker, drafts, items, seed, labeller)
+            made = synthesize_shard(self.plan, maker, drafts, labeller, self.keep_drafts, items, seed)
             return with_vectors(made, embedded_texts(self.plan, made.rows), embed) if embed else made
 
         return shard
 
 
 def synthesis_worker(
-    run: StageRun, plan: Plan, seeds: Sequence[Seed], policy: Path | None, *, gated: bool = False
+    run: StageRun,
+    plan: Plan,
+    seeds: Sequence[Seed],
+    policy: Path | None,
+    *,
+    gated: bool = False,
+    keep_drafts: bool = False,
 ) -> ShardWorker:
     """The worker that runs trajectories: anybody, or where a server answers for a model only this process.
 
     It alone has the ledger, the answers that were paid for and the limits; a server is scaled by itself. `gated`: the
     pairs are for the data set, so they are labelled where that is asked for, and will be compared with test items.
+    `keep_drafts`: see `synthesize_shard`.
     """
     c = plan.config
     labels = c.labels if gated else None
@@ -143,10 +184,16 @@ def synthesis_worker(
         embedding = embedding_worker(c.models.embedder) if gated and "embedding" in c.decontam.modes else None
         embedding = embedding if isinstance(embedding, EmbeddingWorker) else None
         return SynthesisWorker(
-            plan=plan, seeds=corpus, policy=policy.absolute() if policy else None, embedding=embedding, labels=labels
+            plan=plan,
+            seeds=corpus,
+            policy=policy.absolute() if policy else None,
+            embedding=embedding,
+            labels=labels,
+            keep_drafts=keep_drafts,
         )
     reach = access(c, run)
     maker = synthesizer(plan, seeds, reach)
     drafts = drafter(plan, seeds, maker, policy, reach)
     labeller = Labeller(plan, labels, untrained(plan, maker, drafts, policy), reach) if labels else None
-    return InProcess(lambda items, index, seed: synthesize_shard(plan, maker, drafts, items, seed, labeller))
+    shard = partial(synthesize_shard, plan, maker, drafts, labeller, keep_drafts)
+    return InProcess(lambda items, index, seed: shard(items, seed))
