@@ -140,8 +140,8 @@ def _noncentral(df: int, alpha: float = 0.05, power: float = 0.8) -> float:
 def published(entries: Sequence[Mapping[str, Any]], costs: Mapping[Kind | str, Cost]) -> list[Published]:
     """The method's published costs beside this plan's.
 
-    Device hours of a kind of stage are brought to the same number of samples; seconds of a row are those of a stage that
-    is named, from `costs`, which has both.
+    Device hours of a kind of stage are brought to the same number of samples; seconds of a row are those of a named
+    stage. `costs` has both kinds and names.
     """
     found = []
     for entry in entries:

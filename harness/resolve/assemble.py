@@ -90,15 +90,15 @@ def assemble(config: RunConfig) -> Assembly:
         )
     if training is not None and config.models.of(role).backend == "extractive":
         raise ConfigError(
-            f"driver '{config.driver.name}' trains the model that drafts, on route '{config.route.name}' the {role}, and "
-            f"that is the extractive generator here, which has no weights; take another route, or set models.{role}"
+            f"driver '{config.driver.name}' trains the model that drafts, on route '{config.route.name}' the {role}, "
+            f"and that is the extractive generator here, which has no weights; take another route, or set models.{role}"
         )
     stages = tuple(ordered(make_driver(config.driver).stages(plan, config.signal)))
     own = sum(stage.kind == "policy" for stage in stages)
     if config.iteration is not None and writer is None and own != config.iteration:
         raise ConfigError(
-            f"--iteration {config.iteration}: driver '{config.driver.name}' trains {_models(own)}; leave it out, or name a "
-            "run that trained as many with --writer-from"
+            f"--iteration {config.iteration}: driver '{config.driver.name}' trains {_models(own)}; leave it out, or "
+            "name a run that trained as many with --writer-from"
         )
     return Assembly(plan, suite, stages, origins(config, writer))
 
@@ -114,7 +114,9 @@ def _writer(config: RunConfig) -> tuple[Path, Path] | None:
     if not names:
         raise InputError(f"run {folder.name} trained no writer; --writer-from needs a run of a driver that trains one")
     if config.iteration is not None and config.iteration > len(names):
-        raise InputError(f"--iteration {config.iteration}: run {folder.name} trained {_models(len(names))}; give another")
+        raise InputError(
+            f"--iteration {config.iteration}: run {folder.name} trained {_models(len(names))}; give another"
+        )
     name = names[-1 if config.iteration is None else config.iteration - 1]
     theirs = load_run(folder).manifest.get("settings", {}).get("route") or {"name": "rubric"}
     if stored_name(theirs) != config.route.name:

@@ -1,4 +1,7 @@
-"""From names and flags to resolved settings: the layers method < preset < target < file < command line."""
+"""From names and flags to resolved settings: the layers method < preset < target < file < command line.
+
+The models that a preset names come after the target, unless that is a lab.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from harness.errors import ConfigError
 from harness.models.packaged import is_gguf, model_id
 from harness.resolve.contexts import NAME as CONTEXT
 from harness.resolve.contexts import context_limits
-from harness.resolve.registry import MethodInfo, find_method, lookup, preset_settings
+from harness.resolve.registry import MethodInfo, TargetInfo, find_method, lookup, preset_settings
 from harness.resolve.targets import find_target
 from harness.synthesis.tables import is_pattern
 from methods.drivers.catalogue import driver_class

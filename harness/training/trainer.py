@@ -245,8 +245,7 @@ def save_output(
 
 
 def save_policy(trainer: Any, tokenizer: Any, folder: Path, *, merge: bool) -> None:
-    """A trained policy in `folder/policy`; with `merge` its adapter is merged, and beside it for a server that takes one.
-    """
+    """The trained policy in `folder/policy`; with `merge` its adapter is merged, and beside it for a server."""
     if not merge:
         save_output(trainer, tokenizer, folder, "policy")
         return

@@ -81,7 +81,12 @@ def probe_stage(plan: Plan, g: DpoSettings, source: Stage, policy: Stage | None,
 
 
 def preference_stage(
-    plan: Plan, g: DpoSettings, signal: SignalChoice, made: tuple[Stage, Stage, Stage], policy: Stage | None, number: int
+    plan: Plan,
+    g: DpoSettings,
+    signal: SignalChoice,
+    made: tuple[Stage, Stage, Stage],
+    policy: Stage | None,
+    number: int,
 ) -> Stage:
     """Preferences between scored drafts of one prompt; `made` are the stages of seeds, of probes and of their scores.
 
@@ -201,8 +206,8 @@ def _none(found: Preferences, number: int) -> str:
     ways += ["driver.split=mean"] if ONE_SIDE in found.without else []
     ways += ["a smaller driver.margin"] if CLOSE in found.without else []
     return (
-        f"no preference pair in iteration {number}: {found.prompts} prompts, {why} (margin {found.margin:.4g}{at}); take "
-        f"{', '.join(ways)}, or a signal that tells drafts of one prompt apart"
+        f"no preference pair in iteration {number}: {found.prompts} prompts, {why} (margin {found.margin:.4g}{at}); "
+        f"take {', '.join(ways)}, or a signal that tells drafts of one prompt apart"
     )
 
 

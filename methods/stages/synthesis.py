@@ -40,7 +40,7 @@ def draws_of_pass(seeds: Sequence[Seed], per_seed: int, seed: int, number: int, 
 
 
 def initial(plan: Plan, source: Stage, policy: Stage | None = None) -> Stage:
-    """Pairs of the untrained drafting model, or of that which `policy` trained, of which a share warms the target up."""
+    """Pairs of the untrained drafting model, or of that of `policy`, of which a share warms the target up."""
     c = plan.config
     settings = {
         **plan.synthesis_settings(),
