@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from support.commands import Harness, events, finished, harness, rows, run_folders, stage_folder
+from harness.cli import main as cli
+from support.commands import Harness, events, finished, rows, run_folders, stage_folder
 
 RUN = (
     *("--target", "nano", "--scale", "smoke", "--seed", "3", "--budget", "8"),
@@ -75,10 +76,12 @@ def test_preferences_are_of_the_prompt_that_both_answered_and_follow_the_scores(
             assert (scores[chosen], scores[rejected]) == (max(own), min(own))
 
 
-def test_an_earlier_iteration_is_regenerated_from_and_evaluated(whole: Path, tmp_path: Path) -> None:
-    runs = whole.parent
-    finished(["run", *DPO, "--iteration", "1", "--runs", str(runs), "--quiet"], tmp_path)
-    (first,) = set(run_folders(runs)) - {whole}
+def test_an_earlier_iteration_is_regenerated_from_and_evaluated(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = ["--runs", str(whole.parent)]
+    assert cli.main(["run", *DPO, "--iteration", "1", *runs, "--quiet"]) == 0
+    (first,) = set(run_folders(whole.parent)) - {whole}
     reused = {event["stage"] for event in events(first) if event["event"] == "stage_reused"}
     started = [event["stage"] for event in events(first) if event["event"] == "stage_started"]
     assert {"probe_1", "dpo_1", "evaluate_base"} <= reused and started[0] == "regenerate"
@@ -87,16 +90,25 @@ def test_an_earlier_iteration_is_regenerated_from_and_evaluated(whole: Path, tmp
     training = [cost for cost in record["cost"] if cost["stage"] == "dpo_2"]
     # What is trained on was written by no teacher: it counts in no budget of teacher tokens.
     assert [(cost["role"], cost["calls"]) for cost in training] == [("generator", 0)] and training[0]["flops"] > 0
-    shown = finished(["show", str(whole)], tmp_path).out
+    capsys.readouterr()
+    assert cli.main(["show", str(whole)]) == 0
+    shown = capsys.readouterr().out
     assert "in stage prefer_2" in shown and "preferences between drafts: 1" in shown
     other = ["--driver", "static", "--route", "question", "--writer-from", whole.name, "--iteration", "1"]
-    plan = finished(["plan", *RUN, *other, "--runs", str(runs)], tmp_path).out
-    assert f"{whole.name}, iteration 1" in " ".join(plan.split())
+    assert cli.main(["plan", *RUN, *other, *runs]) == 0
+    assert f"{whole.name}, iteration 1" in " ".join(capsys.readouterr().out.split())
 
 
-def test_no_preference_is_one_line_before_anything_is_trained(whole: Path, tmp_path: Path) -> None:
-    said = harness(["run", *DPO, "--set", "driver.margin=9", "--runs", str(whole.parent), "--quiet"], tmp_path)
-    assert said.status == 2 and said.err.count("\n") == 1
-    assert "no preference pair in iteration 1" in said.err and "a smaller driver.margin" in said.err
-    said = harness(["run", *DPO, "--set", "driver.max_length=16", "--runs", str(whole.parent), "--quiet"], tmp_path)
-    assert said.status == 2 and "no preference pair is left of" in said.err and "prompt fills max_length" in said.err
+@pytest.mark.parametrize(
+    "setting, said",
+    [
+        ("driver.margin=9", "no preference pair in iteration 1: "),
+        ("driver.max_length=16", "no preference pair is left of"),
+    ],
+)
+def test_no_preference_is_one_line_before_anything_is_trained(
+    whole: Path, setting: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", *DPO, "--set", setting, "--runs", str(whole.parent), "--quiet"]) == 2
+    err = capsys.readouterr().err
+    assert said in err and err.count("\n") == 1
