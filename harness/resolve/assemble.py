@@ -80,19 +80,8 @@ def assemble(config: RunConfig) -> Assembly:
     _ = plan.route  # whose prompts and models are checked before any file is looked for
     if config.suite != "lab" and config.lab is not None:
         raise ConfigError(f"lab settings are given, but the suite is '{config.suite}'; drop 'lab', or use --suite lab")
-    training = policy_training(config.driver)
-    if training is not None and config.drafter.backend == "openai":
-        role = config.drafting_role
-        raise ConfigError(
-            f"driver '{config.driver.name}' trains its {role}, and the weights behind models.{role}.base_url are not "
-            f"here; set models.{role}.backend to transformers or vllm, or take a driver that trains nothing ('harness "
-            "drivers')"
-        )
-    if training is not None and config.models.of(role).backend == "extractive":
-        raise ConfigError(
-            f"driver '{config.driver.name}' trains the model that drafts, on route '{config.route.name}' the {role}, "
-            f"and that is the extractive generator here, which has no weights; take another route, or set models.{role}"
-        )
+    if policy_training(config.driver) is not None:
+        _check_trained(config)
     stages = tuple(ordered(make_driver(config.driver).stages(plan, config.signal)))
     own = sum(stage.kind == "policy" for stage in stages)
     if config.iteration is not None and writer is None and own != config.iteration:
@@ -101,6 +90,22 @@ def assemble(config: RunConfig) -> Assembly:
             "name a run that trained as many with --writer-from"
         )
     return Assembly(plan, suite, stages, origins(config, writer))
+
+
+def _check_trained(config: RunConfig) -> None:
+    """Raise `ConfigError` where the model that the driver would train is not one whose weights are here."""
+    role, backend = config.drafting_role, config.drafter.backend
+    if backend == "openai":
+        raise ConfigError(
+            f"driver '{config.driver.name}' trains its {role}, and the weights behind models.{role}.base_url are not "
+            f"here; set models.{role}.backend to transformers or vllm, or take a driver that trains nothing ('harness "
+            "drivers')"
+        )
+    if backend == "extractive":
+        raise ConfigError(
+            f"driver '{config.driver.name}' trains the model that drafts, on route '{config.route.name}' the {role}, "
+            f"and that is the extractive generator here, which has no weights; take another route, or set models.{role}"
+        )
 
 
 def _writer(config: RunConfig) -> tuple[Path, Path] | None:

@@ -184,7 +184,7 @@ def _as_trained(
     """Preferences with the chats that their drafts answered, cut as they were for sampling."""
     wanted = {row.seed_id for row in rows}
     seeds = [seed for seed in run.records(source.name, Seed) if seed.id in wanted]
-    tokens = getattr(plan.config.synthesis, plan.route.drafts).max_tokens
+    tokens = getattr(plan.config.synthesis, plan.config.drafting_role).max_tokens
     prompts = drafting_prompts(plan, Synthesizer(plan.route, None), seeds, path, tokens)
     return [Preference(prompts[row.seed_id][0], row.chosen, row.rejected) for row in rows]
 
@@ -235,7 +235,7 @@ def policy_stage(
     settings: dict[str, Any] = {
         "writer_model": "trained" if policy else plan.drafter_identity,
         "prompts": plan.route.hash,
-        "context": [c.drafter.max_length, getattr(c.synthesis, plan.route.drafts).max_tokens, c.drafter.dtype],
+        "context": [c.drafter.max_length, getattr(c.synthesis, c.drafting_role).max_tokens, c.drafter.dtype],
         "dpo": {**{name: value for name, value in identity(g).items() if name in own}, "max_length": g.max_length},
         "seed": c.synthesis_seed,
     }
@@ -275,7 +275,7 @@ def _train(
         on_log=lambda step, logs: _log(run, step, logs),
     )
     # Tokens of training are not tokens that a teacher wrote: such usage has no calls.
-    usage = replace(trained.usage, role=plan.route.drafts, calls=0, seconds=time.perf_counter() - started)
+    usage = replace(trained.usage, role=c.drafting_role, calls=0, seconds=time.perf_counter() - started)
     row = {"steps": trained.steps, "accuracy": trained.accuracy}
     run.write(0, ShardOutput([row], usage=[usage], rows_in=len(rows), kept=len(rows)), usage.seconds)
     facts = [
