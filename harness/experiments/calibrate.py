@@ -140,10 +140,11 @@ def _learning(work: Sequence[tuple[str, int]], records: Sequence[RunRecord], run
     lines = [
         "",
         "What the trained writers learned: first and last tenth of the rollouts. AUC is the chance that a useful pair",
-        "outscores another valid one in the first tenth.",
+        "outscores another valid one in the first tenth. False are pairs that name another value than the rule, among",
+        "those whose rubric asks for the true one.",
         "",
-        "| arm | world | mean raw score | useful pairs | AUC |",
-        "|---|---|---|---|---|",
+        "| arm | world | mean raw score | useful pairs | AUC | false |",
+        "|---|---|---|---|---|---|",
     ]
     head = len(lines)
     for (name, world), record in zip(work, records, strict=True):
@@ -152,10 +153,10 @@ def _learning(work: Sequence[tuple[str, int]], records: Sequence[RunRecord], run
             continue
         found = learning(read_shards(store_of(runs) / stage), _world(record, runs))
         auc = "" if found.auc is None else f"{found.auc:.2f}"
+        false = "" if found.false is None else f"{found.false:.1%}"
         value, useful = found.value, found.useful
-        lines.append(
-            f"| {name} | {world} | {value[0]:.3f} → {value[1]:.3f} | {useful[0]:.0%} → {useful[1]:.0%} | {auc} |"
-        )
+        learned = f"{value[0]:.3f} → {value[1]:.3f} | {useful[0]:.0%} → {useful[1]:.0%}"
+        lines.append(f"| {name} | {world} | {learned} | {auc} | {false} |")
     return "\n".join(lines) + "\n" if len(lines) > head else ""
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.lab.planted import label
+from harness.lab.planted import PairKind, label
+from harness.lab.words import EXACT
 from harness.lab.world import World
 from harness.types import Message
 
@@ -41,16 +42,19 @@ class Learning:
     """Learning in one GRPO training's rollouts: mean raw value and useful share in its first and last tenth of steps.
 
     `auc` is the chance that a useful pair outscores another valid one in the first tenth, where the writer is still
-    close to its start (ties count half); None where one side is empty.
+    close to its start (ties count half); None where one side is empty. `false` is the share of false pairs among those
+    whose rubric asks for the true value and whose answer names one, over all steps: the generator's own mistakes. None
+    where no rubric asks so.
     """
 
     value: tuple[float, float]
     useful: tuple[float, float]
     auc: float | None
+    false: float | None
 
 
 def learning(rollouts: Sequence[Mapping[str, Any]], world: World) -> Learning:
-    """Judge rollout rows (`step`, `question`, `answer`, `value`) by the planted truth; unscored ones are left out."""
+    """Judge rollout rows (`step`, `rubric`, `question`, `answer`, `value`) by the planted truth, less unscored ones."""
     scored = [r for r in rollouts if r["value"] is not None]
     tenth = max(1, (max(r["step"] for r in scored) + 1) // 10)
     last = max(r["step"] for r in scored) - tenth
@@ -62,12 +66,22 @@ def learning(rollouts: Sequence[Mapping[str, Any]], world: World) -> Learning:
         value=(_mean([r["value"] for r in first]), _mean([r["value"] for r in end])),
         useful=(_mean(early), _mean(late)),
         auc=auc(good, rest),
+        false=_false_share([r for r in scored if any(text in r["rubric"] for text in EXACT)], world),
     )
 
 
+def _false_share(asked_truly: Sequence[Mapping[str, Any]], world: World) -> float | None:
+    named = [kind for row in asked_truly if (kind := _kind(row, world)) not in ("filler", "off_world")]
+    return named.count("false") / len(named) if named else None
+
+
 def _useful(row: Mapping[str, Any], world: World) -> bool:
+    return _kind(row, world) == "useful"
+
+
+def _kind(row: Mapping[str, Any], world: World) -> PairKind:
     turns = (Message("system", ""), Message("user", row["question"]), Message("assistant", row["answer"]))
-    return label(turns, world).kind == "useful"
+    return label(turns, world).kind
 
 
 def _mean(values: Sequence[float]) -> float:

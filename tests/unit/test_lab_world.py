@@ -13,7 +13,7 @@ from harness.lab.pairs import RELATION_OF, pair_messages
 from harness.lab.planted import label
 from harness.lab.pool import candidates
 from harness.lab.report import learning
-from harness.lab.words import CLASSES, RELATIONS
+from harness.lab.words import CLASSES, EXACT, PLAUSIBLE, RELATIONS
 from harness.lab.world import LAB_COLUMNS, World
 from harness.synthesis.validity import check_pair
 from harness.types import QUESTION_TYPES, Message
@@ -143,7 +143,13 @@ def test_learning_is_judged_by_the_truth() -> None:
     pairs = [(label(m, world).kind == "useful", m) for *_, m in _pairs(world)]
     # Five steps: in the first the signal ranks useful pairs last, in the last there are no others.
     rows = [
-        {"step": 0, "value": 0.1 if useful else 0.9, "question": m[1].content, "answer": m[2].content}
+        {
+            "step": 0,
+            "value": 0.1 if useful else 0.9,
+            "rubric": EXACT[0],
+            "question": m[1].content,
+            "answer": m[2].content,
+        }
         for useful, m in pairs
     ]
     rows += [{**row, "step": 4} for row, (useful, _) in zip(rows, pairs, strict=True) if useful]
@@ -153,6 +159,15 @@ def test_learning_is_judged_by_the_truth() -> None:
     assert found.useful == (0.25, 1.0)
     assert found.value == (pytest.approx(0.25 * 0.1 + 0.75 * 0.9), pytest.approx(0.1))
     assert learning([{**row, "value": 0.5} for row in rows[: len(pairs)]], world).auc == 0.5
+    assert found.false == 0.0
+    # Of five pairs that were asked for truly one names no value, and one another than the rule's.
+    *_, wrong = _pairs(world, "false")[0]
+    *_, empty = _pairs(world, "filler")[0]
+    turns = [*(m for _, m in pairs[:3]), wrong, empty]
+    asked = [{**rows[0], "question": m[1].content, "answer": m[2].content} for m in turns]
+    asked += [{**asked[3], "rubric": PLAUSIBLE[0]}]
+    assert learning(asked, world).false == 0.25
+    assert learning([{**row, "rubric": ""} for row in asked], world).false is None
 
 
 def test_labels_of_traps() -> None:
