@@ -195,7 +195,7 @@ def _detectable(plan: PlanReport) -> list[str]:
     if d.points is None:
         text = "nothing: a difference between arms needs at least two runs of each, and a suite of known size"
     else:
-        source = "measured on lab worlds" if plan.config.suite == "lab" else "assumed, not measured"
+        source = "measured on lab worlds of six classes" if plan.config.suite == "lab" else "assumed, not measured"
         text = (
             f"a difference of {d.points:.1f} points in the mean of {d.columns} unguided columns ({d.items:,} items) is "
             f"found in 80 % of cases at a level of 5 %, for one comparison; runs of an arm differ by a standard "

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 RUN_SD, LAB_RUN_SD = 1.4, 8.9
 """Standard deviation between runs of one arm, in points. Real targets: assumed, no such runs have been made. Lab: the
-arm `static` on the asked column over eight worlds (`results/records/lab-calibration`)."""
+arm `static` on the asked column over eight worlds of scale `full` (`results/records/lab-calibration`)."""
 
 ACCURACY, CORRELATION = 0.5, 0.5
 """Assumed accuracy (the one with the largest variance), and correlation of two arms' answers to one item."""
