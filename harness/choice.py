@@ -51,6 +51,11 @@ class Plugin:
         return cls.Settings(**{**preset_values(cls, preset), **values})
 
     @classmethod
+    def terms(cls, settings: Any) -> tuple[Choice, ...]:
+        """The choices of other plug-ins that it is made of under these settings."""
+        return ()
+
+    @classmethod
     def faults(cls) -> list[str]:
         """The faults of the class's declarations, each as half a sentence that begins with its subject."""
         found = []
@@ -153,7 +158,10 @@ class Choice(Section):
     def identity(self) -> dict[str, Json]:
         """The part that can change results: name, what is not at its default, the class's version beyond the first."""
         plugin = self.plugin
-        version = {"version": plugin.version} if plugin and plugin.version > 1 else {}
+        version: dict[str, Json] = {"version": plugin.version} if plugin and plugin.version > 1 else {}
+        inner = [term.identity() for term in plugin.terms(self.settings)] if plugin else []
+        if any("version" in term for term in inner):
+            version["made_of"] = inner
         return {"name": self.name, **version, **self.settings.model_dump(mode="json", exclude_defaults=True)}
 
     @model_validator(mode="before")

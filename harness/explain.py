@@ -74,7 +74,8 @@ def _of_plugins(kind: type[Choice], key: str) -> Iterator[SettingDoc]:
 
 def sections_of(field: FieldInfo) -> list[type[BaseModel]]:
     """The sections that a field may hold."""
-    kinds = (field.annotation, *get_args(field.annotation))
+    # A list's elements have no keys of their own.
+    kinds = () if get_origin(field.annotation) is tuple else (field.annotation, *get_args(field.annotation))
     return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -98,7 +98,9 @@ def known_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> set[str]
 def _sections(model: type[BaseModel]) -> Iterator[tuple[str, list[type[BaseModel]]]]:
     """Every field of a section, with the sections that it may hold."""
     for name, field in model.model_fields.items():
-        kinds = (field.annotation, *getattr(field.annotation, "__args__", ()))
+        # A list's elements have no keys of their own.
+        listed = get_origin(field.annotation) is tuple
+        kinds = () if listed else (field.annotation, *getattr(field.annotation, "__args__", ()))
         yield name, [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
 
 

@@ -16,12 +16,12 @@ from harness.errors import ConfigError, PrerequisiteError
 from harness.models.open import model_path
 from harness.resolve.role_models import role_models
 from harness.types import Message, WorldId
-from methods.signals.base import SignalContext, TargetState, WarmCheckpoint
-from methods.signals.catalogue import make_signal, signal_classes
+from methods.signals.base import Signal, SignalContext, TargetState, WarmCheckpoint
+from methods.signals.catalogue import make_signal, signal_classes, signal_terms
 from methods.signals.target.base import TargetReader
 
 if TYPE_CHECKING:
-    from harness.config import RunConfig
+    from harness.config import RunConfig, SignalChoice
     from harness.training.checks import Check
 
 CONVERSATIONS = (
@@ -36,13 +36,13 @@ CONVERSATIONS = (
 
 
 def check_signal(config: RunConfig) -> list[Check]:
-    """The self-check of `config.signal` on `config.models.target`.
+    """The self-check of `config.signal`, or of its terms that read the target, on `config.models.target`.
 
     Raises `ConfigError` for a signal that does not read the target, and `PrerequisiteError` where the target cannot be
     loaded here.
     """
-    signal = make_signal(config.signal) if config.signal.chosen else None
-    if not isinstance(signal, TargetReader):
+    readers = [own for term in signal_terms(config.signal) if isinstance(own := _made(term), TargetReader)]
+    if not readers:
         having = [found.name for found in signal_classes()[0] if issubclass(found, TargetReader)]
         raise ConfigError(f"signal '{config.signal.name}' has no self-check; those that have one: {', '.join(having)}")
     world = _ready(config)
@@ -63,14 +63,19 @@ def check_signal(config: RunConfig) -> list[Check]:
             dtype=target.dtype,
             hub_revision=target.revision,
             checkpoints=made_up,
+            members=made_up,
         )
-        checks = signal.self_check(context, state, texts)
+        checks = [check for reader in readers for check in reader.self_check(context, state, texts)]
     if not checks:
         raise ConfigError(
             f"models.target.max_length={target.max_length} cuts the answers of all conversations that the self-check "
             "computes with; raise it"
         )
     return checks
+
+
+def _made(choice: SignalChoice) -> Signal[Any] | None:
+    return make_signal(choice) if choice.chosen else None
 
 
 def check_training(config: RunConfig) -> list[Check]:

@@ -36,7 +36,7 @@ _ONE_BY_ONE = "Set sft.micro_batch=1 and runtime.scoring.batch_tokens=1, which t
 def target_of(config: RunConfig) -> TrainingDemands:
     """The demands of the run on its target: warm-up, signals and fine-tuning."""
     w, s, r = config.warmup, config.sft, config.runtime
-    warms = any("warm_target" in needs for needs in needs_of_signals(config))
+    warms = any(needs & {"warm_target", "ensemble"} for needs in needs_of_signals(config))
     layouts: list[tuple[Layout, str]] = [("right", _ONE_BY_ONE)]
     if r.training.packing:
         layouts.append(("packed", "Set runtime.training.packing=false"))

@@ -58,6 +58,7 @@ def _doctor_target(args: argparse.Namespace) -> int:
     from harness.checks.signal_check import check_signal, check_training
     from harness.resolve.layers import resolve_run
     from harness.settings import parse_assignment
+    from methods.signals.catalogue import cautions
 
     sets = dict(parse_assignment(text) for text in args.sets)
     driver = "best_of_n" if args.signal else "static"
@@ -72,7 +73,8 @@ def _doctor_target(args: argparse.Namespace) -> int:
         title = f"target {args.target}, as it is fine-tuned; --signal NAME checks what a signal asks of it, too"
         if args.signal:
             title = f"signal {args.signal} on target {args.target}"
-        emit("\n".join([title, *(f"  {check.line()}" for check in checks)]))
+        known = [f"  caution: {line}" for line in cautions(config.signal)]
+        emit("\n".join([title, *(f"  {check.line()}" for check in checks), *known]))
     return 0 if passed else 1
 
 

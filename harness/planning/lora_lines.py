@@ -25,7 +25,7 @@ def lora_lines(config: RunConfig) -> list[tuple[str, str]]:
 def _adapters(config: RunConfig) -> Iterator[tuple[str, RoleModel, int, Sequence[str], str]]:
     models = role_models(config)
     target = models["target"]
-    warms = any("warm_target" in needs for needs in needs_of_signals(config))
+    warms = any(needs & {"warm_target", "ensemble"} for needs in needs_of_signals(config))
     w, training = config.warmup, policy_training(config.driver)
     if warms and not w.adapter:
         yield "warm-up", target, w.lora_rank, w.lora_modules, "warmup.lora_modules"

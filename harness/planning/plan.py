@@ -35,9 +35,10 @@ from harness.planning.sizing import (
 from harness.planning.speed import MachineSpeed, measure
 from harness.planning.template_lines import template_lines
 from harness.resolve.revisions import pin_revisions
-from harness.resolve.role_models import decoding_set_aside, role_models
+from harness.resolve.role_models import decoding_set_aside, role_models, used_signals
 from harness.resolve.targets import find_target
 from harness.settings import Resolved, flatten
+from methods.signals.catalogue import cautions
 
 if TYPE_CHECKING:
     from evals.suite import Suite
@@ -225,6 +226,7 @@ def _meaning(config: RunConfig, suite: Suite, estimator: Estimator) -> list[tupl
         rows.append(("rehearsal", "the target is the lab's tiny model: the loop is real, scores will be near chance"))
     if config.seeds.source != "lab" and suite.name == "lab":
         rows.append(("caution", LAB_TESTS))
+    rows += [("caution", line) for signal in used_signals(config) for line in cautions(signal)]
     if config.writer_from:
         which = f", iteration {config.iteration}" if config.iteration else ""
         rows.append(("writer from", config.writer_from + which))

@@ -19,7 +19,7 @@ from harness.stage import Kind, Stage, ordered, read_summary, store_of
 from harness.training.policy import policy_training
 from methods.drivers.catalogue import driver_class, make_driver
 from methods.plan import Plan
-from methods.signals.catalogue import signal_class
+from methods.signals.catalogue import declares
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Assembly:
         used = [self.plan.config.signal] if driver_class(self.plan.config.driver.name).uses_signal else []
         if self.plan.config.select and self.plan.config.select.signal:
             used.append(self.plan.config.select.signal)
-        return any(signal_class(signal.name).reads_validation for signal in used if signal.chosen)
+        return any(declares(signal, "reads_validation") for signal in used)
 
     @property
     def guided_columns(self) -> tuple[str, ...]:

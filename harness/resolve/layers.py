@@ -17,12 +17,14 @@ from harness.models.packaged import is_gguf, model_id
 from harness.resolve.contexts import NAME as CONTEXT
 from harness.resolve.contexts import context_limits
 from harness.resolve.registry import MethodInfo, TargetInfo, find_method, lookup, preset_settings
+from harness.resolve.role_models import used_signals
 from harness.resolve.targets import find_target
 from harness.synthesis.tables import is_pattern
 from methods.drivers.catalogue import driver_class
-from methods.signals.catalogue import signal_class
+from methods.signals.catalogue import declares, signal_class
 
 if TYPE_CHECKING:
+    from harness.config import RunConfig
     from harness.settings import Layer, Resolved
 
 _MODEL_IDS = tuple(f"models.{role}.id" for role in ("target", "writer", "generator", "answerer", "labeller"))
@@ -90,7 +92,18 @@ def resolve_run(
     # A driver that is named beside a file takes the file's signal or leaves it, as the driver needs.
     given = chosen_name([layers[-1], *([] if driver else [file])][::-1], "signal")
     _check_pairing(layers, given or next((key for key in sets if key.startswith("signal.")), None))
-    return _within_context(_with_signal_of_driver(layers))
+    resolved = _within_context(_with_signal_of_driver(layers))
+    _check_truth(resolved.config)
+    return resolved
+
+
+def _check_truth(config: RunConfig) -> None:
+    """Refuse signals of the lab's truth where the documents are not the lab's."""
+    for used in used_signals(config):
+        if declares(used, "lab_only") and config.seeds.source != "lab":
+            raise ConfigError(
+                f"signal '{used.name}' reads the lab's planted truth; it needs lab seeds (--target nano, suite lab)"
+            )
 
 
 def _within_context(layers: list[Layer]) -> Resolved:
@@ -311,10 +324,6 @@ def _check_pairing(layers: list[Layer], given: str | None) -> None:
     name = chosen_name(layers, "signal")
     if name in (None, NONE):
         raise ConfigError(f"driver '{driver.name}' needs a signal; give one with --signal (see 'harness signals')")
-    if signal_class(str(name)).lab_only and _value(layers, "seeds.source") != "lab":
-        raise ConfigError(
-            f"signal '{name}' reads the lab's planted truth; it needs lab seeds (--target nano, suite lab)"
-        )
 
 
 def _with_signal_of_driver(layers: list[Layer]) -> list[Layer]:

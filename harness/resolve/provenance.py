@@ -15,9 +15,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from evals.catalogue import load_suite
 from harness.choice import NONE, stored_name
-from harness.config import RunConfig
+from harness.config import RunConfig, SignalChoice
 from harness.errors import HarnessError
 from harness.models.dequantise import origin
 from harness.models.model_files import PROVENANCE
@@ -28,7 +30,7 @@ from harness.stage import WEIGHTS, Kind, Stage, store_of
 from harness.synthesis.tables import find_tables
 from harness.texts import read_text
 from harness.types import file_hash
-from methods.signals.catalogue import signal_class
+from methods.signals.catalogue import declares
 from results.runs import MANIFEST, RECORD, Run, find_run, load_run, run_folders
 
 FILE = "origin.json"
@@ -89,8 +91,8 @@ def _own(run: str, settings: Mapping[str, Any], kind: Kind = "model") -> Origin:
     select, guide = settings.get("select") or {}, settings["guide"]["set"]
     # A run whose driver reads no scores stores that it has no signal.
     signal = stored_name(settings["signal"]) if kind != "checkpoints" else NONE
-    names = {signal, stored_name(select.get("signal")) or signal} if kind == "model" else {signal}
-    read = _read_by(names - {NONE})
+    stored = [settings["signal"]] if kind != "checkpoints" else []
+    read = _read_by([*stored, *([select["signal"]] if kind == "model" and select.get("signal") else [])])
     suite, guided = str(settings["suite"]), tuple[str, ...]()
     try:
         declared = load_suite(suite)
@@ -103,14 +105,17 @@ def _own(run: str, settings: Mapping[str, Any], kind: Kind = "model") -> Origin:
     )
 
 
-def _read_by(signals: Iterable[str]) -> bool | None:
-    """Whether one of these signals reads validation items; None where it is not known of one that is not here."""
+def _read_by(signals: Iterable[Any]) -> bool | None:
+    """Whether one of these signals, as runs store them, reads validation items.
+
+    None where it is not known of one that is not here, or has other settings now.
+    """
     known = True
-    for name in signals:
+    for stored in signals:
         try:
-            if signal_class(name).reads_validation:
+            if declares(SignalChoice.model_validate(stored), "reads_validation"):
                 return True
-        except HarnessError:
+        except (HarnessError, ValidationError):
             known = False
     return False if known else None
 

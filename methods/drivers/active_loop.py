@@ -20,7 +20,7 @@ from harness.errors import ConfigError
 from harness.stage import Stage
 from methods.drivers.base import Driver
 from methods.plan import Plan
-from methods.signals.catalogue import check_use, signal_class, signal_needs
+from methods.signals.catalogue import check_use, declares, signal_class, signal_needs
 from methods.stages.dataset import dataset
 from methods.stages.decontaminate import decontaminate
 from methods.stages.rounds import Reader, SeedPool, score_children, score_seeds, select_seeds
@@ -133,9 +133,9 @@ def in_round(stage: Stage, number: int) -> Stage:
 
 def _reader(signal: SignalChoice, student: Stage | None, number: int) -> Reader:
     """The reader of a round's seeds: anew where the signal reads the student or is a draw, else once for all."""
-    found = signal_class(signal.name)
-    anew = found.student_aware or found.drawn
-    return Reader(signal, student if found.student_aware else None, number if anew else 0)
+    aware = declares(signal, "student_aware")
+    anew = aware or declares(signal, "drawn")
+    return Reader(signal, student if aware else None, number if anew else 0)
 
 
 def _scores_pairs(signal: SignalChoice) -> bool:

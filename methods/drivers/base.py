@@ -16,7 +16,7 @@ from harness.errors import ConfigError
 from harness.stage import Stage
 from harness.training.policy import PolicyTraining
 from methods.plan import Plan
-from methods.signals.catalogue import signal_class, signal_needs
+from methods.signals.catalogue import signal_class, signal_members, signal_needs
 from methods.stages.dataset import dataset
 from methods.stages.decontaminate import decontaminate
 from methods.stages.scoring import score_stage
@@ -24,7 +24,7 @@ from methods.stages.selection import Selection
 from methods.stages.sources import sources
 from methods.stages.synthesis import initial, regenerate
 from methods.stages.target import evaluate_stage, finetune_stage
-from methods.stages.warmup import given_warmup, warmup
+from methods.stages.warmup import ensemble, given_warmup, warmup
 
 S = TypeVar("S", bound=Section)
 
@@ -69,11 +69,14 @@ class Common:
 def common(plan: Plan, signal: SignalChoice | None, first: Stage | None = None) -> Common:
     """Sources, and the warmed-up target where the signal needs one; `first` replaces the pairs it is warmed up on."""
     source = sources(plan)
-    if signal is not None and "warm_target" in signal_needs(signal):
-        if plan.config.warmup.adapter:
-            return Common(source, (source, given_warmup(plan)))
-        return Common(source, (source, warmup(plan, first or initial(plan, source))))
-    return Common(source, (source,))
+    needs = signal_needs(signal) if signal is not None else frozenset()
+    inputs = [source]
+    if "warm_target" in needs:
+        given = plan.config.warmup.adapter
+        inputs.append(given_warmup(plan) if given else warmup(plan, first or initial(plan, source)))
+    if signal is not None and "ensemble" in needs:
+        inputs += ensemble(plan, first or initial(plan, source), signal_members(signal))
+    return Common(source, tuple(inputs))
 
 
 def finish(plan: Plan, base: Common, policy: Stage | None, selection: Selection) -> list[Stage]:

@@ -29,8 +29,9 @@ from methods.drivers.grpo_settings import GrpoSettings
 from methods.drivers.grpo_training import PolicyRun, answered_together
 from methods.plan import Plan
 from methods.signals.catalogue import check_use
-from methods.stages.scoring import signal_settings
+from methods.stages.scoring import signal_settings, with_reference
 from methods.stages.signal_cost import scoring_cost, scoring_parts
+from methods.stages.synthesis import initial
 
 VERSION = 5
 """Raised where other rollouts or another writer come from the same settings."""
@@ -90,7 +91,9 @@ class Grpo(Driver[GrpoSettings]):
         self._check(plan)
         check_use(signal, "reward")
         base = common(plan, signal)
-        policy = grpo_stage(plan, self.settings, signal, base.signal_inputs)
+        # Nothing has been trained yet: the first pairs are those of the model as it is.
+        inputs = with_reference(plan, signal, initial(plan, base.source), base.signal_inputs)
+        policy = grpo_stage(plan, self.settings, signal, inputs)
         return finish(plan, base, policy, optional_selection(plan, signal))
 
     def _check(self, plan: Plan) -> None:

@@ -29,7 +29,7 @@ from methods.drivers.rollout_rows import RolloutRow, accepted
 from methods.drivers.shaping import shape, without_spread
 from methods.plan import Plan
 from methods.signals.base import Archive, Signal
-from methods.signals.catalogue import sign
+from methods.signals.catalogue import declares, sign
 from methods.stages.scoring import prepare_signal
 from methods.stages.synthesis import TEACHERS, add_usage, upstream_usage
 from methods.stages.trajectories import drafting_prompts, sampling_of, synthesizer
@@ -53,6 +53,7 @@ class PolicyRun:
     def __init__(self, run: StageRun, plan: Plan, grpo: GrpoSettings, signal: SignalChoice) -> None:
         self.run, self.plan, self.choice, self.name = run, plan, signal, signal.name
         self.grpo, self.role = grpo, plan.config.drafting_role
+        self.stateful = declares(signal, "stateful")
         self.seeds = {s.id: s for s in run.records("sources", Seed)}
         self.rows: list[RolloutRow] = []
         self.rejects: list[Reject] = []
@@ -184,7 +185,7 @@ class PolicyRun:
 
     def _accept(self, rows: Sequence[RolloutRow]) -> None:
         """Add to the archive of the next step, where the signal reads one."""
-        if self.signal.stateful:
+        if self.stateful:
             self.accepted += accepted(rows, self.grpo.group_size, self.plan.config.synthesis.system_message)
 
     def _check_budget(self, step: int) -> None:
@@ -258,7 +259,7 @@ class PolicyRun:
         self.diagnostics = self.signal.diagnose(list(scores.values()))
         figures = {fact.name: fact.value for fact in self.diagnostics}
         archive: dict[str, Any] = {}
-        if self.signal.stateful:
+        if self.stateful:
             # What scores were taken against: its size, and a hash of its ids in order.
             ids = [s.id for s in self.accepted]
             archive = {"archive": {"size": len(ids), "hash": stable_hash(ids)}}

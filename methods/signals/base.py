@@ -40,13 +40,16 @@ NEEDS: Mapping[str, str] = MappingProxyType(
         "embedder": "models.embedder",
         "judge": "a judge model",
         "rater": "a trained quality rater",
-        "ensemble": "several trained targets",
+        "ensemble": "warm-ups of the target that differ in their seed alone",
         "planted": "the lab's planted truth",
+        "reference": "scores of the first pairs, which normalisers are fitted on",
     }
 )
 """What a signal may need, and what each is."""
 
-PROVIDED = frozenset({"warm_target", "target", "target_sampling", "embedder", "rater", "planted"})
+PROVIDED = frozenset(
+    {"warm_target", "target", "target_sampling", "embedder", "rater", "planted", "reference", "ensemble"}
+)
 """The needs that runs can meet; a signal with another one is refused before anything is loaded."""
 
 
@@ -106,6 +109,7 @@ class TargetState:
     """The target as signals see it: base weights, and the warm-up's checkpoints where a signal needs them.
 
     `revision` identifies the weights and is stored with every score; `hub_revision` is what a hub model is loaded at.
+    `members` are warm-ups of different seeds, where a signal needs an ensemble.
     """
 
     model: Path | str
@@ -114,13 +118,15 @@ class TargetState:
     dtype: str = "float32"
     hub_revision: str | None = None
     checkpoints: tuple[WarmCheckpoint, ...] = ()
+    members: tuple[WarmCheckpoint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class SignalContext:
     """The context of a signal, beside its own settings: the run's seed, validation items, and machinery.
 
-    `seeds` are the run's documents, for a signal that `reads_seeds`.
+    `seeds` are the run's documents, for a signal that `reads_seeds`. `reference` holds the rows that the signal's own
+    `reference` has left of the first pairs, for one that needs them; None while these rows are made.
     """
 
     seed: int
@@ -130,6 +136,7 @@ class SignalContext:
     batch_size: int = 64
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     embedder: EmbedderConfig = field(default_factory=EmbedderConfig)
+    reference: Sequence[Score] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +184,9 @@ class Signal(Plugin, ABC, Generic[S]):
     signal that chooses sets (`methods.signals.sets.SetSignal`). `reads_validation`: it sees labelled validation items.
     `reads_seeds`: it compares with the run's documents. `student_aware`: it reads the target. `drawn`: a score is a
     random draw, which a loop draws anew in every round. `stateful`: a score depends on what was accepted before.
-    `lab_only`: it reads the lab's truth, and is never ranked.
+    `lab_only`: it reads the lab's truth, and is never ranked. `axis` names what its better values have more (1) or less
+    (-1) of, where another signal may be its opposite. Of a signal that is made of others (`terms`), all of this but
+    `direction`, `range`, `items` and `unit` holds where a term declares it (`methods.signals.catalogue.declares`).
     """
 
     group = plugins.SIGNALS
@@ -192,6 +201,7 @@ class Signal(Plugin, ABC, Generic[S]):
     drawn: ClassVar[bool] = False
     stateful: ClassVar[bool] = False
     lab_only: ClassVar[bool] = False
+    axis: ClassVar[tuple[str, int] | None] = None
 
     def __init__(self, settings: S) -> None:
         self.settings = settings
@@ -222,6 +232,21 @@ class Signal(Plugin, ABC, Generic[S]):
         return ""
 
     @classmethod
+    def cautions(cls, settings: S) -> tuple[str, ...]:
+        """What is to be known of these settings before a run, a sentence each."""
+        return ()
+
+    @classmethod
+    def members(cls, settings: S) -> int:
+        """The number of warm-ups of which its ensemble is made, where it needs one."""
+        return 0
+
+    @classmethod
+    def reference_items(cls, settings: S) -> int | None:
+        """The number of first items whose rows are its reference, where it needs one; None for all."""
+        return None
+
+    @classmethod
     def unscorable(cls, seed: Seed) -> str:
         """The reason why it cannot score a seed, by what the seed is, where it scores seeds at all; else empty."""
         return ""
@@ -233,6 +258,10 @@ class Signal(Plugin, ABC, Generic[S]):
     @abstractmethod
     def score(self, items: Sequence[Item], archive: Archive) -> list[Score]:
         """One score per item, in order; `value` is None where an item could not be measured. No item is an error."""
+
+    def reference(self, items: Sequence[Item]) -> list[Score]:
+        """The rows of `items` that `prepare` is to fit normalisers on, of a signal that needs a reference."""
+        return self.score(items, Archive())
 
     def usage(self) -> list[Usage]:
         """The cost of scoring since the last call."""

@@ -12,6 +12,9 @@ from harness.errors import ConfigError
 from harness.raters.declaration import RaterDeclaration
 from methods.signals.base import PROVIDED, ModelUse, Signal, Use
 
+Declared = Literal["reads_validation", "reads_seeds", "student_aware", "drawn", "stateful", "lab_only"]
+"""What a signal may declare that holds of the whole where it holds of one term."""
+
 CostClass = Literal["free", "embedding", "rating", "forward", "backward", "sampling", "judge"]
 
 
@@ -54,6 +57,31 @@ def check_use(choice: SignalChoice, use: Use) -> None:
         )
     if why := signal.unfit(choice.settings, use):
         raise ConfigError(f"signal '{choice.name}' {why}")
+
+
+def signal_terms(choice: SignalChoice) -> tuple[SignalChoice, ...]:
+    """The signals that the chosen one is made of; itself where it is made of none."""
+    own = signal_class(choice.name).terms(choice.settings) if choice.chosen else ()
+    return cast(tuple[SignalChoice, ...], own) or (choice,)
+
+
+def declares(choice: SignalChoice, what: Declared) -> bool:
+    """Whether the chosen signal, or a term of it, declares this; False where none is chosen."""
+    if not choice.chosen:
+        return False
+    return any(bool(getattr(signal_class(term.name), what)) for term in (choice, *signal_terms(choice)))
+
+
+def signal_members(choice: SignalChoice) -> int:
+    """The size of the ensemble that the chosen signal needs: of its terms, the largest."""
+    return max((signal_class(term.name).members(term.settings) for term in signal_terms(choice)), default=0)
+
+
+def cautions(choice: SignalChoice) -> list[str]:
+    """What is to be known of the chosen signal's settings before a run, a sentence each."""
+    if not choice.chosen:
+        return []
+    return [f"signal '{choice.name}': {line}" for line in signal_class(choice.name).cautions(choice.settings)]
 
 
 def signal_uses(choice: SignalChoice) -> tuple[ModelUse, ...]:

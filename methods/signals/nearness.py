@@ -42,6 +42,9 @@ class NoveltySettings(NearnessSettings):
     """As AcquisitionSynthesis' first code: 1 - proximity, blind to what was accepted before."""
 
 
+NEARNESS = "nearness to the run's documents"
+"""What the one signal rewards and the other punishes."""
+
 T = TypeVar("T", bound=NearnessSettings)
 
 
@@ -104,6 +107,7 @@ class ProximitySignal(_Nearness[NearnessSettings]):
     """max_c cos(e(item), μ_c) over centroids μ of the documents; higher is better."""
 
     name = "proximity"
+    axis = (NEARNESS, 1)
     summary = "largest cosine between the question and the centroids of the run's documents (AcquisitionSynthesis)"
     range = (-1.0, 1.0)
     Settings = NearnessSettings
@@ -119,6 +123,7 @@ class NoveltySignal(_Nearness[NoveltySettings]):
     """1 − max cos(e(item), ·) over the documents and what was accepted before; higher is better."""
 
     name = "novelty"
+    axis = (NEARNESS, -1)
     summary = "1 minus the largest cosine to the run's documents and to what was accepted before"
     range = (0.0, 2.0)
     stateful = True

@@ -23,9 +23,11 @@ from methods.plan import Plan
 from methods.signals.base import Archive, Preparation, Signal, SignalContext, TargetState
 from methods.signals.catalogue import (
     check_use,
+    declares,
     make_signal,
     signal_class,
     signal_files,
+    signal_members,
     signal_needs,
     signal_raters,
 )
@@ -33,7 +35,10 @@ from methods.signals.sets import SetSignal
 from methods.stages.selection import Selection
 from methods.stages.signal_cost import scoring_cost, scoring_parts
 from methods.stages.sources import GuideRow
-from methods.stages.warmup import read_checkpoints
+from methods.stages.warmup import member_names, read_checkpoints
+
+REFERENCE = "reference"
+"""Name of the stage that scores the first pairs, for a signal that is normalised by them."""
 
 
 def signal_settings(plan: Plan, signal: SignalChoice) -> dict[str, Any]:
@@ -73,16 +78,16 @@ ONCE = Reading()
 
 
 def prepare_signal(
-    inputs: StageInputs, plan: Plan, choice: SignalChoice, reading: Reading = ONCE
+    inputs: StageInputs, plan: Plan, choice: SignalChoice, reading: Reading = ONCE, *, refers: bool = False
 ) -> tuple[Signal[Any], Preparation]:
-    """A signal ready to score, and what its preparation found.
+    """A signal ready to score, or where it `refers` to make its own reference, and what its preparation found.
 
     What preparation cost is the signal's first `usage()`, for the caller to account for.
     """
     c = plan.config
     signal, needs = make_signal(choice), signal_needs(choice)
     target = None
-    if needs & {"warm_target", "target"}:
+    if needs & {"warm_target", "target", "ensemble"}:
         target = TargetState(
             model=model_path(c.models.target, plan.world),
             revision=plan.identity(c.models.target),
@@ -90,19 +95,21 @@ def prepare_signal(
             dtype=c.models.target.dtype,
             hub_revision=c.models.target.revision,
             checkpoints=read_checkpoints(inputs.input(reading.warmup)) if "warm_target" in needs else (),
+            members=tuple(read_checkpoints(inputs.input(name))[-1] for name in member_names(signal_members(choice))),
         )
         if reading.student:
             own = inputs.input(reading.student) / "model"
             target = replace(target, model=own, revision=reading.revision, hub_revision=None)
-    guide = inputs.records("sources", GuideRow, "validation") if signal.reads_validation else []
+    guide = inputs.records("sources", GuideRow, "validation") if declares(choice, "reads_validation") else []
     context = SignalContext(
         seed=derive_seed(c.synthesis_seed, "draw", reading.draw) if reading.draw else c.synthesis_seed,
         validation=[row.example() for row in guide],
-        seeds=inputs.records("sources", Seed) if signal.reads_seeds else [],
+        seeds=inputs.records("sources", Seed) if declares(choice, "reads_seeds") else [],
         lab_world=plan.world,
         batch_size=c.runtime.batch_size,
         scoring=c.runtime.scoring,
         embedder=c.models.embedder,
+        reference=inputs.records(REFERENCE, Score) if "reference" in needs and not refers else None,
     )
     prepared = signal.prepare(context, target)
     if reading.student:
@@ -122,7 +129,8 @@ class Wanted(Protocol):
 class SignalWorker:
     """Scores shards under a signal, wherever its target can be loaded; its first shard brings what it found.
 
-    With a `selection`, a shard is the whole pool, out of which the signal chooses what the selection asks for.
+    With a `selection`, a shard is the whole pool, out of which the signal chooses what the selection asks for. Where it
+    `refers`, rows are those of the signal's own reference.
     """
 
     plan: Plan
@@ -130,10 +138,11 @@ class SignalWorker:
     inputs: StageInputs
     selection: Wanted | None = None
     reading: Reading = ONCE
+    refers: bool = False
 
     def open(self) -> Work:
         """Prepare the signal."""
-        signal, prepared = prepare_signal(self.inputs, self.plan, self.signal, self.reading)
+        signal, prepared = prepare_signal(self.inputs, self.plan, self.signal, self.reading, refers=self.refers)
         news = [prepared.to_json()]
 
         def shard(items: Sequence[Any], index: int, seed: int) -> ShardOutput:
@@ -141,6 +150,8 @@ class SignalWorker:
             if self.selection is not None and isinstance(signal, SetSignal):
                 count, groups = self.selection.wanted(items)
                 scores = signal.choose(items, count, Archive(), groups)
+            elif self.refers:
+                scores = signal.reference(items)
             else:
                 scores = signal.score(items, Archive())
             return ShardOutput(scores, usage=signal.usage(), notes=notes)
@@ -176,6 +187,39 @@ def diagnosed(run: StageRun, signal: SignalChoice) -> Mapping[str, Any]:
     return {"prepared": dict(run.shard_notes()), "diagnostics": facts_to_rows(found)}
 
 
+def with_reference(plan: Plan, signal: SignalChoice, first: Stage, inputs: Sequence[Stage]) -> tuple[Stage, ...]:
+    """`inputs`, and where the signal needs one its reference: a stage that has it look at pairs of `first`."""
+    if "reference" not in signal_needs(signal):
+        return tuple(inputs)
+    most = signal_class(signal.name).reference_items(signal.settings)
+    shard = plan.config.synthesis.shard_size
+    settings = {**signal_settings(plan, signal), "most": most, "shard": shard}
+
+    def work(run: StageRun) -> Mapping[str, Any]:
+        pairs = run.records(first.name, Sample)[:most]
+        run.map_shards(pairs, shard, SignalWorker(plan, signal, run.inputs, refers=True))
+        return {"pairs": len(pairs)}
+
+    def estimate(e: Estimator, before: Before) -> Cost | None:
+        made = before[first.name]
+        if made is None or made.out is None:
+            return None
+        return scored_cost(e, plan, signal, min(made.out, most or made.out))
+
+    stage = Stage(
+        name=REFERENCE,
+        version=1,
+        settings=settings,
+        inputs=(first, *inputs),
+        work=work,
+        kind="measurement",
+        estimate=estimate,
+        loads=lambda sizer: Load("scoring", tuple(scoring_parts(sizer, plan, signal))),
+        signal=signal.name,
+    )
+    return (*inputs, stage)
+
+
 def score_stage(
     plan: Plan,
     signal: SignalChoice,
@@ -186,7 +230,8 @@ def score_stage(
 ) -> Stage:
     """Scores of the samples of `samples` under `signal`; `inputs` are the stages that the signal reads.
 
-    `selection` is what they are for. A signal that chooses sets does so out of the whole pool, as the selection asks.
+    A reference, where the signal needs one, is taken of the samples themselves. `selection` is what they are for: a
+    signal that chooses sets does so out of the whole pool, as the selection asks.
     Raises `ConfigError` for a signal that cannot be used so.
     """
     check_use(signal, "selection")
@@ -197,6 +242,8 @@ def score_stage(
     if whole and selection is not None:
         cut = {"choice": selection.choice_settings}
     settings = {**signal_settings(plan, signal), **cut}
+    inputs = with_reference(plan, signal, samples, inputs)
+    referred = [stage for stage in inputs if stage.name == REFERENCE]
 
     def work(run: StageRun) -> Mapping[str, Any]:
         pool = run.records(samples.name, Sample)
@@ -207,7 +254,11 @@ def score_stage(
 
     def estimate(e: Estimator, before: Before) -> Cost | None:
         made = before[samples.name]
-        return scored_cost(e, plan, signal, made.out) if made is not None and made.out is not None else None
+        if made is None or made.out is None:
+            return None
+        # What the reference holds is not scored again.
+        known = [cost.out for stage in referred if (cost := before[stage.name]) and cost.out]
+        return replace(scored_cost(e, plan, signal, made.out - sum(known)), rows=made.out, out=made.out)
 
     return Stage(
         name="score",

@@ -15,7 +15,7 @@ from harness.estimate import weight_bytes
 from harness.training.lora_modules import plain_names
 from methods.plan import Plan
 from methods.signals.base import ModelUse
-from methods.signals.catalogue import signal_raters, signal_uses
+from methods.signals.catalogue import signal_raters, signal_terms, signal_uses
 from methods.stages.guide import guide_items
 from methods.stages.warmup import warm
 
@@ -100,17 +100,21 @@ def _known(e: Estimator, plan: Plan, uses: Sequence[ModelUse]) -> bool:
 
 
 def scoring_parts(sizer: Sizer, plan: Plan, signal: SignalChoice) -> list[Part]:
-    """The parts that the chosen signal holds in memory while it scores."""
-    uses = signal_uses(signal)
+    """The parts that the chosen signal holds in memory while it scores: those of all its terms at once."""
+    parts = [part for term in signal_terms(signal) for part in _parts(sizer, plan, signal_uses(term))]
+    return [*parts, *_rating(signal)]
+
+
+def _parts(sizer: Sizer, plan: Plan, uses: Sequence[ModelUse]) -> list[Part]:
+    """The parts of a signal that uses models so."""
     target = [use for use in uses if use.role == "target"]
     if any(use.samples for use in target):
         parts = _answers(sizer, target)
     elif any(use.backward for use in target):
-        parts = _gradients(sizer, plan, signal)
+        parts = _gradients(sizer, plan, target)
     else:
         parts = sizer.reads() if target else []
-    parts = [*parts, *(sizer.embeds() if any(use.role == "embedder" for use in uses) else [])]
-    return [*parts, *_rating(signal)]
+    return [*parts, *(sizer.embeds() if any(use.role == "embedder" for use in uses) else [])]
 
 
 def _rating(signal: SignalChoice) -> list[Part]:
@@ -129,7 +133,7 @@ def _answers(sizer: Sizer, uses: Sequence[ModelUse]) -> list[Part]:
     return [Part("target", "weights, cache, work space", peak.bytes)]
 
 
-def _gradients(sizer: Sizer, plan: Plan, signal: SignalChoice) -> list[Part]:
+def _gradients(sizer: Sizer, plan: Plan, uses: Sequence[ModelUse]) -> list[Part]:
     """The target under a signal that reads its gradients: as many rows as a batch takes."""
     c, target = sizer.config, sizer.target
     if target.shape is None:
@@ -137,7 +141,7 @@ def _gradients(sizer: Sizer, plan: Plan, signal: SignalChoice) -> list[Part]:
     rows = max(1, min(c.runtime.batch_size, c.runtime.scoring.batch_tokens // sizer.row))
     own = warm(plan.config)
     # A probe's loss differences are below what bfloat16 can tell, so it computes in float32.
-    wide = any(use.dtype == "float32" for use in signal_uses(signal) if use.role == "target")
+    wide = any(use.dtype == "float32" for use in uses)
     peak = memory.scoring(
         target.shape,
         "float32" if wide else target.dtype,
@@ -150,5 +154,5 @@ def _gradients(sizer: Sizer, plan: Plan, signal: SignalChoice) -> list[Part]:
         checkpointing=c.runtime.scoring.activation_checkpointing,
         cuda=sizer.cuda,
     )
-    whole = weight_bytes(target.shape, target.dtype) if any(use.every_weight for use in signal_uses(signal)) else 0
+    whole = weight_bytes(target.shape, target.dtype) if any(use.every_weight for use in uses) else 0
     return [Part("target", "scoring", peak.bytes + whole)]

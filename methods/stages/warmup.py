@@ -19,7 +19,7 @@ from harness.config import RunConfig
 from harness.costs.estimator import SURVIVE, Estimator, times
 from harness.costs.records import Before, Cost, Load, Part
 from harness.costs.sizer import Sizer
-from harness.errors import StageError
+from harness.errors import ConfigError, StageError
 from harness.identity import identity
 from harness.models.open import model_path
 from harness.shards import ShardOutput, write_json
@@ -29,7 +29,7 @@ from harness.training.lora_modules import plain_names, settled_names
 from harness.training.recipe import LoraSettings, Recipe, largest_divisor
 from harness.training.sft import epoch_name
 from harness.training.trainer import publish
-from harness.types import Sample
+from harness.types import Sample, derive_seed
 from methods.plan import Plan
 from methods.signals.base import WarmCheckpoint
 from methods.stages.target import micro_batch, training_notes, tune
@@ -37,8 +37,12 @@ from methods.stages.target import micro_batch, training_notes, tune
 LIST = "checkpoints.json"
 
 
-def warmup(plan: Plan, initial: Stage) -> Stage:
-    """LoRA warm-up of the target on a share of the initial pairs (OptimSyn §3.1.3, App. D.4)."""
+def warmup(plan: Plan, initial: Stage, member: int = 0) -> Stage:
+    """LoRA warm-up of the target on a share of the initial pairs (OptimSyn §3.1.3, App. D.4).
+
+    From 1 on, `member` is one of an ensemble: the same warm-up from another seed, which draws the adapter's first
+    weights, the order of the pairs and the dropout. Its moments are not kept.
+    """
     c = plan.config
     w = c.warmup
     modules = list(settled_names(w.lora_modules, c.models.target.id))
@@ -48,6 +52,9 @@ def warmup(plan: Plan, initial: Stage) -> Stage:
         "warmup": {**identity(w, exclude={"adapter"}), "lora_modules": modules},
         "seed": c.synthesis_seed,
     }
+    if member:
+        settings["member"] = member
+    seed = derive_seed(c.synthesis_seed, "member", member) if member else c.synthesis_seed
 
     def work(run: StageRun) -> Mapping[str, Any]:
         pool = run.records(initial.name, Sample)
@@ -66,8 +73,8 @@ def warmup(plan: Plan, initial: Stage) -> Stage:
             max_length=c.models.target.max_length,
             lora=LoraSettings(w.lora_rank, w.lora_alpha, w.lora_dropout, w.lora_modules),
         )
-        every = w.keep == "epochs"
-        tuned = tune(run, plan, share, recipe, seed=c.synthesis_seed, output="adapter", adam=True, keep_epochs=every)
+        every = w.keep == "epochs" and not member
+        tuned = tune(run, plan, share, recipe, seed=seed, output="adapter", adam=not member, keep_epochs=every)
         rates = tuned.epoch_rates if every else tuned.epoch_rates[-1:]
         names = [epoch_name("adapter", epoch) for epoch in range(1, len(rates))] + ["adapter"]
         kept = _list_checkpoints(run.folder, names, rates)
@@ -78,12 +85,13 @@ def warmup(plan: Plan, initial: Stage) -> Stage:
         if pairs is None or not pairs.rows:
             return None
         count = max(1, round(pairs.rows * SURVIVE * w.share))
-        note = f"{times(w.epochs)} on {w.share:.0%} of the pairs" + (", each kept" if w.keep == "epochs" else "")
+        kept = ", each kept" if w.keep == "epochs" and not member else ""
+        note = f"{times(w.epochs)} on {w.share:.0%} of the pairs{kept}"
         return e.trained(count, w.epochs, note)
 
     return Stage(
-        name="warmup",
-        version=4,
+        name=f"member_{member}" if member else "warmup",
+        version=1 if member else 4,
         settings=settings,
         inputs=(initial,),
         work=work,
@@ -91,6 +99,21 @@ def warmup(plan: Plan, initial: Stage) -> Stage:
         estimate=estimate,
         loads=_training,
     )
+
+
+def member_names(count: int) -> list[str]:
+    """The names of the stages that make an ensemble of this size."""
+    return [f"member_{number}" for number in range(1, count + 1)]
+
+
+def ensemble(plan: Plan, initial: Stage, count: int) -> tuple[Stage, ...]:
+    """Warm-ups of `count` seeds, a stage each. Raises `ConfigError` where the warm-up is the user's own."""
+    if plan.config.warmup.adapter:
+        raise ConfigError(
+            "an ensemble is warmed up from several seeds, and warmup.adapter names adapters that are trained already; "
+            "leave it out, or take a signal that needs no ensemble"
+        )
+    return tuple(warmup(plan, initial, number) for number in range(1, count + 1))
 
 
 def _training(sizer: Sizer) -> Load:

@@ -35,6 +35,16 @@ class HeadGradient:
     states: torch.Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class AnswerLogits:
+    """Item `index` at its T answer tokens: `labels` [T], hidden `states` [T, d] and `logits` [T, V]."""
+
+    index: int
+    labels: torch.Tensor
+    states: torch.Tensor
+    logits: torch.Tensor
+
+
 def product(one: HeadGradient, other: HeadGradient) -> float:
     """⟨g, g'⟩ of two gradients."""
     errors, states = one.errors @ other.errors.T, one.states @ other.states.T
@@ -45,6 +55,16 @@ def head_gradients(
     model: Any, pad_id: int, tokens: int, items: Sequence[Encoded], label: Label = "answer"
 ) -> Iterator[tuple[int, HeadGradient]]:
     """Index and gradient of every item, in batches of at most `tokens` tokens; items need a completion token."""
+    for read in answer_logits(model, pad_id, tokens, items):
+        scores = read.logits.float()
+        labels = read.labels if label == "answer" else scores.argmax(dim=-1)
+        errors = torch.softmax(scores, dim=-1)
+        errors[torch.arange(len(labels), device=labels.device), labels] -= 1.0
+        yield read.index, HeadGradient(errors, read.states.float())
+
+
+def answer_logits(model: Any, pad_id: int, tokens: int, items: Sequence[Encoded]) -> Iterator[AnswerLogits]:
+    """What the head gets and gives at every item's answer, in batches of at most `tokens` tokens."""
     device = next(model.parameters()).device
     switch = rope_switch(getattr(model, "config", None))
     for rows in batches([len(item.ids) for item in items], len(items), tokens, "right", switch):
@@ -53,11 +73,7 @@ def head_gradients(
         counts = batch.predicting // batch.ids.shape[1]
         for number, index in enumerate(rows):
             own = counts == number
-            scores = logits[own].float()
-            labels = batch.labels[own] if label == "answer" else scores.argmax(dim=-1)
-            errors = torch.softmax(scores, dim=-1)
-            errors[torch.arange(len(labels), device=device), labels] -= 1.0
-            yield index, HeadGradient(errors, states[own].float())
+            yield AnswerLogits(index, batch.labels[own], states[own], logits[own])
 
 
 def check_head(model: Any, remedy: str) -> Check:
