@@ -1,6 +1,6 @@
 """The `bald` signal: how much the members of an ensemble disagree about the answer's tokens.
 
-Bayesian active learning by disagreement (Houlsby et al., arXiv 1112.5745, Eq. 2; Gal et al., arXiv 1703.02910): the
+Bayesian active learning by disagreement (Houlsby et al., arXiv 1112.5745; Gal et al., arXiv 1703.02910): the
 mutual information between what is predicted and which member predicts it, H(mean_k p_k) − mean_k H(p_k). It is taken at
 every token of the pair's answer, given the tokens before it, and averaged. What every member finds uncertain, such as a
 free choice of words, counts nothing: they have to be sure of different things. It is at most ln K for K members.

@@ -1,6 +1,6 @@
 """The `epig` signal: how much knowing a pair's answer would tell about the answers to validation items.
 
-Expected predictive information gain (Bickford Smith et al., arXiv 2304.08151, Eq. 4 and 5): the mutual information
+Expected predictive information gain (Bickford Smith et al., arXiv 2304.08151): the mutual information
 between the answer y to x and the answer y* to a target input x*, in expectation over x*; here the x* are the validation
 items. With members k of an ensemble the joint prediction is mean_k p_k(y|x) p_k(y*|x*). Unlike `bald` it counts only
 the disagreement that concerns what is asked. It is meant for few possible answers, so a place of an answer has

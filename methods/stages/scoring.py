@@ -151,10 +151,11 @@ class SignalWorker:
                 count, groups = self.selection.wanted(items)
                 scores = signal.choose(items, count, Archive(), groups)
             elif self.refers:
+                # Rows are not items here: there may be several of each.
                 scores = signal.reference(items)
             else:
                 scores = signal.score(items, Archive())
-            return ShardOutput(scores, usage=signal.usage(), notes=notes)
+            return ShardOutput(scores, rows_in=len(items), kept=len(items), usage=signal.usage(), notes=notes)
 
         return shard
 

@@ -127,7 +127,7 @@ def test_every_declared_signal_loads(name: str) -> None:
     assert signal.name == name and signal.faults() == []
     assert signal.lab_only == (name in ("oracle", "anti_oracle")) == ("planted" in signal_needs(choice))
     assert signal.student_aware == any(use.role == "target" for use in signal_uses(choice))
-    assert signal.reads_validation == (name in ("influence", "local_influence", "val_bm25", "val_cosine"))
+    assert signal.reads_validation == (name in ("epig", "influence", "local_influence", "val_bm25", "val_cosine"))
 
 
 READERS = {"methods/signals/planted.py", "harness/experiments/calibrate.py"}

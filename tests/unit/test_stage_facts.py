@@ -50,7 +50,8 @@ def unscored(driver: str, target: str) -> Cost:
 def scorers(signal: SignalChoice) -> set[str]:
     """The roles whose models a signal computes with."""
     needs = signal_needs(signal)
-    return ({"target"} if needs & {"warm_target", "target"} else set()) | needs & {"embedder", "rater"}
+    reads = needs & {"warm_target", "target", "ensemble"}
+    return ({"target"} if reads else set()) | needs & {"embedder", "rater"}
 
 
 @pytest.mark.parametrize("driver, signal", PAIRINGS)
@@ -60,6 +61,7 @@ def test_the_scorer_is_in_memory_tokens_and_time(tmp_path: Path, driver: str, si
     # It has no pool under a driver that trains.
     own = {"signal.covers": "seeds"} if (driver, signal) == ("grpo", "facility_location") else {}
     own |= {"driver.rule": "set"} if driver == "active_loop" and SIGNALS[signal].unit == "set" else {}
+    own |= {"signal.terms": "loss,novelty"} if signal == "combine" else {}
     assembly = laid_out(tmp_path, driver=driver, signal=signal, target=target, sets={**sets, **own})
     config = assembly.plan.config
     scoring = next(stage for stage in assembly.stages if stage.signal == signal)
