@@ -344,9 +344,19 @@ class RunConfig(Section):
 
     @property
     def model_roles(self) -> tuple[str, ...]:
-        """The target, and the roles with models of their own that write on this route."""
+        """The target, the roles with models of their own that write on this route, and the other students."""
         used = [*self.route_roles, *(["labeller"] if self.labels is not None else [])]
-        return ("target", *(role for role in used if getattr(self.models, role) is not None))
+        return (
+            "target",
+            *(role for role in used if getattr(self.models, role) is not None),
+            *self.models.student_roles,
+        )
+
+    def for_student(self, role: str) -> RunConfig:
+        """The settings under which a student is fine-tuned and tested: the run's, with it in the target's place."""
+        own = self.models.of(role)
+        sft = self.sft.model_copy(update={"max_length": min(self.sft.max_length, own.max_length)})
+        return self.model_copy(update={"models": self.models.model_copy(update={"target": own}), "sft": sft})
 
     @property
     def drafting_role(self) -> str:

@@ -7,12 +7,17 @@ variable that holds it.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from harness.types import LARGEST
+
+STUDENT = "student:"
+"""What the role of a student other than the target begins with."""
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -199,9 +204,49 @@ class ModelsConfig(Section):
     """The model that labels pairs, with `labels`; by default the generator as it is."""
     embedder: EmbedderConfig = EmbedderConfig()
     """Always the embedder, which turns texts into vectors."""
+    students: tuple[ModelConfig, ...] = ()
+    """Other models that are fine-tuned on the run's data set and tested (`--also-tune`): names, or mappings of `id` and
+    what is not as the target's."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _like_the_target(cls, given: Any) -> Any:
+        """A student's type and length are the target's where it names none."""
+        students = given.get("students") if isinstance(given, Mapping) else None
+        target = given.get("target") if students else None
+        if not students or not isinstance(target, Mapping | ModelConfig):
+            return given
+        own = target.model_dump() if isinstance(target, ModelConfig) else target
+        shared = {key: own[key] for key in ("dtype", "max_length") if key in own}
+        listed = students.split(",") if isinstance(students, str) else students
+        named = [{"id": s.strip()} if isinstance(s, str) else s for s in listed]
+        return {**given, "students": [{**shared, **s} if isinstance(s, Mapping) else s for s in named]}
+
+    @model_validator(mode="after")
+    def _students_apart(self) -> ModelsConfig:
+        if served := next((s for s in self.students if s.backend != "transformers"), None):
+            raise ValueError(f"students are trained, and {served.id} has backend {served.backend}; give its weights")
+        if self.target.id in (same := [s.id for s in self.students]):
+            raise ValueError(f"{self.target.id} is the target, which is fine-tuned anyway; leave it out of students")
+        roles = list(self.student_roles)
+        if twice := next((r for r in roles if roles.count(r) > 1), None):
+            at = [name for name, role in zip(same, roles, strict=True) if role == twice]
+            raise ValueError(f"two students are called '{twice.removeprefix(STUDENT)}' ({', '.join(at)}); name one")
+        return self
+
+    @property
+    def student_roles(self) -> tuple[str, ...]:
+        """The students' roles: `student:` and the last part of the model's name."""
+        parts = (s.id.rstrip("/").rpartition("/")[2] for s in self.students)
+        return tuple(STUDENT + re.sub(r"[^A-Za-z0-9._-]+", "-", part) for part in parts)
 
     def of(self, role: str) -> ModelConfig:
-        """The model of a role that writes, or of the target; the generator where the role has none of its own."""
+        """The model of a role that writes, of a student, or of the target.
+
+        The generator where the role has none of its own.
+        """
+        if role.startswith(STUDENT):
+            return self.students[self.student_roles.index(role)]
         model: ModelConfig | None = getattr(self, role)
         return self.generator if model is None else model
 

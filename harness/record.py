@@ -188,6 +188,20 @@ class Inheritance:
 
 
 @dataclass(frozen=True, slots=True)
+class StudentResult:
+    """Another student of the run's data set: the `model` by id, its scores after and before, and the stage with it.
+
+    No score of the run's signal was taken of it.
+    """
+
+    role: str
+    model: str
+    columns: Sequence[ColumnScore]
+    base_columns: Sequence[ColumnScore]
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunRecord:
     """A run in numbers. `columns` are of the fine-tuned target, `base_columns` of the target before it.
 
@@ -196,7 +210,8 @@ class RunRecord:
     was `upstream`, where `reads_validation` is that). `contamination` holds the reports of the contamination check
     (`decontam/report.py`), one for every pair. `retention` and `forgetting` say what the fine-tuning kept; empty and
     None where no column has verdicts, or the record is older than they are. `rounds` are those of a loop, and
-    `inheritance` says whether its pairs score as their seeds did.
+    `inheritance` says whether its pairs score as their seeds did. `students` are models beside the target that were
+    fine-tuned on the same data set.
     """
 
     run: str
@@ -226,11 +241,19 @@ class RunRecord:
     forgetting: Forgetting | None = None
     rounds: Sequence[RoundResult] = ()
     inheritance: Inheritance | None = None
+    students: Sequence[StudentResult] = ()
     schema: int = SCHEMA_VERSION
 
     def write(self, path: Path) -> None:
         """Write `record.json`, atomically."""
         write_json(path, asdict(self))
+
+
+def _with_columns(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored record, or a student's part of it, with its scores as such."""
+    sides = {side: value[side] for side in ("columns", "base_columns")}
+    renamed = {side: [{RENAMED.get(k, k): v for k, v in c.items()} for c in found] for side, found in sides.items()}
+    return {**value, **{side: [ColumnScore(**c) for c in found] for side, found in renamed.items()}}
 
 
 def _no_number(text: str) -> float:
@@ -255,8 +278,8 @@ def read_record(path: Path) -> RunRecord:
     if schema not in (1, SCHEMA_VERSION):
         raise InputError(f"{path} has schema {schema}, this version reads up to {SCHEMA_VERSION}; run it again")
     try:
-        for side in ("columns", "base_columns"):
-            value[side] = [ColumnScore(**{RENAMED.get(k, k): v for k, v in c.items()}) for c in value[side]]
+        value["students"] = [StudentResult(**s) for s in map(_with_columns, value.get("students", ()))]
+        value = _with_columns(value)
         value["cost"] = [StageCost(**c) for c in value["cost"]]
         value["counts"] = [StageCount(**c) for c in value["counts"]]
         value["upstream"] = [Origin(**o) for o in value.get("upstream", ())]

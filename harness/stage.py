@@ -77,14 +77,17 @@ Kind: TypeAlias = Literal[
     "guide_answers",
     "base_answers",
     "tuned_answers",
+    "student_model",
+    "student_base_answers",
+    "student_tuned_answers",
     "measurement",
 ]
 """What a stage leaves, by which others find it: documents and validation items, pairs, pairs that passed the gate, the
 seeds that a round of a loop writes after, what is trained on, scores of pairs, warm-up checkpoints of the target, a
 trained drafting model, the fine-tuned target, and answers of a target to validation items, to the tests before it is
-fine-tuned, and after. A `measurement` is read by whoever laid its stage out, by name."""
+fine-tuned, and after; the same of other students. A `measurement` is read by whoever laid its stage out, by name."""
 
-WEIGHTS: tuple[Kind, ...] = ("checkpoints", "policy", "model")
+WEIGHTS: tuple[Kind, ...] = ("checkpoints", "policy", "model", "student_model")
 """Kinds that are trained weights."""
 
 
@@ -95,8 +98,8 @@ class Stage:
     It says of itself what it leaves (`kind`), what it would cost (`estimate`, from the run's facts and the estimates of
     the stages before it; None where that is not known in advance), what it holds in memory (`loads`) and why so many
     documents would be too few for it (`lacks`; empty where they may do), so that plans, checks and outputs know no
-    stage by its name. `round` is that of a loop (0: of none). Two stages with equal `name`, `version`, `settings` and
-    input identities are the same stage.
+    stage by its name. `round` is that of a loop (0: of none), `student` the role of another student that it is about.
+    Two stages with equal `name`, `version`, `settings` and input identities are the same stage.
     """
 
     name: str
@@ -110,6 +113,7 @@ class Stage:
     lacks: Callable[[int], str] = field(default=lambda documents: "", compare=False, repr=False, kw_only=True)
     signal: str = ""
     round: int = field(default=0, compare=False, kw_only=True)
+    student: str = field(default="", compare=False, kw_only=True)
 
     @cached_property
     def identity(self) -> str:

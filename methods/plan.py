@@ -23,17 +23,23 @@ class Plan:
     """A run before it runs.
 
     `suite` guides, guards against leaks and, unless `other_tests` takes its place, is what the target is scored on.
-    `policy` is a trained writer to start from: its stage identity and its folder.
+    `policy` is a trained writer to start from: its stage identity and its folder. `tuned` is the role of the model that
+    is fine-tuned: another student's stages have it in the target's place.
     """
 
     config: RunConfig
     suite: Suite
     policy: tuple[str, Path] | None = None
     other_tests: Suite | None = None
+    tuned: str = "target"
 
     def with_config(self, **changes: Any) -> Plan:
         """The plan with some sections of its settings replaced."""
         return dataclasses.replace(self, config=self.config.model_copy(update=changes))
+
+    def for_student(self, role: str) -> Plan:
+        """The plan of another student's fine-tuning and tests."""
+        return dataclasses.replace(self, config=self.config.for_student(role), tuned=role)
 
     @property
     def tests(self) -> Suite:

@@ -151,11 +151,17 @@ def output(run: Run, name: str) -> Path | None:
     return next((folder for folder in candidates if folder.is_dir() and any(folder.iterdir())), None)
 
 
+def student_items(model: str, role: str) -> str:
+    """What the rows of another student are called in `items.parquet`: before (`BASE`) or after (`TUNED`)."""
+    return f"{model} {role}"
+
+
 def read_items(folder: Path) -> Items:
     """Item-level results of a run (`items.parquet`); empty where there are none.
 
     Rows have `task`, `item_id`, `correct`, optionally `cluster` ("" where items are independent), and optionally
-    `model`, which is `base` or `tuned`; without it all rows are of the fine-tuned target.
+    `model`, which is `base` or `tuned`, with a role where it is another student's (`student_items`); without it all
+    rows are of the fine-tuned target.
     """
     path = folder / ITEMS
     if not path.is_file():

@@ -20,6 +20,7 @@ from results.contamination import any_unclean, clean_cell, contamination_lines, 
 from results.differences import reading
 from results.export import OUTPUTS, describe_output, export_run
 from results.runs import Run, last_event, load_run, missing_output, output, read_items, run_folders
+from results.students import render_students
 from results.tables import (
     GUIDED_MARK,
     SCORES_TITLE,
@@ -81,6 +82,7 @@ def render_show(run_folder: Path) -> str:
     lines += _unmeasured(run) + [line for flag in run.record.validity_flags for line in wrapped(f"Caution: {flag}")]
     lines += mark_notes([run.record])
     lines.append(ONE_DRAW)
+    lines += render_students(arm)
     lines += _rounds(run.record)
     lines += _retention(run.record)
     lines += ["", "Rows in, kept, rejected by reason", *aligned(_counts(run))]

@@ -40,6 +40,7 @@ def make_sizer(config: RunConfig) -> Sizer:
         labels=label_call(config, sizes, models),
         embedder=embedder_model(config),
         cuda=runs_on_gpu(list(models.values())),
+        students={role: models[role] for role in config.models.student_roles},
     )
 
 

@@ -35,8 +35,13 @@ _ONE_BY_ONE = "Set sft.micro_batch=1 and runtime.scoring.batch_tokens=1, which t
 
 def target_of(config: RunConfig) -> TrainingDemands:
     """The demands of the run on its target: warm-up, signals and fine-tuning."""
-    w, s, r = config.warmup, config.sft, config.runtime
     warms = any(needs & {"warm_target", "ensemble"} for needs in needs_of_signals(config))
+    return _demands(config, warms)
+
+
+def _demands(config: RunConfig, warms: bool) -> TrainingDemands:
+    """The demands of fine-tuning, and where it `warms` the model up those of warm-up and signals."""
+    w, s, r = config.warmup, config.sft, config.runtime
     layouts: list[tuple[Layout, str]] = [("right", _ONE_BY_ONE)]
     if r.training.packing:
         layouts.append(("packed", "Set runtime.training.packing=false"))
@@ -96,6 +101,8 @@ def _models(config: RunConfig) -> Iterator[tuple[str, ModelConfig, TrainingDeman
         model = config.models.of(role)
         if model.backend != "openai":
             yield role, model, asked
+    for role in config.models.student_roles:
+        yield role, config.models.of(role), _demands(config.for_student(role), warms=False)
 
 
 def _key(config: RunConfig, model: ModelConfig, world: WorldId | None, asked: TrainingDemands) -> str:

@@ -45,6 +45,7 @@ _NAMED: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("--signal", "NAME", "what says how good an item is ('harness signals')"),
             ("--target", "NAME", "the model to improve: a track or model ('harness targets'), a folder, or a hub id"),
             ("--generator", "NAME", "the model that writes pairs: a name of 'harness targets', a folder, or a hub id"),
+            ("--also-tune", "NAME", "other models that are fine-tuned on the same data set and tested, one or several"),
             ("--scale", "NAME", "size of the run where the target has several, such as smoke or full"),
         ),
     ),
@@ -68,13 +69,17 @@ _NAMED: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
 )
 
 
+_SEVERAL = ("--seeds", "--also-tune")
+"""The options that take one name or more."""
+
+
 def add_run_options(parser: Parser) -> None:
     """The options of `run` and `plan`."""
     parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="settings file, such as RUN/config.yaml")
     for title, options in _NAMED:
         group = parser.add_argument_group(title)
         for flag, metavar, line in options:
-            several: dict[str, Any] = {"nargs": "+", "action": "extend"} if flag == "--seeds" else {}
+            several: dict[str, Any] = {"nargs": "+", "action": "extend"} if flag in _SEVERAL else {}
             group.add_argument(flag, metavar=metavar, help=line, **several)
         if title == "data":
             line = "which of a run's models, trained one from another, writes the data set (default: the last)"

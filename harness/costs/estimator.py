@@ -9,7 +9,7 @@ What is not known, such as the size of a model or the number of items, makes a f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from harness import estimate
@@ -64,7 +64,8 @@ class Estimator:
     `way` are the calls of a draw on the run's route, the drafting one first, each with its model, and `labels` the
     call that labels a pair, once for each sample, where pairs are labelled. `seeds` is None where
     their number is not known in advance; `documents` says in words what their source holds.
-    `device` is whose time is estimated, and `start` the seconds that a stage takes there to load its model.
+    `device` is whose time is estimated, and `start` the seconds that a stage takes there to load its model. `students`
+    are the other models that are fine-tuned and tested, by role.
     """
 
     config: RunConfig
@@ -77,6 +78,11 @@ class Estimator:
     documents: str = "any number of documents"
     device: DeviceClass = REFERENCE
     start: float = 0.0
+    students: Mapping[str, RoleModel] = field(default_factory=dict)
+
+    def as_student(self, role: str) -> Estimator:
+        """The same with a student in the target's place."""
+        return replace(self, config=self.config.for_student(role), target=self.students[role])
 
     @property
     def lab(self) -> bool:

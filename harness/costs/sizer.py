@@ -6,7 +6,8 @@ Every stage puts its models on one GPU, so it needs the sum of what is loaded to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from harness import estimate, memory
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizer:
-    """The facts from which all stages' loads follow. `way`: see `Estimator`. `cuda`: the sizes are those of a GPU."""
+    """The facts from which all stages' loads follow. `way`, `students`: see `Estimator`. `cuda`: the sizes are those of
+    a GPU.
+    """
 
     config: RunConfig
     sizes: Lengths
@@ -29,6 +32,11 @@ class Sizer:
     labels: tuple[CallLengths, RoleModel] | None
     embedder: RoleModel | None
     cuda: bool
+    students: Mapping[str, RoleModel] = field(default_factory=dict)
+
+    def as_student(self, role: str) -> Sizer:
+        """The same with a student in the target's place."""
+        return replace(self, config=self.config.for_student(role), target=self.students[role])
 
     @property
     def row(self) -> int:

@@ -33,6 +33,7 @@ def make_estimator(config: RunConfig, here: MachineSpeed | None = None) -> Estim
         documents=documents,
         device=here.device if here else REFERENCE,
         start=here.start if here else 0.0,
+        students={role: models[role] for role in config.models.student_roles},
     )
 
 

@@ -207,7 +207,7 @@ def _meaning(config: RunConfig, suite: Suite, estimator: Estimator) -> list[tupl
     rows.append(("guide", f"{guide.name}: {items}{withheld}; guided columns: {', '.join(guide.guides) or 'none'}"))
     if config.route.name != "rubric":
         rows.append(("route", f"{config.route.name}: {config.route.plugin.summary}" if config.route.plugin else ""))
-    rows += [(role, _model_line(model)) for role, model in role_models(config).items()]
+    rows += [(role.partition(":")[0], _model_line(model)) for role, model in role_models(config).items()]
     if config.warmup.adapter:
         rows.append(("warm-up", _given_line(config)))
     for role, asked in decoding_set_aside(config).items():

@@ -42,7 +42,8 @@ def _limits(config: RunConfig) -> list[tuple[str, int, str, Context]]:
     found = []
     for own in role_models(config).values():
         context = folder_context(own.folder) if own.kind in ("folder", "hub") and own.folder is not None else None
-        if context is None:
+        if context is None or own.role in config.models.student_roles:
+            # A student's length is its own from the start, and that of the recipe is the target's.
             continue
         found.append((f"models.{own.role}.max_length", config.models.of(own.role).max_length, own.id, context))
         if own.role == "target":

@@ -39,6 +39,7 @@ def resolve_run(
     signal: str | None = None,
     target: str | None = None,
     generator: str | None = None,
+    also_tune: Sequence[str] | None = None,
     suite: str | None = None,
     scale: str | None = None,
     seeds: str | Sequence[str] | None = None,
@@ -85,6 +86,7 @@ def resolve_run(
         **{"seeds.source": documents, "seed": seed, "writer_from": writer_from, "iteration": iteration},
         **_guide(guide),
         "models.generator.id": _model(generator) if generator else None,
+        "models.students": [_student(name) for name in also_tune] if also_tune else None,
     }
     layers.append(Layer("command line", {**{k: v for k, v in flags.items() if v is not None}, **sets}))
     layers.insert(-1 if not file.values else -2, _guide_layer(layers))
@@ -152,6 +154,14 @@ def _model(name: str) -> str:
     if is_gguf(name) and Path(name).expanduser().is_file():
         return str(Path(name).expanduser().resolve())
     return model_id(name)
+
+
+def _student(name: str) -> dict[str, Any]:
+    """Another student by any name that a target may have: its id, and the most tokens that it takes."""
+    if name.startswith("lab:"):
+        return {"id": name}
+    own = find_target(name).settings["models"]["target"]
+    return {"id": own["id"], **({"max_length": own["max_length"]} if "max_length" in own else {})}
 
 
 def _check_seeds(layers: list[Layer]) -> None:

@@ -92,7 +92,9 @@ def _own(run: str, settings: Mapping[str, Any], kind: Kind = "model") -> Origin:
     # A run whose driver reads no scores stores that it has no signal.
     signal = stored_name(settings["signal"]) if kind != "checkpoints" else NONE
     stored = [settings["signal"]] if kind != "checkpoints" else []
-    read = _read_by([*stored, *([select["signal"]] if kind == "model" and select.get("signal") else [])])
+    if kind in ("model", "student_model") and select.get("signal"):
+        stored.append(select["signal"])
+    read = _read_by(stored)
     suite, guided = str(settings["suite"]), tuple[str, ...]()
     try:
         declared = load_suite(suite)

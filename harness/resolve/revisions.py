@@ -7,7 +7,9 @@ and is the same offline. It stands in the run's `config.yaml`, in `run.json` and
 
 from __future__ import annotations
 
-from harness.config import RunConfig
+from typing import Any
+
+from harness.config import ModelConfig, RunConfig
 from harness.models.known import is_hub_id
 from harness.resolve.machine import cached_commit
 
@@ -17,13 +19,18 @@ def pin_revisions(config: RunConfig) -> RunConfig:
     else's server answers for, keeps its revision as it is.
     """
     models = config.models
-    pinned = {}
-    for role in config.model_roles:
-        model = models.of(role)
-        if model.base_url is None and is_hub_id(model.id) and model.backend != "extractive":
-            commit = cached_commit(model.id, model.revision)
-            if commit is not None and commit != model.revision:
-                pinned[role] = model.model_copy(update={"revision": commit})
-    if not pinned:
+    names = [role for role in config.model_roles if role not in models.student_roles]
+    pinned: dict[str, Any] = {role: _pinned(models.of(role)) for role in names}
+    pinned["students"] = tuple(_pinned(student) for student in models.students)
+    changed = {role: model for role, model in pinned.items() if model != getattr(models, role)}
+    if not changed:
         return config
-    return config.model_copy(update={"models": models.model_copy(update=pinned)})
+    return config.model_copy(update={"models": models.model_copy(update=changed)})
+
+
+def _pinned(model: ModelConfig) -> ModelConfig:
+    """The model with the commit that is in the cache, where it is a hub's and runs here."""
+    if model.base_url is not None or not is_hub_id(model.id) or model.backend == "extractive":
+        return model
+    commit = cached_commit(model.id, model.revision)
+    return model if commit in (None, model.revision) else model.model_copy(update={"revision": commit})

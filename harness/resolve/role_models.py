@@ -111,13 +111,10 @@ def _unbuilt_shape(role: str) -> ModelShape:
 
 
 def role_models(config: RunConfig) -> dict[str, RoleModel]:
-    """The models of the run by role: the target, and those that write on its route."""
+    """The models of the run by role: the target, those that write on its route, and the other students."""
     world = config.lab.id if config.lab else None
-    learner = trained_role(config)
-    return {
-        role: locate(role, config.models.of(role), world, trained=role in ("target", learner))
-        for role in config.model_roles
-    }
+    trained = {"target", trained_role(config), *config.models.student_roles}
+    return {role: locate(role, config.models.of(role), world, trained=role in trained) for role in config.model_roles}
 
 
 def way(

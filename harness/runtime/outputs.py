@@ -7,25 +7,30 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from evals.data import load_items
 from harness.models.dequantise import copies
-from harness.record import ColumnScore, RunRecord, StageCost, StageCount
+from harness.record import ColumnScore, RunRecord, StageCost, StageCount, StudentResult
 from harness.resolve.assemble import Assembly
 from harness.resolve.provenance import note_model
 from harness.runtime.clean import with_clean_scores
 from harness.runtime.retention import forgetting, retention
 from harness.runtime.rounds import round_results, write_seeds
 from harness.shards import Summary, read_records, read_shards, write_table, write_text
-from harness.stage import Kind, stage_folder
+from harness.stage import WEIGHTS, Kind, Stage, stage_folder
 from harness.synthesis.route import reference_of
 from harness.types import Sample, Seed, chat
 from results.contamination import contamination_lines
-from results.runs import BASE, MODEL, TUNED
+from results.runs import BASE, MODEL, TUNED, student_items
 
 MODELS: tuple[tuple[Kind, str], ...] = (("base_answers", BASE), ("tuned_answers", TUNED))
 """Whose answers `items.parquet` has: the kind of stage that leaves them, and what its rows call the model."""
+
+
+STUDENT_MODELS: Mapping[Kind, str] = MappingProxyType({"student_base_answers": BASE, "student_tuned_answers": TUNED})
+"""The same of other students, whose rows have their role in the model's name, too."""
 
 
 def write_outputs(assembly: Assembly, store: Path, folder: Path, summaries: Mapping[str, Summary]) -> RunRecord:
@@ -70,14 +75,30 @@ def _columns(assembly: Assembly, summary: Summary) -> list[ColumnScore]:
     ]
 
 
-def _scores(assembly: Assembly, store: Path, summaries: Mapping[str, Summary], kind: Kind) -> list[ColumnScore]:
+def _scores(assembly: Assembly, store: Path, summaries: Mapping[str, Summary], stage: Stage) -> list[ColumnScore]:
     """A model's columns, with their scores on clean items where the data were checked against these very tests."""
-    stage = assembly.only(kind)
     columns = _columns(assembly, summaries[stage.identity])
     if assembly.plan.other_tests is not None:
         return columns
     touched = _notes(assembly, summaries, "gated")["touched"]
-    return with_clean_scores(columns, _answers(assembly, store, kind), touched)
+    return with_clean_scores(columns, read_shards(stage_folder(store, stage)), touched)
+
+
+def _students(assembly: Assembly, store: Path, summaries: Mapping[str, Summary]) -> list[StudentResult]:
+    """The other students of the data set, in the order of the settings."""
+    models, found = assembly.plan.config.models, []
+    for role in models.student_roles:
+        own = {stage.kind: stage for stage in assembly.stages if stage.student == role}
+        found.append(
+            StudentResult(
+                role=role,
+                model=models.of(role).id,
+                columns=_scores(assembly, store, summaries, own["student_tuned_answers"]),
+                base_columns=_scores(assembly, store, summaries, own["student_base_answers"]),
+                stage=own["student_model"].folder_name,
+            )
+        )
+    return found
 
 
 def _notes(assembly: Assembly, summaries: Mapping[str, Summary], kind: Kind) -> Mapping[str, Any]:
@@ -124,8 +145,8 @@ def _record(
 ) -> RunRecord:
     c = assembly.plan.config
     rounds, inheritance = round_results(assembly, store, summaries)
-    columns = _scores(assembly, store, summaries, "tuned_answers")
-    base_columns = _scores(assembly, store, summaries, "base_answers")
+    columns = _scores(assembly, store, summaries, assembly.only("tuned_answers"))
+    base_columns = _scores(assembly, store, summaries, assembly.only("base_answers"))
     return RunRecord(
         run=folder.name,
         method=c.method,
@@ -154,6 +175,7 @@ def _record(
         forgetting=forgetting(base_columns, columns),
         rounds=rounds,
         inheritance=inheritance,
+        students=_students(assembly, store, summaries),
     )
 
 
@@ -207,11 +229,12 @@ def _cut_texts(assembly: Assembly, summaries: Mapping[str, Summary]) -> list[str
         for c in _notes(assembly, summaries, "tuned_answers")["columns"]
         if c["truncated"]
     ]
-    for stage in (s for s in assembly.stages if s.kind in ("checkpoints", "model")):
+    for stage in (s for s in assembly.stages if s.kind in WEIGHTS):
         notes = summaries[stage.identity].notes
         if notes.get("truncated"):
+            model = stage.student or "target"
             flags.append(
-                f"truncated: {notes['truncated']} pairs of stage {stage.name} were cut at the end to fit the target, "
+                f"truncated: {notes['truncated']} pairs of stage {stage.name} were cut at the end to fit the {model}, "
                 f"{notes['unusable']} of them before their answer began"
             )
     prepared = [s.notes["prepared"].get("validation", {}) for s in summaries.values() if "prepared" in s.notes]
@@ -241,6 +264,9 @@ def _data_metrics(samples: Sequence[Sample]) -> dict[str, Any]:
 
 def _write_items(store: Path, folder: Path, assembly: Assembly) -> None:
     rows = [{**row, "model": model} for kind, model in MODELS for row in _answers(assembly, store, kind)]
+    for stage in (s for s in assembly.stages if s.student and s.kind in STUDENT_MODELS):
+        model = student_items(STUDENT_MODELS[stage.kind], stage.student)
+        rows += [{**row, "model": model} for row in read_shards(stage_folder(store, stage))]
     write_table(folder / "items.parquet", rows)
 
 

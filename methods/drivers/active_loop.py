@@ -27,6 +27,7 @@ from methods.stages.rounds import Reader, SeedPool, score_children, score_seeds,
 from methods.stages.seed_choice import SeedRule
 from methods.stages.selection import Selection
 from methods.stages.sources import sources
+from methods.stages.students import student_stages
 from methods.stages.synthesis import Round, regenerate
 from methods.stages.target import evaluate_stage, finetune_stage
 
@@ -77,7 +78,8 @@ class ActiveLoop(Driver[ActiveLoopSettings]):
             student = in_round(tuned, number)
             last.append(in_round(evaluate_stage(own, student), number))
             round_ = replace(round_, before=own.config.budget, prior=data)
-        return [*last, evaluate_stage(plan, None)]
+        others = student_stages(plan, round_.prior) if round_.prior else []
+        return [*last, evaluate_stage(plan, None), *others]
 
     def _pairs(self, plan: Plan, reader: Reader, source: Stage, round_: Round) -> Stage:
         """The data set by the end of a round: the pairs made after the seeds that it chooses, and those before them."""

@@ -22,6 +22,7 @@ from methods.stages.decontaminate import decontaminate
 from methods.stages.scoring import score_stage
 from methods.stages.selection import Selection
 from methods.stages.sources import sources
+from methods.stages.students import student_stages
 from methods.stages.synthesis import initial, regenerate
 from methods.stages.target import evaluate_stage, finetune_stage
 from methods.stages.warmup import ensemble, given_warmup, warmup
@@ -80,14 +81,15 @@ def common(plan: Plan, signal: SignalChoice | None, first: Stage | None = None) 
 
 
 def finish(plan: Plan, base: Common, policy: Stage | None, selection: Selection) -> list[Stage]:
-    """Regenerate, gate, select, fine-tune and evaluate: the tail that all drivers share."""
+    """Regenerate, gate, select, fine-tune and evaluate, other students too: the tail that all drivers share."""
     samples = decontaminate(plan, regenerate(plan, base.source, policy, selection), base.source)
     scores: Stage | None = None
     if selection.signal is not None:
         inputs = common(plan, selection.signal).signal_inputs
         scores = score_stage(plan, selection.signal, samples, inputs, selection)
-    tuned = finetune_stage(plan, dataset(plan, samples, scores, selection))
-    return [evaluate_stage(plan, tuned), evaluate_stage(plan, None)]
+    data = dataset(plan, samples, scores, selection)
+    tuned = finetune_stage(plan, data)
+    return [evaluate_stage(plan, tuned), evaluate_stage(plan, None), *student_stages(plan, data)]
 
 
 def optional_selection(plan: Plan, signal: SignalChoice) -> Selection:

@@ -64,7 +64,7 @@ def tune(
         keep_epochs=keep_epochs,
         on_step=lambda step, total: run.observer.progress(run.stage.name, step, total),
     )
-    usage = replace(tuned.usage, seconds=time.perf_counter() - started)
+    usage = replace(tuned.usage, role=plan.tuned, seconds=time.perf_counter() - started)
     row = {"steps": tuned.steps, "final_loss": tuned.final_loss}
     run.write(
         0,
