@@ -32,7 +32,7 @@ def member(model: Path, folder: Path, seed: int, dropout: float) -> WarmCheckpoi
     from peft import get_peft_model
 
     base, _ = load_causal_lm(model)
-    own = get_peft_model(base, lora_config(LoraSettings(4, 8, dropout, ("q_proj", "v_proj")), seed, base, "test"))
+    own = get_peft_model(base, lora_config(LoraSettings(4, 8, dropout, ("v_proj", "o_proj")), seed, base, "test"))
     torch.manual_seed(seed)
     with torch.no_grad():
         for name, parameter in own.named_parameters():
