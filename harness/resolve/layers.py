@@ -71,12 +71,14 @@ def resolve_run(
     size = scale or file.values.get("scale") or aim.default_scale
     named_route = chosen_name([file, Layer("", {"route": route} if route else {}), Layer("", sets)], "route")
     layers = _method_layers(info, preset or file.values.get("preset") or info.preset)
+    # A preset may have a driver and a route of its own.
+    own_driver, own_route = (str(chosen_name(layers, place)) for place in ("driver", "route"))
     documents = seeds_source(seeds) if seeds else None
     source = documents or sets.get("seeds.source") or _value([file], "seeds.source")
     tested = suite or file.values.get("suite")
     aims = _of_own(_target_layers(aim, size, tested, source), source, other_suite=tested not in (None, aim.suite))
-    aims = [_for_route(layer, named_route or info.route) for layer in aims]
-    layers += [_for_driver(layer, named_driver or info.driver, info.driver) for layer in aims]
+    aims = [_for_route(layer, named_route or own_route) for layer in aims]
+    layers += [_for_driver(layer, named_driver or own_driver, own_driver) for layer in aims]
     layers += _models_of_preset(info, preset or file.values.get("preset") or info.preset, aim)
     layers += [file] if file.values else []
     flags = {

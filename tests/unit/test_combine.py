@@ -182,3 +182,12 @@ def test_a_normaliser_without_spread_and_with_two_values() -> None:
     assert fit("z", [2.0, 2.0], cut=True)(5.0) == 0.0
     assert fit("cdf", [1.0, 2.0, 2.0, 3.0], cut=True)(2.0) == 0.5
     assert math.isclose(fit("z", [0.0, 2.0], cut=True)(2.0), 1.0)
+
+
+def test_a_preset_may_take_another_driver(tmp_path: Path) -> None:
+    sets = {"runtime.runs": str(tmp_path), "lab.labelled": True}
+    options = {"method": "acquisition-synthesis", "preset": "filtered", "target": "nano", "scale": "smoke"}
+    assembly = assemble(resolve_run(**options, sets=sets).config)
+    assert assembly.plan.config.driver.name == "static" and assembly.last("policy") is None
+    (score,) = [stage for stage in assembly.stages if stage.kind == "scores"]
+    assert score.signal == "combine" and {"warmup", "reference"} <= {stage.name for stage in score.inputs}

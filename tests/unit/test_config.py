@@ -145,7 +145,9 @@ def _numbers(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
     found = []
     for name, info in model.model_fields.items():
         kinds = {info.annotation, *typing.get_args(info.annotation)} - {type(None)}
-        sections = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
+        # What is in a list has no key.
+        listed = typing.get_origin(info.annotation) is tuple
+        sections = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel) and not listed]
         found += [key for section in sections for key in _numbers(section, f"{prefix}{name}.")]
         if kinds & {int, float} and not sections:
             found.append(prefix + name)

@@ -51,7 +51,7 @@ def test_rounds_end_with_the_students_too(tmp_path: Path) -> None:
 
 
 def test_a_student_is_as_the_target_where_it_names_nothing(tmp_path: Path) -> None:
-    known = resolve_run(**PAIR, also_tune=["qwen3-1.7b"], sets={"models.target.dtype": "bfloat16"})
+    known = resolve_run(**PAIR, also_tune=["qwen3-1.7b-instruct"], sets={"models.target.dtype": "bfloat16"})
     (student,) = known.config.models.students
     assert (student.id, student.dtype) == ("Qwen/Qwen3-1.7B", "bfloat16") and student.max_length > 8192
     listed = resolve_run(**PAIR, sets={"models.students": "lab:generator,lab:writer"}).config
@@ -83,7 +83,7 @@ def test_students_that_cannot_be_are_refused(students: list[Any], message: str) 
 
 def test_a_large_student_is_in_memory_cost_and_what_is_missing(tmp_path: Path) -> None:
     sets = {"runtime.runs": str(tmp_path)}
-    resolved = resolve_run(**PAIR, also_tune=["qwen3-8b"], sets=sets)
+    resolved = resolve_run(**PAIR, also_tune=["qwen3-8b-instruct"], sets=sets)
     assembly = assemble(resolved.config)
     found = estimates(assembly.stages, make_estimator(resolved.config))
     stages = {name: assembly.stage(name) for name in ("finetune", "finetune_Qwen3-8B", "evaluate_Qwen3-8B")}
