@@ -29,7 +29,7 @@ from methods.drivers.grpo_settings import GrpoSettings
 from methods.drivers.grpo_training import PolicyRun, answered_together
 from methods.plan import Plan
 from methods.signals.catalogue import check_use
-from methods.stages.scoring import signal_settings, with_reference
+from methods.stages.scoring import REFERENCE, signal_settings, with_reference
 from methods.stages.signal_cost import scoring_cost, scoring_parts
 from methods.stages.synthesis import initial
 
@@ -92,7 +92,8 @@ class Grpo(Driver[GrpoSettings]):
         check_use(signal, "reward")
         base = common(plan, signal)
         # Nothing has been trained yet: the first pairs are those of the model as it is.
-        inputs = with_reference(plan, signal, initial(plan, base.source), base.signal_inputs)
+        first = initial(plan, base.source)
+        inputs = with_reference(plan, signal, first, base.signal_inputs, f"{REFERENCE}_of_reward")
         policy = grpo_stage(plan, self.settings, signal, inputs)
         return finish(plan, base, policy, optional_selection(plan, signal))
 

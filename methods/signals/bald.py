@@ -14,7 +14,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from harness.facts import Fact
 from harness.training.chat import Encoded
+from harness.types import Score
+from methods.signals.diagnostics import mean_of
 from methods.signals.ensembled import EnsembleSettings, EnsembleSignal
 
 if TYPE_CHECKING:
@@ -43,6 +46,12 @@ class BaldSignal(EnsembleSignal[BaldSettings]):
     def kind(cls, settings: BaldSettings) -> Kind:
         """As the settings say."""
         return settings.ensemble
+
+    @classmethod
+    def diagnose(cls, scores: Sequence[Score]) -> list[Fact]:
+        """As the base says, and how uncertain members are, of which disagreement is a part."""
+        own = mean_of(scores, "member_entropy", "member_entropy", "mean entropy of a member's own prediction, in nats")
+        return [*super().diagnose(scores), own]
 
     def measure(self, codes: Sequence[Encoded]) -> list[Mapping[str, float]]:
         """The disagreement about every item, and beside it the entropy that its members have each for themselves."""

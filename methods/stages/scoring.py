@@ -38,7 +38,7 @@ from methods.stages.sources import GuideRow
 from methods.stages.warmup import member_names, read_checkpoints
 
 REFERENCE = "reference"
-"""Name of the stage that scores the first pairs, for a signal that is normalised by them."""
+"""What the name of a stage begins with that scores the first pairs, for a signal that is normalised by them."""
 
 
 def signal_settings(plan: Plan, signal: SignalChoice) -> dict[str, Any]:
@@ -109,13 +109,18 @@ def prepare_signal(
         batch_size=c.runtime.batch_size,
         scoring=c.runtime.scoring,
         embedder=c.models.embedder,
-        reference=inputs.records(REFERENCE, Score) if "reference" in needs and not refers else None,
+        reference=_reference(inputs) if "reference" in needs and not refers else None,
     )
     prepared = signal.prepare(context, target)
     if reading.student:
         student = Fact("student", reading.student, "stage whose model is read as the target")
         prepared = replace(prepared, facts=[student, *prepared.facts])
     return signal, prepared
+
+
+def _reference(inputs: StageInputs) -> list[Score]:
+    """The rows of the reference that is among a stage's inputs."""
+    return inputs.records(next(name for name in inputs.folders if name.startswith(REFERENCE)), Score)
 
 
 class Wanted(Protocol):
@@ -188,8 +193,13 @@ def diagnosed(run: StageRun, signal: SignalChoice) -> Mapping[str, Any]:
     return {"prepared": dict(run.shard_notes()), "diagnostics": facts_to_rows(found)}
 
 
-def with_reference(plan: Plan, signal: SignalChoice, first: Stage, inputs: Sequence[Stage]) -> tuple[Stage, ...]:
-    """`inputs`, and where the signal needs one its reference: a stage that has it look at pairs of `first`."""
+def with_reference(
+    plan: Plan, signal: SignalChoice, first: Stage, inputs: Sequence[Stage], name: str = REFERENCE
+) -> tuple[Stage, ...]:
+    """`inputs`, and where the signal needs one its reference: a stage that has it look at pairs of `first`.
+
+    A run may have several, of which each has a `name` of its own.
+    """
     if "reference" not in signal_needs(signal):
         return tuple(inputs)
     most = signal_class(signal.name).reference_items(signal.settings)
@@ -208,7 +218,7 @@ def with_reference(plan: Plan, signal: SignalChoice, first: Stage, inputs: Seque
         return scored_cost(e, plan, signal, min(made.out, most or made.out))
 
     stage = Stage(
-        name=REFERENCE,
+        name=name,
         version=1,
         settings=settings,
         inputs=(first, *inputs),

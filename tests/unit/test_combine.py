@@ -168,14 +168,19 @@ def test_opposites_are_pointed_out_in_the_plan(tmp_path: Path) -> None:
     assert said(["proximity", {"signal": "novelty", "weight": -1}]) == said("proximity,loss") == []
 
 
-@pytest.mark.parametrize("driver, source", [("best_of_n", "decontaminate"), ("grpo", "initial")])
-def test_a_reference_comes_before_any_score(tmp_path: Path, driver: str, source: str) -> None:
+@pytest.mark.parametrize(
+    "driver, source, name", [("best_of_n", "decontaminate", ""), ("grpo", "initial", "_of_reward")]
+)
+def test_a_reference_comes_before_any_score(tmp_path: Path, driver: str, source: str, name: str) -> None:
     sets = {"signal.terms": "loss,length", "runtime.runs": str(tmp_path)}
+    sets |= {"select.keep": 0.5} if driver == "grpo" else {}
     assembly = assemble(resolve_run(driver=driver, signal="combine", target="nano", scale="smoke", sets=sets).config)
-    (stage,) = [stage for stage in assembly.stages if stage.name == "reference"]
-    assert [i.name for i in stage.inputs] == [source, "sources", "warmup"]
+    stage = assembly.stage(f"reference{name}")
+    assert stage is not None and [i.name for i in stage.inputs] == [source, "sources", "warmup"]
     (scoring,) = [s for s in assembly.stages if s.signal == "combine" and stage in s.inputs]
     assert scoring.name == {"best_of_n": "score", "grpo": "grpo"}[driver]
+    # What a reward and a selection are normalised by are two stages of two names.
+    assert len({s.name for s in assembly.stages}) == len(assembly.stages)
 
 
 def test_a_normaliser_without_spread_and_with_two_values() -> None:
