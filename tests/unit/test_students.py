@@ -53,7 +53,8 @@ def test_rounds_end_with_the_students_too(tmp_path: Path) -> None:
 def test_a_student_is_as_the_target_where_it_names_nothing(tmp_path: Path) -> None:
     known = resolve_run(**PAIR, also_tune=["qwen3-1.7b-instruct"], sets={"models.target.dtype": "bfloat16"})
     (student,) = known.config.models.students
-    assert (student.id, student.dtype) == ("Qwen/Qwen3-1.7B", "bfloat16") and student.max_length > 8192
+    assert (student.id, student.dtype) == ("Qwen/Qwen3-1.7B", "bfloat16")
+    assert known.config.models.target.max_length < 8192 == student.max_length
     listed = resolve_run(**PAIR, sets={"models.students": "lab:generator,lab:writer"}).config
     assert {s.max_length for s in listed.models.students} == {listed.models.target.max_length}
     # A short student does not shorten the recipe of the others.
@@ -89,7 +90,7 @@ def test_a_large_student_is_in_memory_cost_and_what_is_missing(tmp_path: Path) -
     stages = {name: assembly.stage(name) for name in ("finetune", "finetune_Qwen3-8B", "evaluate_Qwen3-8B")}
     costs = {name: found[stage.identity] for name, stage in stages.items() if stage}
     small, large, tests = (costs[name] for name in stages)
-    assert small and large and tests and large.flops > 1000 * small.flops and large.seconds and large.seconds > 60
+    assert small and large and tests and large.flops > 1000 * small.flops and large.seconds
     assert set(large.models) == set(tests.models) == {"student:Qwen3-8B"}
     stage = stages["finetune_Qwen3-8B"]
     assert stage is not None
