@@ -22,7 +22,7 @@ from methods.drivers.dpo_settings import DpoSettings
 from methods.drivers.dpo_stages import policy_stage, preference_stage, probe_stage
 from methods.plan import Plan
 from methods.signals.catalogue import check_use, signal_class, signal_needs
-from methods.stages.scoring import ONCE, Reading, score_stage
+from methods.stages.scoring import ONCE, REFERENCE, Reading, references, score_stage, with_reference
 from methods.stages.synthesis import initial
 from methods.stages.warmup import warmup
 
@@ -68,6 +68,10 @@ class Dpo(Driver[DpoSettings]):
         """The iterations one after the other, and the shared tail with the last one's model."""
         self._check(plan, signal)
         base = common(plan, signal)
+        # All iterations are normalised by the first one's drafts, so that their scores can be compared.
+        first = _Iteration(1, base, None).named(probe_stage(plan, self.settings, base.source, None, 1))
+        inputs = with_reference(plan, signal, first, base.signal_inputs, f"{REFERENCE}_of_drafts")
+        base = Common(base.source, inputs)
         policy: Stage | None = None
         for number in range(1, self._last(plan) + 1):
             policy = self._iteration(plan, signal, _Iteration(number, base, policy))
@@ -80,7 +84,7 @@ class Dpo(Driver[DpoSettings]):
         if at.policy is not None and g.rewarm and _warms(plan, signal):
             first = at.named(initial(plan, at.base.source, at.policy))
             warm = at.named(warmup(plan, first))
-            inputs, reading = (at.base.source, warm), Reading(warmup=warm.name)
+            inputs, reading = (at.base.source, warm, *references(inputs)), Reading(warmup=warm.name)
         probe = at.named(probe_stage(plan, g, at.base.source, at.policy, at.number))
         scores = at.named(score_stage(plan, signal, probe, inputs, reading=reading))
         found = at.named(preference_stage(plan, g, signal, (at.base.source, probe, scores), at.policy, at.number))

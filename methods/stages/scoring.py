@@ -193,14 +193,19 @@ def diagnosed(run: StageRun, signal: SignalChoice) -> Mapping[str, Any]:
     return {"prepared": dict(run.shard_notes()), "diagnostics": facts_to_rows(found)}
 
 
+def references(inputs: Sequence[Stage]) -> tuple[Stage, ...]:
+    """Those of the inputs that are a signal's reference."""
+    return tuple(stage for stage in inputs if stage.name.startswith(REFERENCE))
+
+
 def with_reference(
     plan: Plan, signal: SignalChoice, first: Stage, inputs: Sequence[Stage], name: str = REFERENCE
 ) -> tuple[Stage, ...]:
     """`inputs`, and where the signal needs one its reference: a stage that has it look at pairs of `first`.
 
-    A run may have several, of which each has a `name` of its own.
+    A run may have several, of which each has a `name` of its own; one that is among the inputs stays.
     """
-    if "reference" not in signal_needs(signal):
+    if "reference" not in signal_needs(signal) or references(inputs):
         return tuple(inputs)
     most = signal_class(signal.name).reference_items(signal.settings)
     shard = plan.config.synthesis.shard_size
@@ -241,8 +246,8 @@ def score_stage(
 ) -> Stage:
     """Scores of the samples of `samples` under `signal`; `inputs` are the stages that the signal reads.
 
-    A reference, where the signal needs one, is taken of the samples themselves. `selection` is what they are for: a
-    signal that chooses sets does so out of the whole pool, as the selection asks.
+    A reference, where the signal needs one and none is among them, is taken of the samples themselves. `selection` is
+    what the scores are for: a signal that chooses sets does so out of the whole pool, as the selection asks.
     Raises `ConfigError` for a signal that cannot be used so.
     """
     check_use(signal, "selection")
@@ -254,7 +259,7 @@ def score_stage(
         cut = {"choice": selection.choice_settings}
     settings = {**signal_settings(plan, signal), **cut}
     inputs = with_reference(plan, signal, samples, inputs)
-    referred = [stage for stage in inputs if stage.name == REFERENCE]
+    referred = [stage for stage in references(inputs) if stage.inputs[0].identity == samples.identity]
 
     def work(run: StageRun) -> Mapping[str, Any]:
         pool = run.records(samples.name, Sample)

@@ -183,6 +183,16 @@ def test_a_reference_comes_before_any_score(tmp_path: Path, driver: str, source:
     assert len({s.name for s in assembly.stages}) == len(assembly.stages)
 
 
+def test_iterations_share_the_first_ones_reference(tmp_path: Path) -> None:
+    sets = {"signal.terms": "loss,length", "driver.iterations": 2, "runtime.runs": str(tmp_path)}
+    assembly = assemble(resolve_run(driver="dpo", signal="combine", target="nano", scale="smoke", sets=sets).config)
+    reference = assembly.stage("reference_of_drafts")
+    assert reference is not None and reference.inputs[0].name == "probe_1"
+    scores = [s for s in assembly.stages if s.signal == "combine" and s.name.startswith("score")]
+    assert len(scores) == 2 and all(reference in s.inputs for s in scores)
+    assert len({s.name for s in assembly.stages}) == len(assembly.stages)
+
+
 def test_a_normaliser_without_spread_and_with_two_values() -> None:
     assert fit("z", [2.0, 2.0], cut=True)(5.0) == 0.0
     assert fit("cdf", [1.0, 2.0, 2.0, 3.0], cut=True)(2.0) == 0.5
