@@ -51,10 +51,12 @@ class QuratingSignal(Rated[QuratingSettings]):
 
     @classmethod
     def unfit(cls, settings: QuratingSettings, use: Use) -> str:
-        """A head that the rater does not have."""
+        """A head that the rater does not have. Raises `InputError` for a reference without texts."""
         heads = heads_of(declarations(settings))
         if settings.head and settings.head not in heads:
             return f"has no head '{settings.head}' (signal.head); its rater has {', '.join(heads)}"
+        if settings.reference:
+            read_texts(settings.reference)
         return ""
 
     @classmethod

@@ -41,14 +41,14 @@ def test_bradley_terry_recovers_planted_strengths(
     strengths = dict(zip(words, np.linspace(-2, 2, len(words)), strict=True))
     draw = random.Random(0)
     rows = []
-    for a, b in (draw.sample(words, 2) for _ in range(400)):
+    for a, b in (draw.sample(words, 2) for _ in range(300)):
         p = 1 / (1 + math.exp(strengths[a] - strengths[b]))
         rows.append({"a": a, "b": b, "p": {"planted": p, "reverse": 1 - p}})
     base = make_tiny_model(tmp_path / "base")
     said = trained(
         capsys,
         *("--judgments", written(tmp_path / "j.jsonl", rows), "--base", str(base), "--to", str(tmp_path / "rater")),
-        *("--confidence", "0", "--epochs", "12", "--rate", "3e-3", "--batch", "32"),
+        *("--confidence", "0", "--epochs", "8", "--rate", "3e-3", "--batch", "32"),
     )
     assert "held-out texts were trained on" in said and "planted" in said
     rater = Rater(find_rater(str(tmp_path / "rater")))
@@ -86,7 +86,7 @@ def test_a_rater_on_a_real_encoder_separates_real_texts(
     said = trained(
         capsys,
         *("--judgments", written(tmp_path / "j.jsonl", rows), "--base", str(minilm()), "--to", str(tmp_path / "rater")),
-        *("--held-out", "0.3", "--epochs", "2", "--rate", "2e-4", "--batch", "8", "--max-length", "48"),
+        *("--held-out", "0.3", "--epochs", "1", "--rate", "3e-4", "--batch", "8", "--max-length", "48"),
     )
     print(said)
     notes = find_rater(str(tmp_path / "rater")).trained

@@ -16,7 +16,7 @@ import regex
 import yaml
 
 from harness.config import SignalChoice
-from harness.errors import ConfigError, StageError
+from harness.errors import ConfigError, InputError, StageError
 from harness.raters.declaration import RaterDeclaration
 from harness.raters.model import Rater
 from harness.types import Sample, Score, Seed
@@ -215,6 +215,18 @@ def test_likeness_by_embeddings(tmp_path: Path) -> None:
     assert values(scores)[0] > 0.5 > values(scores)[1] and found["held_out_auc"] == 1.0
     with pytest.raises(StageError, match="compares with the run's documents, and none has text"):
         scored(choice | {"reading": "linear"}, items)
+
+
+def test_an_empty_pool_has_no_scores_and_a_file_without_texts_stops_a_run(tmp_path: Path) -> None:
+    folder = folder_of(make_rater("llama", tmp_path / "llama"))
+    assert scored({"name": "qurating", "rater": folder}, [], DOCUMENTS)[0] == []
+    (tmp_path / "none.jsonl").write_text(json.dumps({"text": 3}) + "\n")
+    for choice in (
+        {"name": "qurating", "rater": folder, "reference": str(tmp_path / "none.jsonl")},
+        {"name": "fineweb-edu", "reading": "dsir", "reference": str(tmp_path / "none.jsonl")},
+    ):
+        with pytest.raises(InputError, match="no usable documents left of 1 read"):
+            check_use(SignalChoice.model_validate(choice), "selection")
 
 
 def test_a_reading_needs_its_file_and_no_more() -> None:

@@ -14,6 +14,7 @@ from methods.signals.fineweb_edu.settings import FinewebEduSettings
 from methods.signals.rated import declarations, spread_facts
 from methods.signals.scales import ungraded
 from methods.signals.similarity import compared_text
+from methods.signals.texts import read_texts
 
 
 class FinewebEduSignal(Signal[FinewebEduSettings]):
@@ -51,12 +52,14 @@ class FinewebEduSignal(Signal[FinewebEduSettings]):
 
     @classmethod
     def unfit(cls, settings: FinewebEduSettings, use: Use) -> str:
-        """A reading without its reference, and a rater without grades."""
+        """A reading without its reference, and a rater without grades. Raises `InputError` for a file without texts."""
         if settings.reading != "classifier" and not settings.reference:
             return (
                 f"compares with a file of texts under reading {settings.reading}; name one with signal.reference=FILE, "
                 "such as a sample of FineWeb-Edu, one text a row"
             )
+        for path in cls.files(settings):
+            read_texts(path)
         return ungraded(cls.raters(settings))
 
     def prepare(self, context: SignalContext, target: TargetState | None) -> Preparation:
