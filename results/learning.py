@@ -1,4 +1,4 @@
-"""The picture of a GRPO stage: raw score, reward, validity and question types by step.
+"""The picture of a GRPO stage: raw score, reward, validity, and question types where rubrics name them, by step.
 
 The raw score stands beside the reward because the reward is rescaled at every step and cannot show progress.
 """
@@ -24,7 +24,9 @@ def plot_learning(rows: Sequence[Mapping[str, Any]], signal: str, path: Path) ->
     table = pd.DataFrame(rows)
     table["valid"] = (table["reason"] == "").astype(float)
     steps = table.groupby("step")
-    figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
+    # Routes without rubrics, and rubrics of small models, name no type of question.
+    typed = bool((table["question_type"] != "").any())
+    figure, axes = plt.subplots(1, 2 + typed, figsize=(13 if typed else 9, 3.6), layout="constrained")
     _line(axes[0], steps["value"].mean(), f"mean raw {signal}", "C0")
     if table["withheld"].notna().any():
         _line(axes[0], steps["withheld"].mean(), "on withheld validation items", "C1")
@@ -32,21 +34,26 @@ def plot_learning(rows: Sequence[Mapping[str, Any]], signal: str, path: Path) ->
     _line(axes[1], steps["reward"].mean(), "mean reward", "C2")
     _line(axes[1], steps["valid"].mean(), "share of valid pairs", "C3")
     axes[1].set_title("reward (rescaled every step) and validity")
-    types = table.assign(question_type=table["question_type"].replace("", "none"))
-    mix = types.groupby(["step", "question_type"]).size().unstack(fill_value=0)
-    mix = mix.div(mix.sum(axis=1), axis=0)
-    axes[2].stackplot(mix.index, mix.T.to_numpy(), labels=list(mix.columns), alpha=0.8)
-    axes[2].set_title("question types")
-    axes[2].set_ylim(0, 1)
     for axis in axes[:2]:
         axis.legend(fontsize=8, loc="best")
-    # The areas fill the axes, so their names stand beside them, in the order in which they are stacked.
-    axes[2].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), reverse=True, frameon=False)
+    if typed:
+        _types(axes[2], table)
     for axis in axes:
         axis.set_xlabel("rollout batch")
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _types(axis: Any, table: Any) -> None:
+    types = table.assign(question_type=table["question_type"].replace("", "none"))
+    mix = types.groupby(["step", "question_type"]).size().unstack(fill_value=0)
+    mix = mix.div(mix.sum(axis=1), axis=0)
+    axis.stackplot(mix.index, mix.T.to_numpy(), labels=list(mix.columns), alpha=0.8)
+    axis.set_title("question types")
+    axis.set_ylim(0, 1)
+    # The areas fill the axes, so their names stand beside them, in the order in which they are stacked.
+    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), reverse=True, frameon=False)
 
 
 def _line(axis: Any, series: Any, label: str, colour: str) -> None:
