@@ -84,7 +84,7 @@ def _judge(args: argparse.Namespace) -> int:
     from harness.runtime.call_log import RunCallLog
     from harness.runtime.ledger import Ledger
     from harness.runtime.progress import Progress
-    from harness.shards import replace_into
+    from harness.shards import replace_into, write_failure
     from harness.synthesis.seeds import SeedLimits, load_seeds
     from harness.types import conversation_text
 
@@ -96,7 +96,10 @@ def _judge(args: argparse.Namespace) -> int:
     criteria = dict(map(_criterion, args.criterion)) if args.criterion else dict(CRITERIA)
     seeds = load_seeds(args.texts, limits=SeedLimits(min_words=1)).seeds
     pairs = draw_pairs([s.text or conversation_text(s.messages or ()) for s in seeds], args.pairs, args.seed)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_failure(target, error) from None
     ledger, tally, progress = Ledger(target.with_name(f"{target.name}.ledger.sqlite")), Tally(), Progress()
     log = RunCallLog(ledger, "rater judge", "", lambda event, **values: say(_event(event, values), sys.stderr))
     try:
