@@ -59,9 +59,8 @@ def resolve_run(
     from harness.settings import Layer, chosen_name, read_config_file
 
     file = read_config_file(config_file) if config_file else Layer("file", {})
-    sets = _named_in_full(sets or {})
-    suite = suite_path(suite) if suite else None
-    # A folder is named in full, so that the name holds from anywhere.
+    # Files and folders are named in full, so that the names hold from anywhere.
+    sets, suite = _named_in_full(sets or {}), suite_path(suite) if suite else None
     target = find_target(target).name if target else None
     names = {"method": method, "preset": preset, "target": target, "scale": scale}
     _check_names(file, names)
@@ -75,9 +74,7 @@ def resolve_run(
     own_driver, own_route = (str(chosen_name(layers, place)) for place in ("driver", "route"))
     documents = seeds_source(seeds) if seeds else None
     source = documents or sets.get("seeds.source") or _value([file], "seeds.source")
-    tested = suite or file.values.get("suite")
-    aims = _of_own(_target_layers(aim, size, tested, source), source, other_suite=tested not in (None, aim.suite))
-    aims = [_for_route(layer, named_route or own_route) for layer in aims]
+    aims = _track_layers(aim, size, suite or file.values.get("suite"), source, named_route or own_route)
     layers += [_for_driver(layer, named_driver or own_driver, own_driver) for layer in aims]
     layers += _models_of_preset(info, preset or file.values.get("preset") or info.preset, aim)
     layers += [file] if file.values else []
@@ -87,15 +84,29 @@ def resolve_run(
         **{"driver": driver, "route": route, "signal": signal, "suite": suite, "match": match, "budget": budget},
         **{"seeds.source": documents, "seed": seed, "writer_from": writer_from, "iteration": iteration},
         **_guide(guide),
-        "models.generator.id": _model(generator) if generator else None,
-        "models.students": [_student(name) for name in also_tune] if also_tune else None,
+        **_models(generator, also_tune),
     }
     layers.append(Layer("command line", {**{k: v for k, v in flags.items() if v is not None}, **sets}))
     layers.insert(-1 if not file.values else -2, _guide_layer(layers))
-    _check_seeds(layers)
     # A driver that is named beside a file takes the file's signal or leaves it, as the driver needs.
-    given = chosen_name([layers[-1], *([] if driver else [file])][::-1], "signal")
-    _check_pairing(layers, given or next((key for key in sets if key.startswith("signal.")), None))
+    return _checked(layers, layers[-1:] if driver else [file, layers[-1]])
+
+
+def _models(generator: str | None, students: Sequence[str] | None) -> dict[str, Any]:
+    """The settings of models that flags name."""
+    return {
+        "models.generator.id": _model(generator) if generator else None,
+        "models.students": [_student(name) for name in students] if students else None,
+    }
+
+
+def _checked(layers: list[Layer], said: list[Layer]) -> Resolved:
+    """The settings that `layers` give, with seeds and pairing checked; `said` are those that may name a signal."""
+    from harness.settings import chosen_name
+
+    _check_seeds(layers)
+    named = chosen_name(said, "signal")
+    _check_pairing(layers, named or next((key for key in said[-1].values if key.startswith("signal.")), None))
     resolved = _within_context(_with_signal_of_driver(layers))
     _check_truth(resolved.config)
     return resolved
@@ -262,6 +273,15 @@ def _target_layers(aim: Any, size: str, suite: str | None, source: Any) -> list[
     if own:
         layers.append(Layer(f"scale {size} on real text", own))
     return layers
+
+
+def _track_layers(aim: TargetInfo, size: str, suite: str | None, source: Any, route: str) -> list[Layer]:
+    """The layers of a track and its scale for a route.
+
+    What is about documents or a suite that others took the place of is left out.
+    """
+    own = _of_own(_target_layers(aim, size, suite, source), source, other_suite=suite not in (None, aim.suite))
+    return [_for_route(layer, route) for layer in own]
 
 
 def _of_own(layers: list[Layer], source: Any, *, other_suite: bool) -> list[Layer]:

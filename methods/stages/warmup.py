@@ -61,20 +61,8 @@ def warmup(plan: Plan, initial: Stage, member: int = 0) -> Stage:
         share = pool[: max(1, round(len(pool) * w.share))]
         if not pool:
             raise StageError("no valid initial pair to warm the target up with; see the rejects of stage initial")
-        recipe = Recipe(
-            learning_rate=w.learning_rate,
-            epochs=w.epochs,
-            batch_size=w.batch_size,
-            micro_batch=micro_batch(c, w.batch_size),
-            schedule=w.schedule,
-            warmup_ratio=w.warmup_ratio,
-            weight_decay=0.0,
-            adam_beta2=0.999,
-            max_length=c.models.target.max_length,
-            lora=LoraSettings(w.lora_rank, w.lora_alpha, w.lora_dropout, w.lora_modules),
-        )
         every = w.keep == "epochs" and not member
-        tuned = tune(run, plan, share, recipe, seed=seed, output="adapter", adam=not member, keep_epochs=every)
+        tuned = tune(run, plan, share, _recipe(c), seed=seed, output="adapter", adam=not member, keep_epochs=every)
         rates = tuned.epoch_rates if every else tuned.epoch_rates[-1:]
         names = [epoch_name("adapter", epoch) for epoch in range(1, len(rates))] + ["adapter"]
         kept = _list_checkpoints(run.folder, names, rates)
@@ -98,6 +86,23 @@ def warmup(plan: Plan, initial: Stage, member: int = 0) -> Stage:
         kind="checkpoints",
         estimate=estimate,
         loads=_training,
+    )
+
+
+def _recipe(c: RunConfig) -> Recipe:
+    """The recipe of a warm-up."""
+    w = c.warmup
+    return Recipe(
+        learning_rate=w.learning_rate,
+        epochs=w.epochs,
+        batch_size=w.batch_size,
+        micro_batch=micro_batch(c, w.batch_size),
+        schedule=w.schedule,
+        warmup_ratio=w.warmup_ratio,
+        weight_decay=0.0,
+        adam_beta2=0.999,
+        max_length=c.models.target.max_length,
+        lora=LoraSettings(w.lora_rank, w.lora_alpha, w.lora_dropout, w.lora_modules),
     )
 
 
