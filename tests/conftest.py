@@ -17,11 +17,16 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # A shell has its background jobs ignore interrupts, and children inherit that; tests interrupt both.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# No test is one of the machine's speed: hypothesis' time limits fail where cores are shared.
+settings.register_profile("shared cores", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared cores")
 
 DATA_VARIABLE = "HARNESS_TEST_DATA"
 REQUIRED = {

@@ -238,13 +238,13 @@ def test_known_keys_reach_into_optional_sections() -> None:
 
 KEYS = st.text("abc", min_size=1, max_size=3)
 TREES: st.SearchStrategy[Any] = st.recursive(
-    st.integers() | st.none() | st.lists(st.integers()),
-    lambda leaf: st.dictionaries(KEYS, leaf, min_size=1),
-    max_leaves=8,
+    st.integers() | st.none() | st.lists(st.integers(), max_size=2),
+    lambda leaf: st.dictionaries(KEYS, leaf, min_size=1, max_size=3),
+    max_leaves=4,
 )
 
 
-@given(st.dictionaries(KEYS, TREES))
+@given(st.dictionaries(KEYS, TREES, max_size=3))
 def test_nest_is_the_inverse_of_flatten(tree: dict[str, Any]) -> None:
     assert nest(dict(flatten(tree))) == tree
 
