@@ -279,7 +279,7 @@ def test_a_route_that_is_badly_declared_says_what_is_wrong() -> None:
         drafts = "target"
 
     assert Bad.faults() == [
-        "drafts must be 'writer' or 'generator'",
+        "drafts must be 'writer' or 'generator', or None where the seed holds the pair",
         "a route with answers needs ask_rest and read_rest",
     ]
     assert route_class("question").faults() == []

@@ -64,8 +64,8 @@ def test_the_scorer_is_in_memory_tokens_and_time(tmp_path: Path, driver: str, si
     own |= {"signal.terms": "loss,novelty"} if signal == "combine" else {}
     assembly = laid_out(tmp_path, driver=driver, signal=signal, target=target, sets={**sets, **own})
     config = assembly.plan.config
-    # The last: what a signal is normalised by is scored before.
-    scoring = next(stage for stage in reversed(assembly.stages) if stage.signal == signal)
+    # What a signal is normalised by is measured before, and what a learner makes of its scores after.
+    scoring = next(stage for stage in assembly.stages if stage.signal == signal and stage.kind != "measurement")
     cost = estimates(assembly.stages, make_estimator(config))[scoring.identity]
     nothing = unscored(driver, target)
     assert cost is not None and cost.seconds is not None and nothing.seconds is not None
