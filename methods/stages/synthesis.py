@@ -161,11 +161,11 @@ def _too_few(plan: Plan, selection: Selection, documents: int, before: float) ->
     seeds = read_documents(plan).seeds if type(plan.route).unusable is not Route.unusable else ()
     reasons = [plan.route.unusable(seed) for seed in seeds]
     if seeds and all(reasons):
-        return (
-            f"route '{plan.route.name}' can use none of the {len(seeds)} seeds: {reasons[0]}; give rows "
-            "with both (--seeds), and name their columns where they are not found (seeds.question_field, "
-            "seeds.answer_field)"
-        )
+        how = "give rows with both (--seeds), and name their columns where they are not found (seeds.question_field, "
+        how += "seeds.answer_field)"
+        if c.seeds.source == "lab":
+            how = "ask the lab for questions with answers: --set lab.labelled=true"
+        return f"route '{plan.route.name}' can use none of the {len(seeds)} seeds: {reasons[0]}; {how}"
     documents = min(documents, reasons.count("")) if seeds else documents
     most = selection.most(documents * selection.per_seed * c.synthesis.max_passes, documents)
     line = c.budget - before
