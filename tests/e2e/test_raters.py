@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.cache import cache_home
 from harness.cli.main import main
 from harness.raters.catalogue import find_rater
 from harness.raters.model import Rater
@@ -109,8 +110,19 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     ],
 )
 def test_a_run_takes_a_rater_that_was_trained_in_the_lab(
-    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str, form: Any, output: str, more: Any
+    bench: Bench,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    form: Any,
+    output: str,
+    more: Any,
 ) -> None:
+    # The lab's models as they are, and no rating that another run of this test has kept.
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "lab").symlink_to(cache_home() / "lab")
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     judgments = str(tmp_path / "judgments.jsonl")
     sets = dict(more)
     if form is None:
