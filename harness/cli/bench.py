@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from harness.cli.command import Command, Parser
+from harness.cli.command import Command, Parser, chosen_from
 from harness.cli.options import positive
 from harness.errors import ConfigError, suggest
 from harness.screen import emit, emit_json
@@ -160,12 +160,6 @@ def _configure_decontam(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="the result as JSON")
 
 
-def _configure(parser: Parser) -> None:
-    actions = parser.add_subparsers(metavar="WHAT", required=True)
-    for command in ACTIONS:
-        command.add_to(actions)
-
-
 ACTIONS = (
     Command(
         name="grpo",
@@ -202,7 +196,7 @@ COMMANDS = (
     Command(
         "bench",
         "time the project's engines beside what they are compared with",
-        _configure,
+        chosen_from(ACTIONS, "WHAT"),
         _influence,
         usage="WHAT [options]",
     ),

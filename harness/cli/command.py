@@ -70,6 +70,10 @@ class Help(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=28, width=max(60, columns))
 
 
+def no_options(_: Parser) -> None:
+    """Options of a command that has none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """One command: its name, a line for the front page, its options, and what it does (returns the exit status)."""
@@ -89,6 +93,17 @@ class Command:
         parser = commands.add_parser(self.name, usage=f"%(prog)s {self.usage}", description=self.summary, epilog=epilog)
         parser.set_defaults(run_command=self.run, parser=parser)
         self.configure(parser)
+
+
+def chosen_from(actions: Sequence[Command], metavar: str = "ACTION") -> Callable[[Parser], None]:
+    """The options of a command that is followed by one of `actions`."""
+
+    def configure(parser: Parser) -> None:
+        group = parser.add_subparsers(metavar=metavar, required=True)
+        for action in actions:
+            action.add_to(group)
+
+    return configure
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

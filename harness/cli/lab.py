@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from harness.cli.command import Command, Parser
+from harness.cli.command import Command, Parser, chosen_from
 from harness.cli.options import add_runs_option, positive
 from harness.errors import ConfigError
 from harness.screen import emit, say
@@ -186,12 +186,6 @@ def _configure_judgments(parser: Parser) -> None:
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the draw (default: 0)")
 
 
-def _configure(parser: Parser) -> None:
-    actions = parser.add_subparsers(metavar="ACTION", required=True)
-    for command in ACTIONS:
-        command.add_to(actions)
-
-
 ACTIONS = (
     Command(
         name="build",
@@ -230,7 +224,7 @@ COMMANDS = (
     Command(
         "lab",
         "the world of known truth: build its models, calibrate the bench, assess signals",
-        _configure,
+        chosen_from(ACTIONS),
         _build,
         usage="ACTION [options]",
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from harness.cli.command import Command, Parser, table
+from harness.cli.command import Command, Parser, no_options, table
 from harness.errors import HarnessError
 from harness.screen import emit, emit_json
 
@@ -123,15 +123,11 @@ def _json(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="the list as JSON")
 
 
-def _nothing(_: Parser) -> None:
-    """These commands have no options."""
-
-
 COMMANDS = (
-    Command("methods", "named pairings of a driver and a signal, with their presets", _nothing, _methods),
-    Command("drivers", "what can be done about a signal", _nothing, _drivers),
-    Command("routes", "how a seed becomes a pair, and whose model drafts", _nothing, _routes),
+    Command("methods", "named pairings of a driver and a signal, with their presets", no_options, _methods),
+    Command("drivers", "what can be done about a signal", no_options, _drivers),
+    Command("routes", "how a seed becomes a pair, and whose model drafts", no_options, _routes),
     Command("signals", "the signals, what each costs and whether it reads validation items", _json, _signals),
     Command("targets", "tracks, and models by short name with licence and memory", _json, _targets),
-    Command("suites", "the sets of benchmarks and their validation sets", _nothing, _suites),
+    Command("suites", "the sets of benchmarks and their validation sets", no_options, _suites),
 )

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli.command import Command, Parser, table
+from harness.cli.command import Command, Parser, chosen_from, no_options, table
 from harness.cli.options import positive
 from harness.errors import ConfigError
 from harness.screen import emit, say
@@ -279,21 +279,11 @@ def _configure_judge(parser: Parser) -> None:
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of pairs and votes (default: 0)")
 
 
-def _list_options(_: Parser) -> None:
-    """It has none."""
-
-
-def _configure(parser: Parser) -> None:
-    actions = parser.add_subparsers(metavar="ACTION", required=True)
-    for command in ACTIONS:
-        command.add_to(actions)
-
-
 ACTIONS = (
     Command(
         name="list",
         summary="the registered raters, with checkpoint, licence and heads",
-        configure=_list_options,
+        configure=no_options,
         run=_list,
     ),
     Command(
@@ -319,7 +309,7 @@ COMMANDS = (
     Command(
         "rater",
         "quality raters: list the published ones, judge texts, train one's own",
-        _configure,
+        chosen_from(ACTIONS),
         _list,
         usage="ACTION [options]",
     ),
