@@ -128,11 +128,11 @@ def grpo_stage(plan: Plan, g: GrpoSettings, signal: SignalChoice, inputs: tuple[
     if (together := answered_together(c, g)) < g.prompts_per_step * g.group_size:
         settings["answered_together"] = together
     return Stage(
-        "grpo",
-        VERSION,
-        settings,
-        inputs,
-        lambda run: PolicyRun(run, plan, g, signal).go(),
+        name="grpo",
+        version=VERSION,
+        settings=settings,
+        inputs=inputs,
+        work=lambda run: PolicyRun(run, plan, g, signal).go(),
         kind="policy",
         estimate=lambda e, before: _estimate(e, plan, g, signal),
         loads=lambda sizer: _load(sizer, plan, g, signal),

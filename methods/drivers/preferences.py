@@ -95,7 +95,13 @@ def prefer(groups: Mapping[str, Sequence[Rated]], rule: PairRule, split: float |
         far = [_row(seed, chosen, rejected) for chosen, rejected in pairs if chosen[1] - rejected[1] > margin]
         rows += far
         without[CLOSE] += not far
-    return Preferences(tuple(rows), len(groups), {k: n for k, n in without.items() if n}, split, margin)
+    return Preferences(
+        rows=tuple(rows),
+        prompts=len(groups),
+        without={k: n for k, n in without.items() if n},
+        split=split,
+        margin=margin,
+    )
 
 
 _Scored: TypeAlias = tuple[Rated, float]
