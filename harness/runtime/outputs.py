@@ -296,17 +296,22 @@ def _card(
     # A seed's source names its row too; the card names files and data sets.
     sources = Counter(s.source.partition("#")[0] or "not stated" for s in seeds)
     labelled = sum(reference_of(s) is not None for s in seeds)
+    # What nobody wrote for this run is the seeds' own.
+    written = bool(c.route_roles)
+    kind = "synthetic conversations" if written else "conversations"
     what = "documents" if not labelled else f"seeds, {labelled} of them labelled questions"
     lines = [
         f"# {record.run}",
         "",
-        f"{len(samples)} synthetic conversations made by `{c.method}` (driver `{c.driver.name}`, signal "
-        f"`{c.signal.name}`) for the target `{c.models.target.id}`.",
+        f"{len(samples)} {kind} made by `{c.method}` (driver `{c.driver.name}`, signal `{c.signal.name}`) for the"
+        f" target `{c.models.target.id}`.",
         "",
         *[f"- Note: {line}" for line in copies(c.models)],
         f"- Route `{c.route.name}`: {_written_by(assembly)}",
         f"- Seeds: {len(seeds)} {what}; sources: {_tally(sources)}; licences: {_tally(licences)}",
-        "- The seeds themselves are not included. Answers repeat facts from them; the seeds' licences apply.",
+        "- The seeds themselves are not included. Answers repeat facts from them; the seeds' licences apply."
+        if written
+        else "- The conversations are rows of these seeds, whose licences apply.",
         f"- Guided by the validation set `{c.guide.set}` of suite `{assembly.suite.name}`: "
         f"{'yes' if assembly.reads_itself else 'no'}",
         *[f"- From an earlier run: {origin.line()}" for origin in record.upstream],

@@ -197,8 +197,7 @@ class Route(Plugin, ABC, Generic[S]):
     def read(self, draft: Draft) -> Attempt:
         """The attempt that a draft makes: one that is still open, or one that ends here."""
 
-    @classmethod
-    def unusable(cls, seed: Seed) -> str:
+    def unusable(self, seed: Seed) -> str:
         """The reason for which no pair can come of a seed, whatever is written; empty for one that is good."""
         return ""
 

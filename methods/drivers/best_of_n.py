@@ -34,5 +34,10 @@ class BestOfN(Driver[BestOfNSettings]):
         """The shared tail with `n` draws a seed and a selection."""
         if plan.config.select:
             raise ConfigError("driver 'best_of_n' selects already; drop select, or use another driver")
+        if not plan.config.route_roles:
+            raise ConfigError(
+                f"driver 'best_of_n' chooses among several drafts of a seed, and on route '{plan.route.name}' a seed "
+                "is one pair; take --driver static with select.signal"
+            )
         selection = Selection(per_seed=self.settings.n, rule="best_of_seed", signal=signal)
         return finish(plan, common(plan, signal), None, selection)

@@ -36,8 +36,7 @@ class CorpusRoute(Route[NoSettings]):
         """None."""
         return ()
 
-    @classmethod
-    def unusable(cls, seed: Seed) -> str:
+    def unusable(self, seed: Seed) -> str:
         """A document has no pair in it."""
         return "" if first_exchange(seed) else "it is a document, with no question and answer"
 

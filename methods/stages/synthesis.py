@@ -17,7 +17,7 @@ from typing import Any
 from harness.config import SynthesisConfig
 from harness.costs.estimator import SURVIVE, Estimator
 from harness.costs.records import Before, Cost, Load
-from harness.errors import BudgetError
+from harness.errors import BudgetError, ConfigError
 from harness.executor import Task
 from harness.shards import Summary, parts, read_records, summarise
 from harness.stage import Stage, StageRun, ordered, read_summary, stage_folder
@@ -83,6 +83,10 @@ TEACHERS = ("generator", "answerer", "labeller")
 """The roles whose tokens a budget of `teacher_tokens` counts: those that write what the target learns."""
 
 
+SPENT = ("teacher_tokens", "flops")
+"""The lines that are reached by what generation spends, and not by what it leaves."""
+
+
 def upstream_usage(run: StageRun, roles: Collection[str]) -> tuple[float, float]:
     """Tokens of `roles`, and FLOPs of all, that the stages before this one have spent."""
     tokens = flops = 0.0
@@ -126,6 +130,11 @@ def regenerate(plan: Plan, source: Stage, policy: Stage | None, selection: Selec
     In a round of a loop those of the rounds before count, too.
     """
     c = plan.config
+    if not c.route_roles and c.labels is None and c.match in SPENT:
+        raise ConfigError(
+            f"on route '{c.route.name}' nothing is written, so that a budget of {c.match} is never used up; take "
+            "--match samples or sft_tokens"
+        )
     settings = {
         **plan.synthesis_settings(),
         "writer_model": "trained" if policy else plan.drafter_identity,

@@ -104,3 +104,5 @@ def test_a_corpus_is_an_arm_of_which_a_signal_takes_half(lab: None, tmp_path: Pa
     assert {row["messages"][-1]["content"] for row in kept} <= set(longest[: len(made) // 2])
     record = json.loads((run / "record.json").read_text(encoding="utf-8"))
     assert {cost["role"] for cost in record["cost"]} == {"target"}
+    card = (run / "README.md").read_text(encoding="utf-8")
+    assert "4 conversations made by `dataset`" in card and "rows of these seeds" in card

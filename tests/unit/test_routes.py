@@ -311,6 +311,11 @@ def test_a_corpus_gives_its_own_pairs_and_no_model_drafts() -> None:
 def test_a_corpus_refuses_what_drafts_and_seeds_without_pairs(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="on route 'corpus' none does"):
         resolved(driver="grpo", signal="length", route="corpus")
+    with pytest.raises(ConfigError, match="a seed is one pair"):
+        assemble(resolved(driver="best_of_n", signal="length", route="corpus").config)
+    for line in ("teacher_tokens", "flops"):
+        with pytest.raises(ConfigError, match=f"a budget of {line} is never used up"):
+            assemble(resolved(method="dataset", match=line, budget=1000.0).config)
     table = tmp_path / "documents.jsonl"
     table.write_text(json.dumps({"text": "Colchicine treats gout. " * 10}) + "\n")
     plan = assemble(resolve_run(method="dataset", target="nano", seeds=str(table)).config)
