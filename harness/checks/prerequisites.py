@@ -10,7 +10,7 @@ from harness.checks.data_check import check_data
 from harness.checks.doctor import requirements
 from harness.checks.findings import Problem
 from harness.checks.needs import GPU_FROM, loads
-from harness.checks.weights import missing_raters, missing_weights, unreadable_weights
+from harness.checks.weights import missing_raters, missing_weights, unfit_raters, unreadable_weights
 from harness.errors import InputError, PrerequisiteError
 from harness.estimate import gigabytes
 from harness.models.context import folder_config
@@ -43,6 +43,7 @@ def check_prerequisites(config: RunConfig, stages: Sequence[Stage]) -> list[Prob
         *_missing_services(config),
         *missing_weights([*models, *([embedder] if embedder else [])]),
         *missing_raters(raters_of_signals(config)),
+        *unfit_raters(raters_of_signals(config)),
         *unreadable_weights(models),
         *_two_sides(config, found),
         *_missing_memory(models, loads(config, stages)),

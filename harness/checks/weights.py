@@ -9,6 +9,7 @@ from harness.checks.findings import Problem
 from harness.errors import PrerequisiteError
 from harness.estimate import gigabytes
 from harness.models import packaged
+from harness.models.context import folder_config
 from harness.models.known import by_id
 from harness.models.role_model import RoleModel
 from harness.raters.declaration import RaterDeclaration
@@ -42,6 +43,31 @@ def missing_raters(raters: Sequence[RaterDeclaration]) -> list[Problem]:
         what = f"weights of the rater {rater.name}, {rater.checkpoint}"
         problems.append(Problem(what, size, f"not in {machine.hub_cache()}", fix))
     return problems
+
+
+def unfit_raters(raters: Sequence[RaterDeclaration]) -> list[Problem]:
+    """Raters whose checkpoint, as far as it is here, has no head that rates, or other heads than are declared."""
+    problems = []
+    fix = "name the folder of another rater with --set signal.rater=DIR, or train one: harness rater train"
+    for rater in raters:
+        own = Path(rater.checkpoint)
+        folder = own if own.is_dir() else machine.cached_model(rater.checkpoint, rater.revision)
+        config = folder_config(folder) if folder else {}
+        kind = next(iter(config.get("architectures") or ()), "")
+        if rater.output == "digits" or not kind:
+            continue
+        what, need = f"heads of the rater {rater.name}", f"{rater.logits} ({', '.join(rater.heads)})"
+        # transformers writes no labels where there are two, its default.
+        count = len(config.get("id2label") or (0, 1))
+        if _CLASSIFIER not in kind:
+            problems.append(Problem(what, need, f"{rater.checkpoint} is a {kind}, which has none", fix))
+        elif count != rater.logits:
+            problems.append(Problem(what, need, f"{rater.checkpoint} has {count}", fix))
+    return problems
+
+
+_CLASSIFIER = "ForSequenceClassification"
+"""What the class of a model with a head that rates is called, as its configuration names it."""
 
 
 def unreadable_weights(models: Sequence[RoleModel]) -> list[Problem]:

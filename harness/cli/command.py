@@ -99,7 +99,7 @@ def chosen_from(actions: Sequence[Command], metavar: str = "ACTION") -> Callable
     """The options of a command that is followed by one of `actions`."""
 
     def configure(parser: Parser) -> None:
-        group = parser.add_subparsers(metavar=metavar, required=True)
+        group = parser.add_subparsers(metavar=metavar, required=True, prog=parser.prog)
         for action in actions:
             action.add_to(group)
 

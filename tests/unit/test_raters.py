@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from harness.checks.weights import unfit_raters
 from harness.errors import ConfigError, HarnessError, InputError, PrerequisiteError, StageError
 from harness.raters.catalogue import find_rater, raters
 from harness.raters.declaration import RaterDeclaration
@@ -280,3 +281,19 @@ def test_a_declaration_says_what_it_lacks() -> None:
     assert (
         RaterDeclaration(**common, output="bradley_terry").of_pair("{answer}", "{question}") == "{answer}\n{question}"
     )
+
+
+@pytest.mark.parametrize(
+    "kind, labels, found",
+    [
+        ("LlamaForSequenceClassification", 4, ""),
+        ("LlamaForSequenceClassification", None, "has 2"),
+        ("LlamaForSequenceClassification", 3, "has 3"),
+        ("LlamaForCausalLM", None, "is a LlamaForCausalLM, which has none"),
+    ],
+)
+def test_heads_are_looked_at_before_anything_is_run(tmp_path: Path, kind: str, labels: int | None, found: str) -> None:
+    config = {"architectures": [kind], **({"id2label": {str(i): str(i) for i in range(labels)}} if labels else {})}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    problems = unfit_raters([find_rater("qurating").model_copy(update={"checkpoint": str(tmp_path)})])
+    assert [p.have for p in problems] == ([f"{tmp_path} {found}"] if found else [])
