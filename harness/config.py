@@ -40,7 +40,7 @@ class LabConfig(Section):
     world: int = Field(0, ge=0)
     """Which planted world: its facts and its models follow from this number."""
     classes: Literal[6, 18] = 6
-    """Classes of things in the world: eighteen have three times the rules, and tell signals apart."""
+    """Classes of things in the world: eighteen have three times the rules, so that chance weighs less."""
     seeds: int = Field(192, ge=1)
     """Documents of the world, or labelled questions."""
     labelled: bool = False

@@ -1,7 +1,8 @@
 """Sizes of a world: how many classes its things have, and how much longer its models are trained to know them.
 
 The noise between two equal runs is mostly which pairs were drawn, and it falls with the number of rules; more relations
-did not help. Six classes keep tests and the demo quick; eighteen tell signals apart, at several times the price.
+did not help. Six classes keep tests and the demo quick; eighteen are meant to tell signals apart, at several times the
+price.
 """
 
 from __future__ import annotations
